@@ -1,0 +1,2 @@
+//! The PostgreSQL extension `synod`.
+pgrx::pg_module_magic!();
