@@ -1,2 +1,29 @@
-//! The PostgreSQL extension `synod`.
+//! The PostgreSQL extension `synod`: strongly consistent tables that several servers write.
+//!
+//! How a transaction travels: `capture` (triggers) -> `xact` (pre-commit: record into the backend's slot) -> `log_worker`
+//! (certify, propose, decide) -> `turn` (commit in turn) here, `apply_worker` on the other nodes. Readers pass `barrier` first.
+
+use pgrx::prelude::*;
+
+pub mod errors;
+pub mod node;
+pub mod pg;
+pub mod settings;
+pub mod status;
+
 pgrx::pg_module_magic!();
+
+/// Set up settings, shared memory, hooks and the launcher. Outside `shared_preload_libraries` the library loads, but every
+/// function refuses with a hint.
+#[allow(non_snake_case, reason = "PostgreSQL's name for it")]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    // SAFETY: reads a global of this process.
+    if !pg::preloading() {
+        return;
+    }
+    pg::shmem::init();
+    pg::hooks::init();
+    pg::launcher::register();
+}

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use synod_paxos::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value};
+pub use synod_paxos::{
+    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value,
+};
 
 /// Where an accepted value lies in the segment files: enough for another process to read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,4 +5,6 @@
 
 mod types;
 
-pub use types::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value};
+pub use types::{
+    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value,
+};

@@ -1,0 +1,157 @@
+//! What users see: SQLSTATE, message, DETAIL and HINT of every error on the commit and read paths, in one table.
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
+
+/// An error for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserError {
+    /// SQLSTATE.
+    pub code: PgSqlErrorCode,
+    /// Primary message: short, lower case.
+    pub message: String,
+    /// A sentence, or empty.
+    pub detail: String,
+    /// A sentence, or empty.
+    pub hint: String,
+}
+
+impl UserError {
+    /// Message, DETAIL and HINT.
+    pub fn new(
+        code: PgSqlErrorCode,
+        message: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            detail: detail.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Raise it. Ends the transaction.
+    pub fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR);
+        unreachable!("ERROR does not return")
+    }
+
+    /// Raise it and end the session.
+    pub fn raise_fatal(self) -> ! {
+        self.report(PgLogLevel::FATAL);
+        unreachable!("FATAL does not return")
+    }
+
+    /// Report at any level.
+    pub fn report(self, level: PgLogLevel) {
+        let mut report = ErrorReport::new(self.code, self.message, "synod");
+        if !self.detail.is_empty() {
+            report = report.set_detail(self.detail);
+        }
+        if !self.hint.is_empty() {
+            report = report.set_hint(self.hint);
+        }
+        report.report(level);
+    }
+}
+
+/// 40001: another transaction was first.
+pub fn conflict(winner: u64) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not commit because of a conflict with a transaction on another node",
+        format!("The transaction at CSN {winner} changed the same rows or unique keys first."),
+        "The transaction might succeed if retried.",
+    )
+}
+
+/// 40001: this transaction was in the way of one that is committed already.
+pub fn gave_way() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "canceling statement because of a conflict with a transaction committed on another node",
+        "This transaction held a lock that a committed transaction of the group needs.",
+        "The transaction might succeed if retried.",
+    )
+}
+
+/// 40001: the transaction is older than what certification remembers.
+pub fn too_old() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not commit because the transaction is too old to be checked for conflicts",
+        "More transactions have committed since its changes than certification remembers.",
+        "Retry the transaction; make it shorter.",
+    )
+}
+
+/// 57P03: nothing was proposed.
+pub fn no_quorum() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "no majority of the group can be reached",
+        "Nothing was sent to the shared log; the transaction is rolled back.",
+        "See synod.nodes and synod.stat_log; retry when a majority is back.",
+    )
+}
+
+/// 08007: proposed, verdict unknown.
+pub fn unknown(transaction: &str, why: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        "the outcome of the transaction is unknown",
+        format!("{why} The transaction may still commit on every node."),
+        format!("Ask synod.transaction_status('{transaction}')."),
+    )
+}
+
+/// 55000: the log worker stopped.
+pub fn log_stopped(reason: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the shared log of this node has stopped",
+        reason.to_owned(),
+        "See synod.stat_log and the server log.",
+    )
+}
+
+/// 55000: apply stopped.
+pub fn apply_stopped(reason: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "this node cannot apply the changes of its group",
+        reason.to_owned(),
+        "See synod.stat_apply; apply goes on by itself when the cause is gone. SET synod.read_consistency = local reads what is here.",
+    )
+}
+
+/// 57P03: a strong read got no answer in time.
+pub fn read_timeout(detail: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "the strong read got no confirmation from a majority of the group in time",
+        detail.to_owned(),
+        "Retry, raise synod.read_timeout, or SET synod.read_consistency = local to read what is here.",
+    )
+}
+
+/// 55000: this database is no member.
+pub fn not_a_member() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "this database is not a member of a group",
+        "",
+        "Call synod.create_group or synod.join_group first.",
+    )
+}
+
+/// 55000: not loaded at server start.
+pub fn not_preloaded() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "synod must be loaded when the server starts",
+        "Its shared memory and workers do not exist.",
+        "Add synod to shared_preload_libraries and restart the server.",
+    )
+}

@@ -1,0 +1,58 @@
+//! Waking and waiting by PGPROC number.
+//!
+//! A PGPROC's latch stays valid shared memory after its owner is gone, so waking a stale number is harmless (a spurious
+//! wake-up of somebody else, and every wait loops on its condition).
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+/// This process' PGPROC number.
+pub fn my_number() -> i32 {
+    // SAFETY: MyProc and ProcGlobal are set for every process that runs our code; allProcs is one array.
+    unsafe {
+        if pg_sys::MyProc.is_null() {
+            return -1;
+        }
+        pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32
+    }
+}
+
+/// Set the latch of the process with this PGPROC number; -1 is nobody.
+pub fn wake(number: i32) {
+    if number < 0 {
+        return;
+    }
+    // SAFETY: numbers come from `my_number` of a live process of this server, so they are inside allProcs.
+    unsafe {
+        let process = (*pg_sys::ProcGlobal).allProcs.add(number as usize);
+        pg_sys::SetLatch(&raw mut (*process).procLatch);
+    }
+}
+
+/// Reset this process' latch. Call before the condition is looked at.
+pub fn reset() {
+    // SAFETY: MyLatch is set for every process with a PGPROC.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) }
+}
+
+/// Wait for this process' latch, a time-out, or the postmaster's death (which ends the process).
+/// Does not look at interrupts.
+pub fn wait(timeout: Duration) {
+    let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let milliseconds = timeout.as_millis().clamp(1, 3_600_000) as i64;
+    // SAFETY: own latch; PG_WAIT_EXTENSION is a valid wait class.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            flags as i32,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+    }
+}
+
+/// Take pending interrupts (cancel, terminate): may raise.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

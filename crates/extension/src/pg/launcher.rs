@@ -1,0 +1,185 @@
+//! The launcher: a static background worker without a database that keeps one log worker and one apply worker running for
+//! every node found under `$PGDATA/synod/`.
+//!
+//! It owns the entries of [`super::shmem::Shared::nodes`]: it claims one per directory and clears it when the directory is
+//! gone. Workers that end are started again after [`RESTART_DELAY`]. A crash of the launcher is a crash of nothing else: the
+//! postmaster starts it again, and it takes over what it finds.
+
+use std::ffi::CString;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+
+use super::latch;
+use super::shmem::{self, NodeShared};
+
+/// Pause before a worker that ended is started again.
+pub const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// Register the launcher with the postmaster. From `_PG_init` only.
+pub fn register() {
+    let mut worker = blank_worker(c"synod launcher", c"synod launcher", c"synod_launcher_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_PostmasterStart;
+    worker.bgw_restart_time = 1;
+    // SAFETY: inside _PG_init in the postmaster; the struct is copied.
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) }
+}
+
+fn blank_worker(
+    name: &std::ffi::CStr,
+    kind: &std::ffi::CStr,
+    function: &std::ffi::CStr,
+) -> pg_sys::BackgroundWorker {
+    // SAFETY: a BackgroundWorker of zeros is valid.
+    let mut worker: pg_sys::BackgroundWorker = unsafe { std::mem::zeroed() };
+    copy_name(&mut worker.bgw_name, name);
+    copy_name(&mut worker.bgw_type, kind);
+    copy_name(&mut worker.bgw_library_name, c"synod");
+    copy_name(&mut worker.bgw_function_name, function);
+    worker.bgw_flags = pg_sys::BGWORKER_SHMEM_ACCESS as i32;
+    worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+    worker
+}
+
+fn copy_name(to: &mut [core::ffi::c_char], from: &std::ffi::CStr) {
+    let room = to.len() - 1;
+    for (to, from) in to.iter_mut().zip(from.to_bytes().iter().take(room)) {
+        *to = *from as core::ffi::c_char;
+    }
+}
+
+/// Wake the launcher: a directory came or went.
+pub fn wake() {
+    if let Some(shared) = shmem::shared() {
+        latch::wake(shared.launcher.load(Ordering::Acquire));
+    }
+}
+
+/// Entry point of the launcher.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
+    super::worker::start();
+    let Some(shared) = shmem::shared() else {
+        return;
+    };
+    shared.launcher.store(latch::my_number(), Ordering::Release);
+    while !super::worker::shutdown_requested() {
+        latch::reset();
+        look(shared);
+        latch::wait(RESTART_DELAY);
+    }
+    shared.launcher.store(-1, Ordering::Release);
+}
+
+/// Compare directories and entries, start what is missing.
+fn look(shared: &'static shmem::Shared) {
+    let found = member_databases();
+    for node in &shared.nodes {
+        let database = node.database.load(Ordering::Acquire);
+        let running = alive(&node.log_worker_pid) || alive(&node.apply_worker_pid);
+        if database != 0 && !found.contains(&database) && !running {
+            node.clear();
+        }
+    }
+    for database in found {
+        if let Some(node) = claim(shared, database) {
+            supervise(node, database);
+        }
+    }
+}
+
+/// Databases with a complete node directory.
+fn member_databases() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(super::data_directory().join("synod")) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|database| crate::node::directory(*database).join("node").exists())
+        .collect()
+}
+
+fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeShared> {
+    if let Some((_, node)) = shmem::node_of(database) {
+        return Some(node);
+    }
+    let free = shared
+        .nodes
+        .iter()
+        .find(|node| node.database.load(Ordering::Acquire) == 0)?;
+    free.database.store(database, Ordering::Release);
+    Some(free)
+}
+
+fn supervise(node: &'static NodeShared, database: u32) {
+    if node.leaving.load(Ordering::Acquire) {
+        return;
+    }
+    if !alive(&node.log_worker_pid) {
+        let pid = start_worker(
+            "log",
+            c"synod log worker",
+            c"synod_log_worker_main",
+            database,
+            false,
+        );
+        node.log_worker_pid.store(pid, Ordering::Release);
+    }
+    // SAFETY: reads shared memory that exists since server start.
+    let recovering = unsafe { pg_sys::RecoveryInProgress() };
+    if !recovering && !alive(&node.apply_worker_pid) {
+        let pid = start_worker(
+            "apply",
+            c"synod apply worker",
+            c"synod_apply_worker_main",
+            database,
+            true,
+        );
+        node.apply_worker_pid.store(pid, Ordering::Release);
+    }
+}
+
+/// Only the launcher writes the pids: a worker that ended (even before we noted it) is told by its pid being gone.
+fn alive(pid: &AtomicI32) -> bool {
+    let pid = pid.load(Ordering::Acquire);
+    // SAFETY: signal 0 only asks whether the process exists.
+    pid > 0 && unsafe { libc::kill(pid, 0) } == 0
+}
+
+fn start_worker(
+    what: &str,
+    kind: &std::ffi::CStr,
+    function: &std::ffi::CStr,
+    database: u32,
+    connects: bool,
+) -> i32 {
+    let Ok(name) = CString::new(format!("synod {what} worker for database {database}")) else {
+        return 0;
+    };
+    let mut worker = blank_worker(&name, kind, function);
+    worker.bgw_main_arg = pg_sys::Datum::from(database);
+    // SAFETY: reads this process' own pid.
+    worker.bgw_notify_pid = unsafe { pg_sys::MyProcPid };
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_PostmasterStart;
+    if connects {
+        worker.bgw_flags |= pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION as i32;
+        worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    }
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the struct is copied; the handle is allocated in the worker's top context.
+    unsafe {
+        if !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) {
+            pgrx::warning!(
+                "could not start the {what} worker for database {database}: max_worker_processes is too low"
+            );
+            return 0;
+        }
+        let mut pid = 0;
+        pg_sys::WaitForBackgroundWorkerStartup(handle, &mut pid);
+        pg_sys::pfree(handle.cast());
+        pid
+    }
+}

@@ -1,0 +1,1 @@
+//! The log worker's event loop.

@@ -1,0 +1,39 @@
+//! Everything that calls into the server. The only place in the extension with `unsafe`.
+#![allow(
+    static_mut_refs,
+    reason = "the server's globals are process-local and used from its one main thread"
+)]
+
+use std::os::unix::ffi::OsStrExt;
+
+pub mod compat;
+pub mod hooks;
+pub mod latch;
+pub mod launcher;
+pub mod log_worker;
+pub mod origin_state;
+pub mod ring;
+pub mod shmem;
+pub mod slot;
+pub mod turn;
+pub mod worker;
+pub mod xact;
+
+/// True while `shared_preload_libraries` is being loaded.
+pub fn preloading() -> bool {
+    // SAFETY: reads a global of this process.
+    unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Make misspelt `synod.*` settings an error.
+pub fn reserve_prefix() {
+    // SAFETY: called once from _PG_init, after our settings are defined.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"synod".as_ptr()) }
+}
+
+/// The server's data directory.
+pub fn data_directory() -> std::path::PathBuf {
+    // SAFETY: DataDir is set once at server start.
+    let directory = unsafe { std::ffi::CStr::from_ptr(pgrx::pg_sys::DataDir) };
+    std::path::PathBuf::from(std::ffi::OsStr::from_bytes(directory.to_bytes()))
+}

@@ -1,0 +1,446 @@
+//! Shared memory: what the backends, the log worker and the apply worker of a node know in common.
+//!
+//! Everything here is atomics over zeroed memory, so that no reader can see a torn value and a crash of one process
+//! leaves nothing locked. Invariants of a [`NodeShared`], as inequalities:
+//!
+//! `trimmed <= applied <= last_commit <= certified <= chosen <= proposed`
+//!
+//! `applied` and `last_commit` are positions of *committing* records; `certified` is any position.
+//! The segment is laid out as [`Shared`], then one [`Slot`] per PGPROC, then the link rings (`pg/ring.rs`).
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys;
+
+use super::slot::Slot;
+
+/// Databases of one server that can be members at the same time.
+pub const MAX_NODES: usize = 8;
+/// Size of the chain from a commit to its successor; a power of two.
+pub const NEXT_OF: usize = 1 << 16;
+/// Room for the encoded membership.
+pub const MEMBERSHIP_BYTES: usize = 16 * 1024;
+/// Room for the reason why a node stopped.
+pub const REASON_BYTES: usize = 1024;
+/// Room for a membership request or its answer.
+pub const REQUEST_BYTES: usize = 4 * 1024;
+
+/// What a node is doing, in [`NodeShared::state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NodeState {
+    /// Workers are not up yet (or the entry is unused).
+    Starting = 0,
+    /// Normal work.
+    Running = 1,
+    /// The log worker stopped; see the reason.
+    LogStopped = 2,
+}
+
+/// What the apply worker is doing, in [`NodeShared::apply_state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ApplyState {
+    /// Not up yet.
+    Starting = 0,
+    /// Applying or waiting for something to apply.
+    Running = 1,
+    /// Cannot apply: see the reason. Retries by itself.
+    Stopped = 2,
+}
+
+/// One member database of this server.
+#[repr(C)]
+pub struct NodeShared {
+    /// Database oid; 0: the entry is free.
+    pub database: AtomicU32,
+    /// This node's id in its group.
+    pub node_id: AtomicU32,
+    /// The running start of the log worker.
+    pub incarnation: AtomicU64,
+    /// A [`NodeState`].
+    pub state: AtomicU32,
+    /// An [`ApplyState`].
+    pub apply_state: AtomicU32,
+    /// Number of the log worker's PGPROC, or -1.
+    pub log_worker: AtomicI32,
+    /// Its process id, or 0.
+    pub log_worker_pid: AtomicI32,
+    /// Number of the apply worker's PGPROC, or -1.
+    pub apply_worker: AtomicI32,
+    /// Its process id, or 0.
+    pub apply_worker_pid: AtomicI32,
+    /// Set by leave and remove: workers end and are not started again.
+    pub leaving: AtomicBool,
+
+    /// Applied CSN: every committing record up to it is visible here.
+    pub applied: AtomicU64,
+    /// Verdicts are known up to here.
+    pub certified: AtomicU64,
+    /// Highest committing position <= certified.
+    pub last_commit: AtomicU64,
+    /// Chosen by the group, as far as known here.
+    pub chosen: AtomicU64,
+    /// Durable on this node's disk.
+    pub durable: AtomicU64,
+    /// Highest position accepted or proposed here.
+    pub proposed: AtomicU64,
+    /// Everything below was given up here.
+    pub trimmed: AtomicU64,
+    /// Known leader, or 0.
+    pub leader: AtomicU32,
+    /// Round of the current ballot.
+    pub round: AtomicU64,
+    /// 1 while this node hears a quorum (or a leader that does).
+    pub quorum: AtomicBool,
+
+    /// Tickets handed to readers (see `pg/barrier.rs`).
+    pub tail_requested: AtomicU64,
+    /// Tickets up to here are answered by `tail_target`.
+    pub tail_served: AtomicU64,
+    /// Readers with a served ticket wait until `applied` reaches this.
+    pub tail_target: AtomicU64,
+    /// Backends that wait for `applied` to move (so that a commit scans the slots only when somebody waits).
+    pub applied_waiters: AtomicU32,
+
+    /// Microseconds (monotonic) since when apply waits for a lock; 0: it does not.
+    pub apply_waits_since_us: AtomicU64,
+    /// Numbers transactions of this incarnation, for `synod.current_transaction_id()`.
+    pub transactions: AtomicU64,
+
+    /// Own transactions committed through the log.
+    pub committed: AtomicU64,
+    /// Own transactions that lost certification (40001).
+    pub conflicts: AtomicU64,
+    /// Own transactions whose wait was given up (08007).
+    pub detached: AtomicU64,
+    /// Remote records applied.
+    pub applied_records: AtomicU64,
+    /// Rows applied from remote records.
+    pub applied_rows: AtomicU64,
+    /// Local transactions told to give way to apply.
+    pub gave_way: AtomicU64,
+    /// Batches proposed, for the mean batch size.
+    pub batches: AtomicU64,
+    /// Records proposed by this node.
+    pub proposals: AtomicU64,
+    /// Bytes proposed by this node.
+    pub proposed_bytes: AtomicU64,
+
+    /// Membership request: 0 none, 1 asked, 2 done, 3 refused; `request` holds bytes. Guarded by the `meta` lock.
+    pub request_state: AtomicU32,
+    /// Length of `request`.
+    pub request_length: AtomicU32,
+    /// Encoded request, then its answer.
+    pub request: [AtomicU8; REQUEST_BYTES],
+    /// Length of `membership`. Guarded by the `meta` lock.
+    pub membership_length: AtomicU32,
+    /// Encoded membership (`crate::membership`).
+    pub membership: [AtomicU8; MEMBERSHIP_BYTES],
+    /// Why the log worker stopped. Guarded by the `meta` lock.
+    pub log_reason: [AtomicU8; REASON_BYTES],
+    /// Why apply stopped. Guarded by the `meta` lock.
+    pub apply_reason: [AtomicU8; REASON_BYTES],
+
+    /// Who commits after CSN x: entry x % NEXT_OF is `x << 16 | slot + 1`, or `x << 16` when the successor is remote.
+    pub next_of: [AtomicU64; NEXT_OF],
+}
+
+/// The root of Synod's shared memory.
+#[repr(C)]
+pub struct Shared {
+    /// PGPROC number of the launcher, or -1.
+    pub launcher: AtomicI32,
+    /// Number of [`Slot`]s that follow.
+    pub slots: AtomicU32,
+    /// Member databases.
+    pub nodes: [NodeShared; MAX_NODES],
+}
+
+static mut SHARED: *mut Shared = std::ptr::null_mut();
+static mut SLOTS: *mut Slot = std::ptr::null_mut();
+static mut LOCKS: *mut pg_sys::LWLockPadded = std::ptr::null_mut();
+static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+fn slot_count() -> usize {
+    // SAFETY: MaxBackends is set before the shared memory hooks run and constant from then on.
+    unsafe { pg_sys::MaxBackends as usize }
+}
+
+/// Ask for memory and locks at server start.
+pub fn init() {
+    // SAFETY: called from _PG_init in the postmaster, single-threaded; hooks are chained.
+    unsafe {
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request);
+        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: runs in the postmaster inside the request hook, where requests are allowed.
+    unsafe {
+        if let Some(previous) = PREVIOUS_REQUEST {
+            previous();
+        }
+        pg_sys::RequestAddinShmemSpace(core_size() + super::ring::shmem_size());
+        pg_sys::RequestNamedLWLockTranche(c"synod".as_ptr(), 2 * MAX_NODES as i32);
+    }
+}
+
+fn core_size() -> usize {
+    std::mem::size_of::<Shared>() + slot_count() * std::mem::size_of::<Slot>() + 128
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: runs in the postmaster (or a backend under EXEC_BACKEND) inside the startup hook; AddinShmemInitLock
+    // serialises it. All our types are valid when zeroed, apart from the fields set below.
+    unsafe {
+        if let Some(previous) = PREVIOUS_STARTUP {
+            previous();
+        }
+        let mut found = false;
+        let base = pg_sys::ShmemInitStruct(c"synod".as_ptr(), core_size(), &mut found).cast::<u8>();
+        SHARED = base.cast();
+        let after = base.add(std::mem::size_of::<Shared>());
+        SLOTS = after.add(after.align_offset(64)).cast();
+        if !found {
+            std::ptr::write_bytes(base, 0, core_size());
+            (*SHARED).launcher.store(-1, Ordering::Relaxed);
+            (*SHARED)
+                .slots
+                .store(slot_count() as u32, Ordering::Relaxed);
+            for node in &(*SHARED).nodes {
+                node.clear();
+            }
+        }
+        let mut rings_found = false;
+        let rings = pg_sys::ShmemInitStruct(
+            c"synod rings".as_ptr(),
+            super::ring::shmem_size(),
+            &mut rings_found,
+        );
+        super::ring::shmem_init(rings.cast::<u8>(), rings_found);
+        LOCKS = pg_sys::GetNamedLWLockTranche(c"synod".as_ptr());
+    }
+}
+
+/// The root, or `None` when the library is not in `shared_preload_libraries`.
+pub fn shared() -> Option<&'static Shared> {
+    // SAFETY: set once at startup to memory that lives as long as the process; all fields are atomics.
+    unsafe { SHARED.as_ref() }
+}
+
+/// All slots.
+pub fn slots() -> &'static [Slot] {
+    // SAFETY: as for `shared`; the length was fixed at startup.
+    unsafe {
+        match SHARED.as_ref() {
+            Some(shared) => {
+                std::slice::from_raw_parts(SLOTS, shared.slots.load(Ordering::Relaxed) as usize)
+            }
+            None => &[],
+        }
+    }
+}
+
+/// The slot of the PGPROC with this number.
+pub fn slot(number: i32) -> Option<&'static Slot> {
+    usize::try_from(number)
+        .ok()
+        .and_then(|number| slots().get(number))
+}
+
+/// Index and entry of a member database.
+pub fn node_of(database: u32) -> Option<(usize, &'static NodeShared)> {
+    if database == 0 {
+        return None;
+    }
+    shared()?
+        .nodes
+        .iter()
+        .enumerate()
+        .find(|(_, node)| node.database.load(Ordering::Acquire) == database)
+}
+
+/// The node that this process' database is, if it is one.
+pub fn my_node() -> Option<&'static NodeShared> {
+    // SAFETY: reads this process' own global.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    node_of(u32::from(database)).map(|(_, node)| node)
+}
+
+/// Applied CSN of this database's node; 0 when it is none.
+pub fn applied() -> u64 {
+    my_node().map_or(0, |node| node.applied.load(Ordering::Acquire))
+}
+
+/// Which of a node's two locks.
+#[derive(Clone, Copy)]
+pub enum NodeLock {
+    /// Held by whoever commits at his turn; shared by who exports a snapshot between two commits.
+    Turn = 0,
+    /// Guards membership, request and reasons.
+    Meta = 1,
+}
+
+/// A held LWLock, released on drop; PostgreSQL releases it on error (LWLockReleaseAll).
+pub struct LockGuard(*mut pg_sys::LWLock);
+
+impl NodeShared {
+    /// Back to the state of an unused entry.
+    pub fn clear(&self) {
+        // SAFETY: NodeShared is made of atomics only; zero is valid for each. Nobody uses a cleared entry.
+        unsafe {
+            let start = std::ptr::from_ref(self).cast::<u8>().cast_mut();
+            std::ptr::write_bytes(start, 0, std::mem::size_of::<Self>());
+        }
+        self.log_worker.store(-1, Ordering::Relaxed);
+        self.apply_worker.store(-1, Ordering::Release);
+    }
+
+    /// Position of this entry in [`Shared::nodes`].
+    pub fn index(&self) -> usize {
+        shared().map_or(0, |shared| {
+            (std::ptr::from_ref(self) as usize - shared.nodes.as_ptr() as usize)
+                / std::mem::size_of::<Self>()
+        })
+    }
+
+    /// Take one of the node's locks; interrupts are held until it is dropped.
+    pub fn lock(&self, which: NodeLock, exclusive: bool) -> LockGuard {
+        let mode = if exclusive {
+            pg_sys::LWLockMode::LW_EXCLUSIVE
+        } else {
+            pg_sys::LWLockMode::LW_SHARED
+        };
+        // SAFETY: LOCKS has 2 * MAX_NODES elements; the process has a PGPROC.
+        unsafe {
+            let lock = &raw mut (*LOCKS.add(2 * self.index() + which as usize)).lock;
+            pg_sys::LWLockAcquire(lock, mode);
+            LockGuard(lock)
+        }
+    }
+
+    /// What the node is doing.
+    pub fn state(&self) -> NodeState {
+        match self.state.load(Ordering::Acquire) {
+            1 => NodeState::Running,
+            2 => NodeState::LogStopped,
+            _ => NodeState::Starting,
+        }
+    }
+
+    /// What its apply worker is doing.
+    pub fn apply_state(&self) -> ApplyState {
+        match self.apply_state.load(Ordering::Acquire) {
+            1 => ApplyState::Running,
+            2 => ApplyState::Stopped,
+            _ => ApplyState::Starting,
+        }
+    }
+
+    /// Why the log worker stopped; empty when it did not.
+    pub fn log_reason(&self) -> String {
+        let _lock = self.lock(NodeLock::Meta, false);
+        read_text(&self.log_reason)
+    }
+
+    /// Why apply stopped; empty when it did not.
+    pub fn apply_reason(&self) -> String {
+        let _lock = self.lock(NodeLock::Meta, false);
+        read_text(&self.apply_reason)
+    }
+
+    /// Publish why the log worker stopped.
+    pub fn set_log_reason(&self, text: &str) {
+        let _lock = self.lock(NodeLock::Meta, true);
+        write_text(&self.log_reason, text);
+    }
+
+    /// Publish why apply stopped.
+    pub fn set_apply_reason(&self, text: &str) {
+        let _lock = self.lock(NodeLock::Meta, true);
+        write_text(&self.apply_reason, text);
+    }
+
+    /// The encoded membership; empty before the first.
+    pub fn membership_bytes(&self) -> Vec<u8> {
+        let _lock = self.lock(NodeLock::Meta, false);
+        let length = self.membership_length.load(Ordering::Relaxed) as usize;
+        read_bytes(&self.membership, length)
+    }
+
+    /// Publish the membership. Refused (false) when it does not fit.
+    pub fn set_membership_bytes(&self, bytes: &[u8]) -> bool {
+        if bytes.len() > MEMBERSHIP_BYTES {
+            return false;
+        }
+        let _lock = self.lock(NodeLock::Meta, true);
+        write_bytes(&self.membership, bytes);
+        self.membership_length
+            .store(bytes.len() as u32, Ordering::Relaxed);
+        true
+    }
+
+    /// Wake the log worker.
+    pub fn wake_log_worker(&self) {
+        super::latch::wake(self.log_worker.load(Ordering::Acquire));
+    }
+
+    /// Wake the apply worker.
+    pub fn wake_apply_worker(&self) {
+        super::latch::wake(self.apply_worker.load(Ordering::Acquire));
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The server's error handling releases all LWLocks.
+            return;
+        }
+        // SAFETY: we hold it: acquired in `lock`, and an ERROR in between unwinds with `panicking`.
+        unsafe { pg_sys::LWLockRelease(self.0) }
+    }
+}
+
+fn read_bytes(from: &[AtomicU8], length: usize) -> Vec<u8> {
+    from.iter()
+        .take(length)
+        .map(|byte| byte.load(Ordering::Relaxed))
+        .collect()
+}
+
+fn write_bytes(to: &[AtomicU8], bytes: &[u8]) {
+    for (to, byte) in to.iter().zip(bytes) {
+        to.store(*byte, Ordering::Relaxed);
+    }
+}
+
+fn read_text(from: &[AtomicU8]) -> String {
+    let bytes: Vec<u8> = from
+        .iter()
+        .map(|byte| byte.load(Ordering::Relaxed))
+        .take_while(|byte| *byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn write_text(to: &[AtomicU8], text: &str) {
+    let room = to.len() - 1;
+    let mut end = text.len().min(room);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    write_bytes(to, &text.as_bytes()[..end]);
+    to[end].store(0, Ordering::Relaxed);
+}
+
+/// Keep the address usable as an opaque argument of C callbacks.
+pub type Opaque = *mut c_void;

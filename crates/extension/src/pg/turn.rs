@@ -1,0 +1,143 @@
+//! Committing in turn: the one place where the applied CSN moves.
+//!
+//! A turn is held from [`Turn::take`] to [`Turn::finish`] (or [`Turn::give_back`] on error). Between them the
+//! transaction commits with the node's replication origin, whose progress *is* the durable applied CSN. Invariants:
+//! at most one process per node holds the turn (LWLock), and it commits the record that follows `applied`.
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use super::latch;
+use super::shmem::{LockGuard, NEXT_OF, NodeLock, NodeShared, slots};
+
+/// Name of the replication origin that carries a database's applied CSN.
+pub fn origin_name(database: u32) -> String {
+    format!("synod_{database}")
+}
+
+/// The held turn.
+pub struct Turn {
+    node: &'static NodeShared,
+    csn: u64,
+    lock: Option<LockGuard>,
+}
+
+impl Turn {
+    /// Take the turn for the record at `csn`: the commit that follows is recorded under the node's replication origin
+    /// with this CSN, and asynchronously (the log has it already). Must run inside the transaction that commits.
+    pub fn take(node: &'static NodeShared, csn: u64) -> Self {
+        let origin = origin_id(node);
+        let lock = node.lock(NodeLock::Turn, true);
+        // SAFETY: inside a transaction; an ERROR in setup (origin in use, too few slots) releases the lock by abort.
+        unsafe {
+            super::compat::replorigin_session_setup(origin);
+            pg_sys::replorigin_session_origin = origin;
+            pg_sys::replorigin_session_origin_lsn = csn;
+            pg_sys::replorigin_session_origin_timestamp = 0;
+        }
+        set_asynchronous_commit();
+        Self {
+            node,
+            csn,
+            lock: Some(lock),
+        }
+    }
+
+    /// In `XACT_EVENT_COMMIT`: publish the new applied CSN and wake who comes next. Never raises.
+    pub fn finish(mut self) {
+        reset_origin();
+        self.node.applied.store(self.csn, Ordering::SeqCst);
+        self.lock = None;
+        wake_successor(self.node, self.csn);
+        wake_readers(self.node, self.csn);
+    }
+
+    /// On error: the record stays to be applied by the apply worker.
+    pub fn give_back(mut self) {
+        reset_origin();
+        if let Some(lock) = self.lock.take() {
+            // Abort has released all LWLocks already (LWLockReleaseAll comes before the callbacks).
+            std::mem::forget(lock);
+        }
+        self.node.wake_apply_worker();
+    }
+}
+
+fn origin_id(node: &NodeShared) -> pg_sys::RepOriginId {
+    static ORIGIN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let known = ORIGIN.load(Ordering::Relaxed);
+    if known != 0 {
+        return known as pg_sys::RepOriginId;
+    }
+    let name = CString::new(origin_name(node.database.load(Ordering::Relaxed))).unwrap_or_default();
+    // SAFETY: inside a transaction; raises when the origin does not exist.
+    let id = unsafe { pg_sys::replorigin_by_name(name.as_ptr(), false) };
+    ORIGIN.store(u32::from(id), Ordering::Relaxed);
+    id
+}
+
+/// Forget the origin's number: after the node left its group.
+pub fn reset_origin() {
+    // SAFETY: these are this process' globals; reset only when our origin is set up in this session.
+    unsafe {
+        pg_sys::replorigin_session_origin = 0;
+        pg_sys::replorigin_session_origin_lsn = 0;
+        pg_sys::replorigin_session_origin_timestamp = 0;
+        super::compat::replorigin_session_reset_if_setup();
+    }
+}
+
+fn set_asynchronous_commit() {
+    // SAFETY: GUC_ACTION_LOCAL undoes the change at the end of this transaction, after it was read.
+    unsafe {
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Announce that the record at `csn` follows `prev`, committed by `slot` (or by the apply worker), and wake it when its
+/// turn has come already.
+pub fn announce(node: &NodeShared, prev: u64, slot: Option<i32>) {
+    let tag = slot.map_or(0, |slot| slot as u64 + 1);
+    node.next_of[prev as usize % NEXT_OF].store(prev << 16 | tag, Ordering::SeqCst);
+    if node.applied.load(Ordering::SeqCst) == prev {
+        match slot {
+            Some(slot) => latch::wake(slot),
+            None => node.wake_apply_worker(),
+        }
+    }
+}
+
+/// Wake who commits after `csn`. An unknown successor is the apply worker's business: it reads the log.
+pub fn wake_successor(node: &NodeShared, csn: u64) {
+    let entry = node.next_of[csn as usize % NEXT_OF].load(Ordering::SeqCst);
+    if entry >> 16 == csn && entry & 0xffff != 0 {
+        latch::wake((entry & 0xffff) as i32 - 1);
+    } else if node.last_commit.load(Ordering::SeqCst) > csn {
+        node.wake_apply_worker();
+    }
+}
+
+/// Wake who waits for `applied` to reach `csn`.
+pub fn wake_readers(node: &NodeShared, csn: u64) {
+    if node.applied_waiters.load(Ordering::SeqCst) == 0 {
+        return;
+    }
+    let index = node.index() as u32;
+    for (number, slot) in slots().iter().enumerate() {
+        let awaited = slot.awaits_applied.load(Ordering::SeqCst);
+        if awaited != 0 && awaited <= csn && slot.node.load(Ordering::Relaxed) == index {
+            latch::wake(number as i32);
+        }
+    }
+}

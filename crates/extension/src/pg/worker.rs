@@ -1,0 +1,56 @@
+//! What all background workers do at start and on signals.
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    /// tcop/postgres.c; pgrx binds it as a wrapper that is no C function pointer.
+    #[link_name = "die"]
+    fn die_raw(signal: i32);
+    #[link_name = "SignalHandlerForConfigReload"]
+    fn reload_raw(signal: i32);
+    #[link_name = "SignalHandlerForShutdownRequest"]
+    fn shutdown_raw(signal: i32);
+    #[link_name = "procsignal_sigusr1_handler"]
+    fn sigusr1_raw(signal: i32);
+}
+
+/// Unblock signals: TERM asks for an orderly end ([`shutdown_requested`]), HUP for a reload.
+pub fn start() {
+    // SAFETY: start of a background worker; the handlers are the server's own.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(shutdown_raw));
+        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(reload_raw));
+        pg_sys::pqsignal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// As [`start`] for a worker that runs transactions: TERM interrupts it like a backend.
+pub fn start_with_interrupts() {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die_raw));
+        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(reload_raw));
+        pg_sys::pqsignal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// TERM arrived.
+pub fn shutdown_requested() -> bool {
+    // SAFETY: a flag set by the signal handler of this process.
+    unsafe { std::ptr::read_volatile(&raw const pg_sys::ShutdownRequestPending) != 0 }
+}
+
+/// Reload the configuration if HUP arrived.
+#[pg_guard]
+pub extern "C-unwind" fn reload_if_asked() {
+    // SAFETY: main loop of a background worker.
+    unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}

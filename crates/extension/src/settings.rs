@@ -1,0 +1,108 @@
+//! The settings `synod.*`. Each says what it does, its unit and its default.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// What a read of a strong table waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum ReadConsistency {
+    /// Every write that returned before, on any node.
+    #[name = c"strong"]
+    Strong,
+    /// Every write that this session made or saw.
+    #[name = c"session"]
+    Session,
+    /// Nothing.
+    #[name = c"local"]
+    Local,
+}
+
+/// `synod.read_consistency`
+pub static READ_CONSISTENCY: GucSetting<ReadConsistency> =
+    GucSetting::<ReadConsistency>::new(ReadConsistency::Strong);
+/// `synod.commit_timeout`, milliseconds
+pub static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// `synod.read_timeout`, milliseconds
+pub static READ_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// `synod.lock_grace`, milliseconds
+pub static LOCK_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+/// `synod.max_transaction_size`, megabytes
+pub static MAX_TRANSACTION_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+/// `synod.log_retention`, megabytes
+pub static LOG_RETENTION_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+
+/// Define all settings and reserve the prefix.
+pub fn define() {
+    GucRegistry::define_enum_guc(
+        c"synod.read_consistency",
+        c"What a read of a strong table waits for.",
+        c"strong: every write that returned before on any node; session: this session's own writes; local: nothing.",
+        &READ_CONSISTENCY,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    let milliseconds = |name, short, long, setting, minimum| {
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            long,
+            setting,
+            minimum,
+            3_600_000,
+            GucContext::Userset,
+            GucFlags::UNIT_MS,
+        );
+    };
+    milliseconds(
+        c"synod.commit_timeout",
+        c"How long a commit waits for the shared log.",
+        c"After it, a transaction that was not proposed fails (57P03), one that was has an unknown outcome (08007).",
+        &COMMIT_TIMEOUT_MS,
+        10,
+    );
+    milliseconds(
+        c"synod.read_timeout",
+        c"How long a strong read waits for the shared log.",
+        c"After it the statement fails with 57P03.",
+        &READ_TIMEOUT_MS,
+        10,
+    );
+    GucRegistry::define_int_guc(
+        c"synod.lock_grace",
+        c"How long an idle transaction may hold a lock that replication needs.",
+        c"After it the session is terminated.",
+        &LOCK_GRACE_MS,
+        0,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    let megabytes = |name, short, long, setting, context, maximum| {
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            long,
+            setting,
+            1,
+            maximum,
+            context,
+            GucFlags::UNIT_MB,
+        );
+    };
+    megabytes(
+        c"synod.max_transaction_size",
+        c"Largest write set of one transaction.",
+        c"A larger one fails with 54000 before anything is logged.",
+        &MAX_TRANSACTION_SIZE_MB,
+        GucContext::Userset,
+        64 * 1024,
+    );
+    megabytes(
+        c"synod.log_retention",
+        c"How much of the shared log a node keeps for members that are away.",
+        c"A member that was away longer has to join again.",
+        &LOG_RETENTION_MB,
+        GucContext::Sighup,
+        1 << 30,
+    );
+    crate::pg::reserve_prefix();
+}
