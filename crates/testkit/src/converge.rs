@@ -1,0 +1,93 @@
+//! Whether all nodes hold the same rows.
+
+use std::time::Duration;
+
+use postgres::{Client, Error};
+
+use crate::cluster::Cluster;
+use crate::try_wait_until;
+
+/// A returning node catches up within this.
+const CONVERGE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Number of rows and a digest of all of them, whatever their order in the table.
+///
+/// # Errors
+/// Those of the query.
+pub fn checksum(client: &mut Client, table: &str) -> Result<(i64, String), Error> {
+    let row = client.query_one(
+        &format!("SELECT count(*), coalesce(md5(string_agg(r, '' ORDER BY r)), '') FROM (SELECT md5(t::text) COLLATE \"C\" AS r FROM {table} t) s"),
+        &[],
+    )?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Waits until every node has applied the same position, then compares `tables` as each node has them by itself (the
+/// read barrier is off: it would hide a node that does not follow).
+///
+/// # Panics
+/// When nodes do not get to one position, or differ at one.
+#[track_caller]
+pub fn assert_converged(cluster: &Cluster, tables: &[&str]) {
+    let mut clients: Vec<Client> = (0..cluster.len())
+        .map(|node| {
+            let mut client = cluster.client(node);
+            client
+                .batch_execute("SET synod.read_consistency = 'local'")
+                .expect("a setting can be set");
+            client
+        })
+        .collect();
+    let mut last = Vec::new();
+    let checksums = try_wait_until(CONVERGE_DEADLINE, || {
+        last = positions(&mut clients);
+        if last.iter().any(|position| *position != last[0] || position.is_none()) {
+            return None;
+        }
+        let seen: Vec<_> = clients
+            .iter_mut()
+            .map(|client| {
+                tables
+                    .iter()
+                    .map(|table| checksum(client, table))
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .collect::<Result<_, _>>()
+            .ok()?;
+        (positions(&mut clients) == last).then_some(seen)
+    });
+    let Some(checksums) = checksums else {
+        let reasons: Vec<String> = clients.iter_mut().map(apply_state).collect();
+        panic!("nodes do not meet: applied {last:?}\n{}", reasons.join("\n"));
+    };
+    for (number, table) in tables.iter().enumerate() {
+        for (node, sums) in checksums.iter().enumerate() {
+            assert_eq!(
+                sums[number],
+                checksums[0][number],
+                "{table} on n{} differs from n1 at position {:?}",
+                node + 1,
+                last[0]
+            );
+        }
+    }
+}
+
+fn positions(clients: &mut [Client]) -> Vec<Option<String>> {
+    clients
+        .iter_mut()
+        .map(|client| {
+            client
+                .query_one("SELECT applied_csn::text FROM synod.stat_apply", &[])
+                .ok()?
+                .get(0)
+        })
+        .collect()
+}
+
+fn apply_state(client: &mut Client) -> String {
+    match client.query_one("SELECT to_json(s)::text FROM synod.stat_apply s", &[]) {
+        Ok(row) => row.get(0),
+        Err(error) => format!("{error:?}"),
+    }
+}

@@ -1,0 +1,40 @@
+//! Real PostgreSQL clusters, faults and checkers: what every integration test of Synod stands on.
+//!
+//! The crate speaks SQL only; it knows the extension by its functions and views, never by its code.
+//!
+//! - [`PgInstall`]: which PostgreSQL is under test, and whether the extension is installed in it;
+//! - [`Run`]: the temporary directory of this test process and the guard that outlives it;
+//! - [`Server`]: one PostgreSQL server: start, stop, SIGKILL, SIGSTOP, its log;
+//! - [`Network`]: one network namespace per server, links that can be cut in one direction;
+//! - [`Cluster`]: servers that form a group;
+//! - [`wait_until`]: the only way a test waits;
+//! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
+//! - [`history`]: what clients saw, and the checkers that judge it.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod cluster;
+mod converge;
+pub mod history;
+mod install;
+mod network;
+mod processes;
+mod rng;
+mod run;
+mod server;
+mod session;
+mod shared;
+mod wait;
+
+pub use account::Account;
+pub use cluster::{Cluster, Node, Options};
+pub use converge::{assert_converged, checksum};
+pub use install::PgInstall;
+pub use network::Network;
+pub use rng::Rng;
+pub use run::Run;
+pub use server::{Server, StopMode};
+pub use session::{Failure, Outcome, Session, sqlstate};
+pub use shared::SharedCluster;
+pub use wait::{try_wait_until, wait_until};
