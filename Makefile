@@ -1,0 +1,130 @@
+# Synod: build, check, test, show.
+#
+#   make demo       three servers, pgbench on all of them, one killed: see for yourself   (KEEP=1: leave them running)
+#   make test       every test
+#   make verify     every check that changes nothing;  make fix  repairs what can be repaired
+#   make install    into the PostgreSQL of PG_CONFIG
+#   make bench      numbers into docs/benchmarks.md;   make soak  the long failure tests
+#
+# PG=18 as an argument builds and tests against PostgreSQL 18 instead of 15.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+PG ?= 15
+
+# Copies of PostgreSQL to test in, outside the checkout: the servers run as an ordinary user, who may not be able to
+# read it.
+export SYNOD_SCRATCH ?= /var/tmp/synod-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
+
+# The PostgreSQL to build for, and to install into. Building always names the same one, so that cargo does not
+# generate the bindings anew.
+ifeq ($(PG),15)
+  PG_CONFIG ?= $(or $(wildcard /usr/lib/postgresql/15/bin/pg_config),$(shell command -v pg_config))
+  TREE = $(shell scripts/postgres-tree.sh '$(PG_CONFIG)' '$(SYNOD_SCRATCH)/postgres-15')
+else
+  FETCHED := $(SYNOD_SCRATCH)/postgres-$(PG)
+  PG_CONFIG ?= $(shell scripts/fetch-postgres.sh $(PG) '$(FETCHED)')
+  # One fetched by the line above is ours to install into; another is copied like the distribution's.
+  TREE = $(if $(findstring $(FETCHED),$(PG_CONFIG)),$(PG_CONFIG),$(shell scripts/postgres-tree.sh '$(PG_CONFIG)' '$(FETCHED)-copy'))
+  export CARGO_TARGET_DIR ?= $(CURDIR)/target/pg$(PG)
+endif
+
+TARGET   = $(or $(CARGO_TARGET_DIR),target)
+CARGO    = PGRX_PG_CONFIG_PATH='$(PG_CONFIG)' cargo
+FEATURES = --no-default-features --features pg$(PG)
+PURE     = --workspace --exclude synod
+RUNNER   = $(shell command -v cargo-nextest >/dev/null && echo 'nextest run --no-fail-fast --status-level fail' || echo 'test --quiet --no-fail-fast')
+# Which servers the test kit starts. Tests run unoptimised code, with overflow checks and debug assertions.
+KIT      = SYNOD_PG_CONFIG='$(TREE)'
+
+.PHONY: deps build install test test-pure test-servers verify fix demo bench soak sql-reference
+.PHONY: check-format check-lints check-docs check-licences check-source check-sql check-compiles check-16 check-17
+
+deps:
+	@scripts/install-deps.sh
+
+## Building
+
+build: deps
+	$(CARGO) build --locked --release -p synod $(FEATURES)
+
+install: build
+	scripts/install-extension.sh '$(PG_CONFIG)' '$(TARGET)/release/libsynod.so'
+
+## Testing
+
+test: test-pure test-servers
+	@echo 'all tests passed (PostgreSQL $(PG))'
+
+test-pure: deps
+	cargo $(RUNNER) --locked $(PURE) --exclude synod-testkit
+	cargo test --quiet --locked --doc $(PURE) --exclude synod-testkit
+
+test-servers: deps
+	$(CARGO) build --locked -p synod $(FEATURES)
+	scripts/install-extension.sh '$(TREE)' '$(TARGET)/debug/libsynod.so'
+	$(KIT) cargo $(RUNNER) --locked -p synod-testkit
+
+soak: build
+	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
+	$(KIT) cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
+
+## Showing
+
+demo: build
+	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
+	@cargo build --quiet --locked --release -p synod-testkit --bin demo
+	@$(KIT) KEEP='$(KEEP)' '$(TARGET)/release/demo'
+
+bench: build
+	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
+	@cargo build --quiet --locked --release -p synod-testkit --bin bench
+	@$(KIT) '$(TARGET)/release/bench' $(BENCH)
+
+## Checking: changes nothing
+
+verify: deps check-format check-source check-sql check-licences check-lints check-docs
+	@echo 'verify: all checks passed'
+
+check-format:
+	cargo fmt --all --check
+
+check-lints:
+	cargo clippy --quiet --locked $(PURE) --all-targets -- -D warnings
+	cargo clippy --quiet --locked $(PURE) --exclude synod-testkit --lib -- -D warnings \
+	    -D clippy::unwrap_used -D clippy::expect_used -D clippy::todo -D clippy::dbg_macro
+	$(CARGO) clippy --quiet --locked -p synod $(FEATURES) -- -D warnings \
+	    -D clippy::unwrap_used -D clippy::expect_used -D clippy::todo -D clippy::dbg_macro
+
+check-docs:
+	$(CARGO) doc --quiet --locked --no-deps --document-private-items --workspace --exclude synod
+	$(CARGO) doc --quiet --locked --no-deps --document-private-items -p synod $(FEATURES)
+
+check-docs: export RUSTDOCFLAGS = -D warnings
+
+check-licences:
+	@scripts/check-licences.py
+
+check-source:
+	@scripts/check-source.py
+
+check-sql:
+	@scripts/check-sql.py crates/extension/sql/*.sql
+
+# Majors that must compile; their servers are not tested.
+check-16 check-17:
+	$(MAKE) PG=$(@:check-%=%) check-compiles
+
+check-compiles: deps
+	$(CARGO) check --quiet --locked -p synod $(FEATURES)
+
+fix:
+	cargo fmt --all
+	cargo clippy --quiet --fix --allow-dirty --allow-staged $(PURE) --all-targets
+	$(CARGO) clippy --quiet --fix --allow-dirty --allow-staged -p synod $(FEATURES)
+	$(MAKE) sql-reference
+
+sql-reference:
+	scripts/sql-reference.py crates/extension/sql/synod--0.1.0.sql > docs/src/sql-reference.md

