@@ -3,11 +3,29 @@
 //! One trait ([`SharedLog`]), several implementations, one conformance suite.
 #![forbid(unsafe_code)]
 
+mod error;
+mod files;
+mod index;
+mod index_reader;
+mod reader;
+mod recovery;
+pub mod segment;
+mod storage;
+mod value;
+mod writer;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 pub use synod_paxos::{
     Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value,
+};
+
+pub use error::StorageError;
+pub use index::{DecidedIndex, Verdict};
+pub use index_reader::{Decided, ReadError, Reader};
+pub use storage::{
+    Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker,
 };
 
 /// Where an accepted value lies in the segment files: enough for another process to read it.
