@@ -33,7 +33,9 @@ pub(crate) fn numbered_files<N: std::str::FromStr + Ord>(
     let mut numbers = Vec::new();
     for entry in fs::read_dir(directory).map_err(StorageError::io("read", directory))? {
         let name = entry.map_err(StorageError::io("read", directory))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(extension)?.strip_suffix('.'));
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(extension)?.strip_suffix('.'));
         numbers.extend(number.and_then(|number| number.parse::<N>().ok()));
     }
     numbers.sort_unstable();
@@ -42,7 +44,9 @@ pub(crate) fn numbered_files<N: std::str::FromStr + Ord>(
 
 /// Make a directory's names durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), StorageError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(StorageError::io("sync", directory))
+    File::open(directory)
+        .and_then(|file| file.sync_all())
+        .map_err(StorageError::io("sync", directory))
 }
 
 /// Build the segment file that `header` describes, and give it its name once it is whole and durable.
@@ -88,7 +92,9 @@ pub(crate) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result
     let path = directory.join(name);
     let temporary = directory.join(format!("{name}.tmp"));
     let mut file = File::create(&temporary).map_err(StorageError::io("create", &temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(StorageError::io("write", &temporary))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(StorageError::io("write", &temporary))?;
     fs::rename(&temporary, &path).map_err(StorageError::io("rename", &temporary))?;
     sync_directory(directory)
 }
@@ -125,7 +131,9 @@ impl Identity {
     pub fn generate(node: NodeId) -> Result<Identity, StorageError> {
         let source = Path::new("/dev/urandom");
         let mut log = LogId::default();
-        File::open(source).and_then(|mut file| file.read_exact(&mut log.0)).map_err(StorageError::io("read", source))?;
+        File::open(source)
+            .and_then(|mut file| file.read_exact(&mut log.0))
+            .map_err(StorageError::io("read", source))?;
         Ok(Identity { log, node })
     }
 
@@ -148,7 +156,10 @@ impl Identity {
         }
         let mut log = LogId::default();
         log.0.copy_from_slice(&bytes[16..32]);
-        Some(Identity { log, node: NodeId(u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]])) })
+        Some(Identity {
+            log,
+            node: NodeId(u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]])),
+        })
     }
 
     /// Write it down. Its presence says that the directory holds a log.
@@ -164,7 +175,11 @@ impl Identity {
                 Some(identity) => Ok(Some(identity)),
                 None => {
                     let reason = "the identity does not match its checksum".into();
-                    Err(StorageError::Damaged { path, offset: 0, reason })
+                    Err(StorageError::Damaged {
+                        path,
+                        offset: 0,
+                        reason,
+                    })
                 }
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -52,7 +52,14 @@ pub(crate) fn decode_slot(position: Position, slot: &[u8]) -> Result<Option<(Loc
         return Err(());
     }
     let word = |at: usize| u32::from_le_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
-    Ok(Some((Location { segment: word(0), offset: word(4), length: word(8) }, slot[12])))
+    Ok(Some((
+        Location {
+            segment: word(0),
+            offset: word(4),
+            length: word(8),
+        },
+        slot[12],
+    )))
 }
 
 /// 24 bits over position and content.
@@ -63,7 +70,10 @@ fn check(position: Position, slot: &[u8; SLOT_BYTES]) -> [u8; 3] {
 
 /// The file that a position's slot is in, and the slot's offset there.
 pub(crate) fn place(position: Position) -> (u64, u64) {
-    (position / CHUNK_POSITIONS, INDEX_HEADER_BYTES as u64 + position % CHUNK_POSITIONS * SLOT_BYTES as u64)
+    (
+        position / CHUNK_POSITIONS,
+        INDEX_HEADER_BYTES as u64 + position % CHUNK_POSITIONS * SLOT_BYTES as u64,
+    )
 }
 
 pub(crate) fn chunk_path(directory: &Path, chunk: u64) -> PathBuf {
@@ -144,7 +154,10 @@ impl DecidedIndex {
         let path = chunk_path(&self.directory, number);
         let chunk = self.chunk(number)?;
         chunk.unsynced = true;
-        chunk.file.write_all_at(&buffer, offset).map_err(StorageError::io("write", &path))?;
+        chunk
+            .file
+            .write_all_at(&buffer, offset)
+            .map_err(StorageError::io("write", &path))?;
         self.buffer = buffer;
         self.buffer.clear();
         Ok(())
@@ -207,7 +220,8 @@ impl DecidedIndex {
                 .truncate(false)
                 .open(&path)
                 .map_err(StorageError::io("open", &path))?;
-            file.write_all_at(&header(), 0).map_err(StorageError::io("write", &path))?;
+            file.write_all_at(&header(), 0)
+                .map_err(StorageError::io("write", &path))?;
             vacant.insert(Chunk { file, unsynced: true });
         }
         self.chunks.get_mut(&number).ok_or(StorageError::Options("index file"))

@@ -133,9 +133,16 @@ impl Reader {
             let position = from + count;
             if entry.position != position {
                 let reason = format!("its index slot leads to entry {}", entry.position);
-                return if count > 0 { Ok((count, bytes)) } else { Err(ReadError::Corrupt { position, reason }) };
+                return if count > 0 {
+                    Ok((count, bytes))
+                } else {
+                    Err(ReadError::Corrupt { position, reason })
+                };
             }
-            into.push(Decided { entry, verdict: *verdict });
+            into.push(Decided {
+                entry,
+                verdict: *verdict,
+            });
             count += 1;
         }
         match outcome {
@@ -149,11 +156,16 @@ impl Reader {
         let (number, offset) = index::place(from);
         let path = index::chunk_path(&self.index, number);
         if self.chunk.as_ref().is_none_or(|(open, _)| *open != number) {
-            let file = index::open_chunk(&path).map_err(|source| ReadError::Io { path: path.clone(), source })?;
+            let file = index::open_chunk(&path).map_err(|source| ReadError::Io {
+                path: path.clone(),
+                source,
+            })?;
             let file = file.ok_or_else(|| self.absent(from, number))?;
             self.chunk = Some((number, file));
         }
-        let Some((_, file)) = &self.chunk else { return Err(ReadError::NotYet(from)) };
+        let Some((_, file)) = &self.chunk else {
+            return Err(ReadError::NotYet(from));
+        };
         let wanted = wanted.min(CHUNK_POSITIONS - from % CHUNK_POSITIONS);
         let mut bytes = vec![0; wanted as usize * SLOT_BYTES];
         let length = read_at_most(file, &mut bytes, offset).map_err(|source| ReadError::Io { path, source })?;
@@ -169,7 +181,11 @@ impl Reader {
                 Err(()) => break,
             }
         }
-        if self.slots.is_empty() { Err(self.absent(from, number)) } else { Ok(()) }
+        if self.slots.is_empty() {
+            Err(self.absent(from, number))
+        } else {
+            Ok(())
+        }
     }
 
     /// Nothing is recorded at `position`: because it is not yet, or because it is no more.
@@ -197,10 +213,14 @@ fn read_at_most(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize>
 fn segment_error(position: Position, error: SegmentError) -> ReadError {
     match error {
         SegmentError::Missing(_) => ReadError::Trimmed(position),
-        SegmentError::Io { path, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
-            ReadError::Corrupt { position, reason: format!("\"{}\" is too short", path.display()) }
-        }
+        SegmentError::Io { path, source } if source.kind() == io::ErrorKind::UnexpectedEof => ReadError::Corrupt {
+            position,
+            reason: format!("\"{}\" is too short", path.display()),
+        },
         SegmentError::Io { path, source } => ReadError::Io { path, source },
-        corrupt @ SegmentError::Corrupt { .. } => ReadError::Corrupt { position, reason: corrupt.to_string() },
+        corrupt @ SegmentError::Corrupt { .. } => ReadError::Corrupt {
+            position,
+            reason: corrupt.to_string(),
+        },
     }
 }

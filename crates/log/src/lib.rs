@@ -17,16 +17,12 @@ mod writer;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use synod_paxos::{
-    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value,
-};
+pub use synod_paxos::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value};
 
 pub use error::StorageError;
 pub use index::{DecidedIndex, Verdict};
 pub use index_reader::{Decided, ReadError, Reader};
-pub use storage::{
-    Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker,
-};
+pub use storage::{Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker};
 
 /// Where an accepted value lies in the segment files: enough for another process to read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

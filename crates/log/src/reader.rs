@@ -49,7 +49,10 @@ pub(crate) struct SegmentReader {
 
 impl SegmentReader {
     pub fn new(directory: &Path) -> SegmentReader {
-        SegmentReader { directory: directory.to_path_buf(), open: Vec::new() }
+        SegmentReader {
+            directory: directory.to_path_buf(),
+            open: Vec::new(),
+        }
     }
 
     /// Read the entries at `locations`, in order, into `into`. On an error, `into` holds those before it.
@@ -127,9 +130,12 @@ impl OpenSegment {
             return Err(SegmentError::Io { path, source });
         }
         match SegmentHeader::decode(&bytes) {
-            Ok(header) if header.number == number => {
-                Ok(OpenSegment { number, seed: header.seed(), path, file })
-            }
+            Ok(header) if header.number == number => Ok(OpenSegment {
+                number,
+                seed: header.seed(),
+                path,
+                file,
+            }),
             _ => Err(SegmentError::Corrupt { path, offset: 0 }),
         }
     }
@@ -138,11 +144,17 @@ impl OpenSegment {
         let mut bytes = BytesMut::zeroed(to.saturating_sub(from) as usize);
         match self.file.read_exact_at(&mut bytes, from.into()) {
             Ok(()) => Ok(bytes.freeze()),
-            Err(source) => Err(SegmentError::Io { path: self.path.clone(), source }),
+            Err(source) => Err(SegmentError::Io {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 
     fn corrupt(&self, offset: u32) -> SegmentError {
-        SegmentError::Corrupt { path: self.path.clone(), offset }
+        SegmentError::Corrupt {
+            path: self.path.clone(),
+            offset,
+        }
     }
 }

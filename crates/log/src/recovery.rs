@@ -54,19 +54,30 @@ struct Loaded {
 
 impl Loaded {
     fn start(&self) -> Option<SegmentStart> {
-        let first = self.scan.records.first().filter(|found| found.header.kind == KIND_START)?;
+        let first = self
+            .scan
+            .records
+            .first()
+            .filter(|found| found.header.kind == KIND_START)?;
         let at = first.location.offset as usize + RECORD_HEADER_BYTES;
         SegmentStart::decode(self.bytes.get(at..at + first.header.payload_length as usize)?)
     }
 
     fn damaged(&self, offset: u32, reason: impl Into<String>) -> StorageError {
-        StorageError::Damaged { path: self.path.clone(), offset: offset.into(), reason: reason.into() }
+        StorageError::Damaged {
+            path: self.path.clone(),
+            offset: offset.into(),
+            reason: reason.into(),
+        }
     }
 
     fn check_marks(&self) -> Result<(), StorageError> {
         if self.scan.durable > self.scan.end {
             let mark = self.scan.durable;
-            return Err(self.damaged(self.scan.end, format!("invalid record, but all up to {mark} was once synced")));
+            return Err(self.damaged(
+                self.scan.end,
+                format!("invalid record, but all up to {mark} was once synced"),
+            ));
         }
         Ok(())
     }
@@ -128,7 +139,11 @@ pub(crate) fn recover(
     };
     let Some(current) = current else {
         let reason = "the segment files are missing".into();
-        return Err(StorageError::Damaged { path: directory.to_path_buf(), offset: 0, reason });
+        return Err(StorageError::Damaged {
+            path: directory.to_path_buf(),
+            offset: 0,
+            reason,
+        });
     };
     let file = cut(&current, fsync)?;
     Ok(Recovered {
@@ -147,7 +162,11 @@ fn check_sequence(directory: &Path, numbers: &[u32]) -> Result<(), StorageError>
     for pair in numbers.windows(2) {
         if pair[0] + 1 != pair[1] {
             let path = files::segment_path(directory, pair[0] + 1);
-            return Err(StorageError::Damaged { path, offset: 0, reason: "the file is missing".into() });
+            return Err(StorageError::Damaged {
+                path,
+                offset: 0,
+                reason: "the file is missing".into(),
+            });
         }
     }
     Ok(())
@@ -156,8 +175,11 @@ fn check_sequence(directory: &Path, numbers: &[u32]) -> Result<(), StorageError>
 fn load(directory: &Path, identity: &Identity, number: u32) -> Result<Loaded, StorageError> {
     let path = files::segment_path(directory, number);
     let bytes = Bytes::from(fs::read(&path).map_err(StorageError::io("read", &path))?);
-    let damaged =
-        |offset: u64, reason: String| StorageError::Damaged { path: path.clone(), offset, reason };
+    let damaged = |offset: u64, reason: String| StorageError::Damaged {
+        path: path.clone(),
+        offset,
+        reason,
+    };
     let header = SegmentHeader::decode(&bytes).map_err(|reason| damaged(0, reason.into()))?;
     if header.log != identity.log {
         return Err(damaged(16, "the segment belongs to another log".into()));
@@ -170,13 +192,21 @@ fn load(directory: &Path, identity: &Identity, number: u32) -> Result<Loaded, St
         return Err(damaged(bytes.len().min(header.size as usize) as u64, reason));
     }
     let scan = segment::scan(&bytes, &header);
-    Ok(Loaded { path, header, bytes, scan })
+    Ok(Loaded {
+        path,
+        header,
+        bytes,
+        scan,
+    })
 }
 
 fn check_end(sealed: &Loaded, end: u32) -> Result<(), StorageError> {
     sealed.check_marks()?;
     if sealed.scan.end < end {
-        return Err(sealed.damaged(sealed.scan.end, format!("invalid record, but all up to {end} was once synced")));
+        return Err(sealed.damaged(
+            sealed.scan.end,
+            format!("invalid record, but all up to {end} was once synced"),
+        ));
     }
     Ok(())
 }
@@ -198,7 +228,14 @@ fn visit_records(
             let (position, ballot) = (found.header.position, found.header.ballot);
             // A copy: a slice would keep the whole segment in memory.
             let bytes = Bytes::copy_from_slice(&payload);
-            states.insert(found.header.kind, State { position, ballot, bytes });
+            states.insert(
+                found.header.kind,
+                State {
+                    position,
+                    ballot,
+                    bytes,
+                },
+            );
         }
         visit(*found, payload).map_err(|reason| loaded.damaged(found.location.offset, reason))?;
     }
@@ -209,7 +246,11 @@ fn visit_records(
 /// before it durable: a crash of the process alone leaves records that were read here but never synced.
 fn cut(loaded: &Loaded, fsync: bool) -> Result<File, StorageError> {
     let path = &loaded.path;
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(StorageError::io("open", path))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(StorageError::io("open", path))?;
     if loaded.scan.dirty {
         let (from, to) = (loaded.scan.end.into(), loaded.header.size.into());
         files::zero_range(&file, from, to).map_err(StorageError::io("write", path))?;

@@ -64,7 +64,9 @@ impl SegmentHeader {
 
     /// The header in `bytes`, or what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<SegmentHeader, &'static str> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or("the file is shorter than its header")?;
+        let bytes = bytes
+            .get(..SEGMENT_HEADER_BYTES)
+            .ok_or("the file is shorter than its header")?;
         if bytes[0..8] != MAGIC {
             return Err("not a segment file");
         }
@@ -76,7 +78,11 @@ impl SegmentHeader {
         }
         let mut log = LogId::default();
         log.0.copy_from_slice(&bytes[16..32]);
-        Ok(SegmentHeader { log, number: u32_at(bytes, 12), size: u32_at(bytes, 32) })
+        Ok(SegmentHeader {
+            log,
+            number: u32_at(bytes, 12),
+            size: u32_at(bytes, 32),
+        })
     }
 
     /// What the checksums of this segment's records start from. A function of the identity, not a stored number: a
@@ -162,7 +168,10 @@ pub fn decode_header(bytes: &[u8], seed: u32, offset: u32) -> Option<RecordHeade
     Some(RecordHeader {
         kind: bytes[28],
         position: u64_at(bytes, 8),
-        ballot: Ballot { round: u64_at(bytes, 16), node: NodeId(u32_at(bytes, 24)) },
+        ballot: Ballot {
+            round: u64_at(bytes, 16),
+            node: NodeId(u32_at(bytes, 24)),
+        },
         payload_length: u32_at(bytes, 4),
         durable: u32_at(bytes, 36),
     })
@@ -172,8 +181,7 @@ pub fn decode_header(bytes: &[u8], seed: u32, offset: u32) -> Option<RecordHeade
 pub fn decode_record(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, &[u8])> {
     let header = decode_header(bytes, seed, offset)?;
     let body = bytes.get(RECORD_HEADER_BYTES..header.length())?;
-    (u32_at(bytes, 32) == crc32c::crc32c_append(seed, body))
-        .then(|| (header, &body[..header.payload_length as usize]))
+    (u32_at(bytes, 32) == crc32c::crc32c_append(seed, body)).then(|| (header, &body[..header.payload_length as usize]))
 }
 
 /// The entry in the record at the start of `bytes`; its payload is a slice of them.
@@ -183,7 +191,11 @@ pub fn decode_entry(bytes: &Bytes, seed: u32, offset: u32) -> Option<Entry> {
         return None;
     }
     let value: Value = value::decode(bytes.slice_ref(payload))?;
-    Some(Entry { position: header.position, ballot: header.ballot, value })
+    Some(Entry {
+        position: header.position,
+        ballot: header.ballot,
+        value,
+    })
 }
 
 /// How the segment before this one ended: the payload of a [`KIND_START`] record.
@@ -201,7 +213,9 @@ impl SegmentStart {
 
     /// The payload's meaning.
     pub fn decode(payload: &[u8]) -> Option<SegmentStart> {
-        Some(SegmentStart { previous_end: u32::from_le_bytes(payload.try_into().ok()?) })
+        Some(SegmentStart {
+            previous_end: u32::from_le_bytes(payload.try_into().ok()?),
+        })
     }
 }
 
@@ -232,7 +246,10 @@ pub struct Scan {
 /// Read a segment's records. `bytes` is the whole file.
 pub fn scan(bytes: &[u8], header: &SegmentHeader) -> Scan {
     let seed = header.seed();
-    let mut scan = Scan { end: SEGMENT_HEADER_BYTES as u32, ..Scan::default() };
+    let mut scan = Scan {
+        end: SEGMENT_HEADER_BYTES as u32,
+        ..Scan::default()
+    };
     while let Some(found) = found_at(bytes, scan.end as usize, header.number, seed) {
         scan.end += found.location.length;
         scan.durable = scan.durable.max(found.header.durable);
@@ -258,7 +275,11 @@ pub fn scan(bytes: &[u8], header: &SegmentHeader) -> Scan {
 
 fn found_at(bytes: &[u8], offset: usize, segment: u32, seed: u32) -> Option<Found> {
     let (header, _) = decode_record(bytes.get(offset..)?, seed, offset as u32)?;
-    let location = Location { segment, offset: offset as u32, length: header.length() as u32 };
+    let location = Location {
+        segment,
+        offset: offset as u32,
+        length: header.length() as u32,
+    };
     Some(Found { location, header })
 }
 

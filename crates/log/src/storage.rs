@@ -93,12 +93,22 @@ pub struct Record {
 impl Record {
     /// A record for an accepted value.
     pub fn entry(position: Position, ballot: Ballot, value: Value) -> Record {
-        Record { kind: KIND_ENTRY, position, ballot, body: Body::Value(value) }
+        Record {
+            kind: KIND_ENTRY,
+            position,
+            ballot,
+            body: Body::Value(value),
+        }
     }
 
     /// A record for the latest state of `kind`.
     pub fn state(kind: Kind, bytes: Bytes) -> Record {
-        Record { kind, position: 0, ballot: Ballot::default(), body: Body::Bytes(bytes) }
+        Record {
+            kind,
+            position: 0,
+            ballot: Ballot::default(),
+            body: Body::Bytes(bytes),
+        }
     }
 }
 
@@ -146,7 +156,11 @@ impl Storage {
         }
         remove_unfinished(directory)?;
         let identity = Identity::generate(options.node)?;
-        let header = SegmentHeader { log: identity.log, number: 1, size: options.segment_bytes };
+        let header = SegmentHeader {
+            log: identity.log,
+            number: 1,
+            size: options.segment_bytes,
+        };
         files::prepare_segment(directory, header, options.fsync)?;
         identity.store(directory)?;
         let recovered = recovery::recover(directory, &identity, options.fsync, &mut |_, _| Ok(()))?;
@@ -167,7 +181,11 @@ impl Storage {
         let identity = Identity::load(directory)?.ok_or_else(|| StorageError::Missing(directory.to_path_buf()))?;
         if identity.node != options.node {
             let (found, expected) = (identity.node.0, options.node.0);
-            return Err(StorageError::OtherNode { path: directory.to_path_buf(), found, expected });
+            return Err(StorageError::OtherNode {
+                path: directory.to_path_buf(),
+                found,
+                expected,
+            });
         }
         let recovered = recovery::recover(directory, &identity, options.fsync, visit)?;
         Storage::start(directory, identity, options, recovered, lock)
@@ -188,7 +206,14 @@ impl Storage {
             .spawn(move || writer.run(&queue))
             .map_err(StorageError::io("start the storage thread for", directory))?;
         let directory = directory.to_path_buf();
-        Ok(Storage { identity, directory, jobs: Some(jobs), completions, thread: Some(thread), _lock: lock })
+        Ok(Storage {
+            identity,
+            directory,
+            jobs: Some(jobs),
+            completions,
+            thread: Some(thread),
+            _lock: lock,
+        })
     }
 
     /// The identity of this directory.

@@ -38,7 +38,10 @@ pub(crate) fn encoded_length(value: &Value) -> usize {
         Value::Noop => 1,
         Value::Command(command) => 1 + 4 + 8 + 8 + command.payload.len(),
         Value::Membership(membership) => {
-            let members = membership.members.iter().map(|member| MEMBER_MIN_BYTES + member.info.len());
+            let members = membership
+                .members
+                .iter()
+                .map(|member| MEMBER_MIN_BYTES + member.info.len());
             1 + 8 + 4 + 4 + members.sum::<usize>()
         }
     }
@@ -50,7 +53,11 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<Value> {
         NOOP => bytes.is_empty().then_some(Value::Noop),
         COMMAND => {
             let node = NodeId(take_u32(&mut bytes)?);
-            let id = ProposalId { node, incarnation: take_u64(&mut bytes)?, sequence: take_u64(&mut bytes)? };
+            let id = ProposalId {
+                node,
+                incarnation: take_u64(&mut bytes)?,
+                sequence: take_u64(&mut bytes)?,
+            };
             Some(Value::Command(Command { id, payload: bytes }))
         }
         MEMBERSHIP => decode_membership(bytes).map(Value::Membership),
@@ -93,7 +100,11 @@ pub(crate) fn decode_membership(mut bytes: Bytes) -> Option<Membership> {
         let info = take(&mut bytes, length)?;
         members.push(Member { id, log, voter, info });
     }
-    bytes.is_empty().then_some(Membership { version, next_id, members })
+    bytes.is_empty().then_some(Membership {
+        version,
+        next_id,
+        members,
+    })
 }
 
 fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {

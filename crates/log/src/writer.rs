@@ -115,7 +115,11 @@ impl Writer {
             let _ = thread.join();
         }
         if let Err(error) = ended {
-            let hint = if error.is_out_of_space() { "; free space, then start again: nothing was lost" } else { "" };
+            let hint = if error.is_out_of_space() {
+                "; free space, then start again: nothing was lost"
+            } else {
+                ""
+            };
             let _ = self.reports.send(Completion::Failed(format!("{error}{hint}")));
             (self.options.waker)();
         }
@@ -174,7 +178,11 @@ impl Writer {
             self.roll()?;
             if !self.fits(record) {
                 let source = std::io::Error::other("a record is larger than a segment");
-                return Err(StorageError::Io { action: "write", path: self.path.clone(), source });
+                return Err(StorageError::Io {
+                    action: "write",
+                    path: self.path.clone(),
+                    source,
+                });
             }
         }
         let what = (record.kind, record.position, record.ballot);
@@ -184,10 +192,18 @@ impl Writer {
         };
         if record.kind == KIND_ENTRY {
             self.highest = self.highest.max(record.position);
-            self.stored.push(Stored { position: record.position, ballot: record.ballot, location });
+            self.stored.push(Stored {
+                position: record.position,
+                ballot: record.ballot,
+                location,
+            });
         } else if let (KIND_STATE.., Body::Bytes(bytes)) = (record.kind, &record.body) {
             let bytes = Bytes::copy_from_slice(bytes);
-            let state = State { position: record.position, ballot: record.ballot, bytes };
+            let state = State {
+                position: record.position,
+                ballot: record.ballot,
+                bytes,
+            };
             self.states.insert(record.kind, state);
         }
         Ok(location.length)
@@ -205,7 +221,11 @@ impl Writer {
         let offset = self.end;
         let length = segment::append_record(&mut self.buffer, self.header.seed(), offset, self.synced, what, payload);
         self.end += length as u32;
-        Location { segment: self.header.number, offset, length: length as u32 }
+        Location {
+            segment: self.header.number,
+            offset,
+            length: length as u32,
+        }
     }
 
     /// Write what is laid out, tell where it lies, and make it durable.
@@ -248,7 +268,11 @@ impl Writer {
     fn roll(&mut self) -> Result<(), StorageError> {
         self.flush()?;
         let number = self.header.number + 1;
-        let header = SegmentHeader { log: self.log, number, size: self.options.segment_bytes };
+        let header = SegmentHeader {
+            log: self.log,
+            number,
+            size: self.options.segment_bytes,
+        };
         let ready = match std::mem::replace(&mut self.next, Next::Absent) {
             Next::Ready => true,
             Next::Preparing(thread) => matches!(thread.join(), Ok(Ok(()))),
@@ -258,7 +282,11 @@ impl Writer {
             files::prepare_segment(&self.directory, header, self.options.fsync)?;
         }
         let path = files::segment_path(&self.directory, number);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(StorageError::io("open", &path))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(StorageError::io("open", &path))?;
         // A segment prepared by an earlier run may have another size than the option says now.
         let size = file.metadata().map_err(StorageError::io("read", &path))?.len() as u32;
         let previous_end = self.end;
@@ -273,10 +301,14 @@ impl Writer {
     /// The first records of a segment: how the one before ended, and the latest state of each kind.
     fn begin_segment(&mut self, previous_end: u32) {
         let first = self.highest + 1;
-        self.append((KIND_START, first, Ballot::default()), |into| SegmentStart { previous_end }.encode(into));
+        self.append((KIND_START, first, Ballot::default()), |into| {
+            SegmentStart { previous_end }.encode(into)
+        });
         self.highest = 0;
         for (kind, state) in self.states.clone() {
-            self.append((kind, state.position, state.ballot), |into| into.put_slice(&state.bytes));
+            self.append((kind, state.position, state.ballot), |into| {
+                into.put_slice(&state.bytes)
+            });
         }
     }
 
@@ -293,8 +325,11 @@ impl Writer {
                 }
             }
             Next::Absent if self.prepare_after.is_none_or(|after| Instant::now() >= after) => {
-                let header =
-                    SegmentHeader { log: self.log, number: self.header.number + 1, size: self.options.segment_bytes };
+                let header = SegmentHeader {
+                    log: self.log,
+                    number: self.header.number + 1,
+                    size: self.options.segment_bytes,
+                };
                 let (directory, fsync) = (self.directory.clone(), self.options.fsync);
                 let prepare = move || files::prepare_segment(&directory, header, fsync);
                 if let Ok(thread) = std::thread::Builder::new().name("synod-prepare".into()).spawn(prepare) {

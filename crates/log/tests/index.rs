@@ -13,8 +13,15 @@ use synod_log::{
 const NODE: NodeId = NodeId(1);
 
 fn value(position: u64) -> Value {
-    let id = ProposalId { node: NODE, incarnation: 1, sequence: position };
-    Value::Command(Command { id, payload: Bytes::from(format!("payload {position}")) })
+    let id = ProposalId {
+        node: NODE,
+        incarnation: 1,
+        sequence: position,
+    };
+    Value::Command(Command {
+        id,
+        payload: Bytes::from(format!("payload {position}")),
+    })
 }
 
 fn verdict(position: u64) -> u8 {
@@ -23,13 +30,25 @@ fn verdict(position: u64) -> u8 {
 
 /// A log of `count` entries, with all but the last `unrecorded` of them in the index.
 fn log(root: &Path, count: u64, unrecorded: u64) -> (Storage, DecidedIndex) {
-    let options = StorageOptions { segment_bytes: 64 << 10, fsync: false, ..StorageOptions::new(NODE) };
+    let options = StorageOptions {
+        segment_bytes: 64 << 10,
+        fsync: false,
+        ..StorageOptions::new(NODE)
+    };
     let storage = Storage::create(&root.join("log"), options).unwrap();
     let mut index = DecidedIndex::open(&root.join("index")).unwrap();
-    storage.write(1, (1..=count).map(|position| Record::entry(position, Ballot::default(), value(position))).collect());
+    storage.write(
+        1,
+        (1..=count)
+            .map(|position| Record::entry(position, Ballot::default(), value(position)))
+            .collect(),
+    );
     let mut done = false;
     while !done {
-        match storage.wait(Duration::from_secs(20)).expect("the storage thread answers") {
+        match storage
+            .wait(Duration::from_secs(20))
+            .expect("the storage thread answers")
+        {
             Completion::Written(stored) => {
                 for Stored { position, location, .. } in stored {
                     if position <= count - unrecorded {
@@ -81,7 +100,10 @@ fn single_entries_and_ranges_are_read_back() {
     let (location, _) = index.lookup(4990).unwrap().unwrap();
     index.record(4991, location, 1).unwrap();
     index.flush().unwrap();
-    assert!(matches!(reader.read(4991), Err(ReadError::Corrupt { position: 4991, .. })), "leads to another entry");
+    assert!(
+        matches!(reader.read(4991), Err(ReadError::Corrupt { position: 4991, .. })),
+        "leads to another entry"
+    );
     drop(storage);
 }
 
@@ -97,7 +119,11 @@ fn trimmed_entries_are_told_from_those_to_come() {
     assert!(matches!(reader.read(10), Err(ReadError::Trimmed(10))));
     assert!(matches!(open_before.read(10), Err(ReadError::Trimmed(10))));
     check(&reader.read(3000).unwrap(), 3000);
-    let far = Location { segment: 1, offset: 64, length: 48 };
+    let far = Location {
+        segment: 1,
+        offset: 64,
+        length: 48,
+    };
     index.record(1 << 20, far, 1).unwrap();
     index.sync().unwrap();
     index.trim(1 << 19).unwrap();
@@ -115,7 +141,11 @@ fn a_slot_or_a_record_flipped_at_any_bit_is_corrupt_or_nothing() {
     let (location, _) = index.lookup(7).unwrap().unwrap();
     for (path, from, to) in [
         (root.path().join("index/000000000000.idx"), 16 + 7 * 16, 16 + 8 * 16),
-        (root.path().join("log/0000000001.seg"), location.offset as usize, (location.offset + location.length) as usize),
+        (
+            root.path().join("log/0000000001.seg"),
+            location.offset as usize,
+            (location.offset + location.length) as usize,
+        ),
     ] {
         let good = fs::read(&path).unwrap();
         for bit in from * 8..to * 8 {
@@ -123,7 +153,10 @@ fn a_slot_or_a_record_flipped_at_any_bit_is_corrupt_or_nothing() {
             bytes[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, &bytes).unwrap();
             let mut reader = reader(root.path());
-            assert!(matches!(reader.read(7), Err(ReadError::Corrupt { position: 7, .. })), "bit {bit} of {path:?}");
+            assert!(
+                matches!(reader.read(7), Err(ReadError::Corrupt { position: 7, .. })),
+                "bit {bit} of {path:?}"
+            );
             check(&reader.read(6).unwrap(), 6);
             check(&reader.read(8).unwrap(), 8);
             let mut range = Vec::new();
@@ -137,7 +170,11 @@ fn a_slot_or_a_record_flipped_at_any_bit_is_corrupt_or_nothing() {
 #[test]
 fn the_index_goes_on_after_a_restart() {
     let root = tempfile::tempdir().unwrap();
-    let location = |position: u64| Location { segment: 1, offset: position as u32 * 8, length: 48 };
+    let location = |position: u64| Location {
+        segment: 1,
+        offset: position as u32 * 8,
+        length: 48,
+    };
     let mut index = DecidedIndex::open(root.path()).unwrap();
     let around_the_end_of_a_file = 65_530..=65_545;
     for position in around_the_end_of_a_file.clone() {
@@ -148,7 +185,11 @@ fn the_index_goes_on_after_a_restart() {
     let mut index = DecidedIndex::open(root.path()).unwrap();
     index.record(65_540, location(1), 2).unwrap();
     for position in around_the_end_of_a_file {
-        let expected = if position == 65_540 { (location(1), 2) } else { (location(position), 1) };
+        let expected = if position == 65_540 {
+            (location(1), 2)
+        } else {
+            (location(position), 1)
+        };
         assert_eq!(index.lookup(position).unwrap(), Some(expected), "{position}");
     }
 }

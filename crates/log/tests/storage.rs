@@ -16,7 +16,11 @@ const NODE: NodeId = NodeId(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn options(segment_bytes: u32) -> StorageOptions {
-    StorageOptions { segment_bytes, fsync: false, ..StorageOptions::new(NODE) }
+    StorageOptions {
+        segment_bytes,
+        fsync: false,
+        ..StorageOptions::new(NODE)
+    }
 }
 
 fn ballot(round: u64) -> Ballot {
@@ -24,7 +28,11 @@ fn ballot(round: u64) -> Ballot {
 }
 
 fn entry(position: u64, payload: &[u8]) -> Record {
-    let id = ProposalId { node: NODE, incarnation: 1, sequence: position };
+    let id = ProposalId {
+        node: NODE,
+        incarnation: 1,
+        sequence: position,
+    };
     let payload = Bytes::copy_from_slice(payload);
     Record::entry(position, ballot(1), Value::Command(Command { id, payload }))
 }
@@ -46,7 +54,11 @@ fn open(directory: &Path, segment_bytes: u32) -> Result<(Storage, Content), Stor
     let mut content = Content::new();
     let storage = Storage::open(directory, options(segment_bytes), &mut |found, payload| {
         if found.header.kind == KIND_ENTRY || found.header.kind >= KIND_STATE {
-            content.push((found.header.kind, found.header.position, Bytes::copy_from_slice(&payload)));
+            content.push((
+                found.header.kind,
+                found.header.position,
+                Bytes::copy_from_slice(&payload),
+            ));
         }
         Ok(())
     })?;
@@ -54,7 +66,11 @@ fn open(directory: &Path, segment_bytes: u32) -> Result<(Storage, Content), Stor
 }
 
 fn entries(content: &Content) -> Vec<u64> {
-    content.iter().filter(|(kind, ..)| *kind == KIND_ENTRY).map(|(_, position, _)| *position).collect()
+    content
+        .iter()
+        .filter(|(kind, ..)| *kind == KIND_ENTRY)
+        .map(|(_, position, _)| *position)
+        .collect()
 }
 
 fn segments(directory: &Path) -> Vec<PathBuf> {
@@ -85,10 +101,19 @@ fn what_was_durable_is_found_again_over_many_segments() {
     let last = content.iter().rfind(|(kind, ..)| *kind == KIND_STATE).unwrap();
     assert_eq!(last.2, Bytes::from_static(b"promise 2"));
     assert!(segments(directory.path()).len() > 5);
-    assert!(matches!(Storage::open(directory.path(), options(4096), &mut |_, _| Ok(())), Err(StorageError::InUse(_))));
-    assert!(matches!(Storage::create(directory.path(), options(4096)), Err(StorageError::InUse(_))));
+    assert!(matches!(
+        Storage::open(directory.path(), options(4096), &mut |_, _| Ok(())),
+        Err(StorageError::InUse(_))
+    ));
+    assert!(matches!(
+        Storage::create(directory.path(), options(4096)),
+        Err(StorageError::InUse(_))
+    ));
     drop(storage);
-    assert!(matches!(Storage::create(directory.path(), options(4096)), Err(StorageError::Exists(_))));
+    assert!(matches!(
+        Storage::create(directory.path(), options(4096)),
+        Err(StorageError::Exists(_))
+    ));
 }
 
 #[test]
@@ -108,7 +133,11 @@ fn a_trim_deletes_whole_segments_and_keeps_the_state() {
     let entries = entries(&content);
     assert!(entries[0] <= 60 && entries[0] > 30, "{entries:?}");
     assert_eq!(*entries.last().unwrap(), 100);
-    assert!(content.iter().any(|(kind, _, bytes)| *kind == KIND_STATE && bytes == "promise"));
+    assert!(
+        content
+            .iter()
+            .any(|(kind, _, bytes)| *kind == KIND_STATE && bytes == "promise")
+    );
 }
 
 #[test]
@@ -122,13 +151,23 @@ fn another_node_s_directory_a_missing_one_and_a_lost_segment_are_refused() {
     }
     wait_durable(&storage, 100);
     drop(storage);
-    let other = StorageOptions { node: NodeId(2), ..options(4096) };
+    let other = StorageOptions {
+        node: NodeId(2),
+        ..options(4096)
+    };
     assert!(matches!(
         Storage::open(directory.path(), other, &mut |_, _| Ok(())),
-        Err(StorageError::OtherNode { found: 1, expected: 2, .. })
+        Err(StorageError::OtherNode {
+            found: 1,
+            expected: 2,
+            ..
+        })
     ));
     fs::remove_file(&segments(directory.path())[1]).unwrap();
-    assert!(matches!(open(directory.path(), 4096), Err(StorageError::Damaged { .. })));
+    assert!(matches!(
+        open(directory.path(), 4096),
+        Err(StorageError::Damaged { .. })
+    ));
 }
 
 /// A closed log (its last mark covers everything) of one segment with several records, and what it holds.
@@ -176,7 +215,10 @@ fn a_segment_cut_at_any_byte_is_damaged() {
     let good = fs::read(&path).unwrap();
     for length in 0..good.len() {
         fs::write(&path, &good[..length]).unwrap();
-        assert!(matches!(open(directory.path(), 4096), Err(StorageError::Damaged { .. })), "cut at {length}");
+        assert!(
+            matches!(open(directory.path(), 4096), Err(StorageError::Damaged { .. })),
+            "cut at {length}"
+        );
     }
 }
 
@@ -188,7 +230,10 @@ fn a_last_write_torn_at_any_byte_leaves_exactly_what_was_synced_before() {
     let path = segments(directory.path())[0].clone();
     let old = fs::read(&path).unwrap();
     let (storage, _) = open(directory.path(), 4096).unwrap();
-    storage.write(1, (7..=9).map(|position| entry(position, &[position as u8; 13])).collect());
+    storage.write(
+        1,
+        (7..=9).map(|position| entry(position, &[position as u8; 13])).collect(),
+    );
     wait_durable(&storage, 1);
     // Taken at once: before the mark that follows when the log is quiet.
     let new = fs::read(&path).unwrap();
@@ -229,8 +274,9 @@ fn a_torn_first_write_into_a_new_segment_is_cut() {
     drop(storage);
     let (storage, content) = open(directory.path(), 4096).unwrap();
     drop(storage);
-    let (used, unused): (Vec<_>, Vec<_>) =
-        segments(directory.path()).into_iter().partition(|path| fs::read(path).unwrap()[64..].iter().any(|b| *b != 0));
+    let (used, unused): (Vec<_>, Vec<_>) = segments(directory.path())
+        .into_iter()
+        .partition(|path| fs::read(path).unwrap()[64..].iter().any(|b| *b != 0));
     // The segment after one is only built when the first write into it is durable.
     for path in unused {
         fs::remove_file(path).unwrap();
@@ -270,14 +316,22 @@ fn a_crash_between_write_and_sync_keeps_what_was_acknowledged() {
             Ok(())
         }
     };
-    let options_with_hook = StorageOptions { sync_hook: Some(Arc::new(hook)), ..options(4096) };
+    let options_with_hook = StorageOptions {
+        sync_hook: Some(Arc::new(hook)),
+        ..options(4096)
+    };
     let storage = Storage::create(directory.path(), options_with_hook).unwrap();
     for position in 1..=40 {
         storage.write(position, vec![entry(position, &[position as u8; 77])]);
         wait_durable(&storage, position);
     }
     armed.store(true, Ordering::SeqCst);
-    storage.write(41, (41..=48).map(|position| entry(position, &[position as u8; 77])).collect());
+    storage.write(
+        41,
+        (41..=48)
+            .map(|position| entry(position, &[position as u8; 77]))
+            .collect(),
+    );
     let failed = loop {
         match storage.wait(PATIENCE).unwrap() {
             Completion::Failed(why) => break why,
@@ -285,7 +339,10 @@ fn a_crash_between_write_and_sync_keeps_what_was_acknowledged() {
             Completion::Written(_) => {}
         }
     };
-    assert!(failed.contains("could not sync") && failed.contains("power cut"), "{failed}");
+    assert!(
+        failed.contains("could not sync") && failed.contains("power cut"),
+        "{failed}"
+    );
     storage.write(42, vec![entry(49, b"after the failure")]);
     drop(storage);
     let (path, range) = lost.lock().unwrap().clone().unwrap();
@@ -325,7 +382,11 @@ fn no_room_for_the_next_segment_stops_the_log_and_loses_nothing() {
     fs::write(directory.path().join("0000000002.tmp/full"), b"").unwrap();
     let reopened = open(directory.path(), 4096);
     assert!(reopened.is_err(), "what is not a segment is not removed");
-    fs::rename(directory.path().join("0000000002.tmp"), directory.path().join("blocker")).unwrap();
+    fs::rename(
+        directory.path().join("0000000002.tmp"),
+        directory.path().join("blocker"),
+    )
+    .unwrap();
     let (storage, _) = open(directory.path(), 4096).unwrap();
     // The storage thread is at work: block the one after the next.
     let blocked = directory.path().join("0000000003.tmp");
@@ -349,7 +410,10 @@ fn no_room_for_the_next_segment_stops_the_log_and_loses_nothing() {
     let found = entries(&content);
     assert!(found.len() as u64 >= durable);
     let next = found.len() as u64 + 1;
-    storage.write(1, (next..next + 50).map(|position| entry(position, &[1; 100])).collect());
+    storage.write(
+        1,
+        (next..next + 50).map(|position| entry(position, &[1; 100])).collect(),
+    );
     wait_durable(&storage, 1);
 }
 
@@ -358,8 +422,13 @@ fn completions_tell_where_an_entry_lies() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Storage::create(directory.path(), options(4096)).unwrap();
     storage.write(1, vec![entry(1, b"one"), entry(2, b"two")]);
-    let Some(Completion::Written(stored)) = storage.wait(PATIENCE) else { panic!("not written") };
-    let positions: Vec<_> = stored.iter().map(|stored| (stored.position, stored.location.segment)).collect();
+    let Some(Completion::Written(stored)) = storage.wait(PATIENCE) else {
+        panic!("not written")
+    };
+    let positions: Vec<_> = stored
+        .iter()
+        .map(|stored| (stored.position, stored.location.segment))
+        .collect();
     assert_eq!(positions, [(1, 1), (2, 1)]);
     let Location { offset, length, .. } = stored[0].location;
     assert_eq!(stored[1].location.offset, offset + length);
