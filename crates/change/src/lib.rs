@@ -20,7 +20,7 @@ mod fragments;
 mod key;
 mod record;
 mod row;
-mod wire;
+pub mod wire;
 
 pub use body::{BodyReader, BodyWriter, MAX_ITEM_BYTES};
 pub use change::Change;

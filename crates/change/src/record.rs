@@ -248,7 +248,7 @@ fn decode_keys(decoder: &mut Decoder<'_>) -> Result<Vec<Key>, DecodeError> {
     let count = decoder.count(MAX_KEYS_PER_RECORD, 8)?;
     let hashes = decoder.take(count * 8)?;
     let modes = decoder.take(count.div_ceil(4))?;
-    if count % 4 != 0 && modes[count / 4] >> (count % 4 * 2) != 0 {
+    if !count.is_multiple_of(4) && modes[count / 4] >> (count % 4 * 2) != 0 {
         return Err(decoder.corrupt("bits behind its last key are set"));
     }
     let hashes = hashes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));

@@ -1,4 +1,4 @@
-//! Bytes in and out: varints, lengths, strings. Shared by every codec of this crate.
+//! Bytes in and out: varints, lengths, strings. Shared by every codec of this crate and of `synod-rules`.
 //!
 //! Invariant: a [`Decoder`] never allocates more than the bytes it was given, and never reads past them.
 
@@ -42,7 +42,9 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    pub(crate) const fn corrupt(what: &'static str, why: &'static str) -> Self {
+    /// Shorthand for [`DecodeError::Corrupt`].
+    #[must_use]
+    pub const fn corrupt(what: &'static str, why: &'static str) -> Self {
         Self::Corrupt { what, why }
     }
 }
@@ -57,7 +59,7 @@ impl From<std::io::Error> for DecodeError {
 }
 
 /// LEB128, at most ten bytes.
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -66,41 +68,52 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// How many bytes [`put_varint`] writes.
-pub(crate) const fn varint_length(value: u64) -> u64 {
+pub const fn varint_length(value: u64) -> u64 {
     let bits = 64 - (value | 1).leading_zeros() as u64;
     bits.div_ceil(7)
 }
 
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+/// The length as a varint, then the bytes.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Zigzag, so that small negative numbers stay short.
-pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
+pub fn put_signed(out: &mut Vec<u8>, value: i64) {
     put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
 /// Takes values off the front of a slice.
-pub(crate) struct Decoder<'a> {
+#[derive(Debug)]
+pub struct Decoder<'a> {
     what: &'static str,
     rest: &'a [u8],
 }
 
 impl<'a> Decoder<'a> {
-    pub(crate) const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
+    /// `what` is the subject of its error messages.
+    #[must_use]
+    pub const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
         Self { what, rest: bytes }
     }
 
-    pub(crate) const fn corrupt(&self, why: &'static str) -> DecodeError {
+    /// An error about the thing being decoded.
+    pub const fn corrupt(&self, why: &'static str) -> DecodeError {
         DecodeError::corrupt(self.what, why)
     }
 
-    pub(crate) const fn remaining(&self) -> usize {
+    /// How many bytes are left.
+    #[must_use]
+    pub const fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+    /// The next `length` bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self
             .rest
             .split_at_checked(length)
@@ -109,7 +122,11 @@ impl<'a> Decoder<'a> {
         Ok(head)
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    /// The next `N` bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (head, rest) = self
             .rest
             .split_first_chunk::<N>()
@@ -118,24 +135,40 @@ impl<'a> Decoder<'a> {
         Ok(*head)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+    /// One byte.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+    /// Four bytes, little-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
+    /// Eight bytes, little-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn u64(&mut self) -> Result<u64, DecodeError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
+    /// Eight bytes, little-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn i64(&mut self) -> Result<i64, DecodeError> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
     /// Only the shortest form of a number is accepted, so that equal values have equal bytes.
-    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
+    pub fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -154,21 +187,33 @@ impl<'a> Decoder<'a> {
         Err(self.corrupt("a number is out of range"))
     }
 
-    pub(crate) fn varint_u32(&mut self) -> Result<u32, DecodeError> {
+    /// A varint that fits.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn varint_u32(&mut self) -> Result<u32, DecodeError> {
         u32::try_from(self.varint()?).map_err(|_| self.corrupt("a number is out of range"))
     }
 
-    pub(crate) fn varint_u16(&mut self) -> Result<u16, DecodeError> {
+    /// A varint that fits.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn varint_u16(&mut self) -> Result<u16, DecodeError> {
         u16::try_from(self.varint()?).map_err(|_| self.corrupt("a number is out of range"))
     }
 
-    pub(crate) fn signed(&mut self) -> Result<i64, DecodeError> {
+    /// The counterpart of [`put_signed`].
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn signed(&mut self) -> Result<i64, DecodeError> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
     /// A count of things of which each takes at least `each` bytes of what remains.
-    pub(crate) fn count(&mut self, limit: usize, each: usize) -> Result<usize, DecodeError> {
+    pub fn count(&mut self, limit: usize, each: usize) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.varint()?).map_err(|_| self.corrupt("a count is out of range"))?;
         if count > limit {
             return Err(self.corrupt("a count exceeds its limit"));
@@ -179,12 +224,20 @@ impl<'a> Decoder<'a> {
         Ok(count)
     }
 
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+    /// The counterpart of [`put_bytes`].
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = usize::try_from(self.varint()?).map_err(|_| self.corrupt("a length is out of range"))?;
         self.take(length)
     }
 
-    pub(crate) fn string(&mut self) -> Result<String, DecodeError> {
+    /// As [`bytes`](Self::bytes), and UTF-8.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn string(&mut self) -> Result<String, DecodeError> {
         let bytes = self.bytes()?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
@@ -192,7 +245,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(crate) fn bool(&mut self) -> Result<bool, DecodeError> {
+    /// A byte 0 or 1.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn bool(&mut self) -> Result<bool, DecodeError> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -200,7 +257,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+    /// Fails if anything is left.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
         } else {

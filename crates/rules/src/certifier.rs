@@ -1,0 +1,228 @@
+//! The state machine that gives every log entry its verdict.
+//!
+//! Invariants:
+//! - floor <= last_commit <= position;
+//! - the state is a function of the entries up to `position`, however often it was saved and loaded on the way
+//!   (`named` and `restored_at` apart: they serve only this node's trimming and are not saved);
+//! - one proposal has one verdict: at every other position it is skipped.
+
+use std::collections::BTreeMap;
+
+use synod_change::{Body, Key, MAX_KEYS_PER_RECORD, Record, WriteRecord};
+
+use crate::fragments::Fragments;
+use crate::mutants::{Mutant, active};
+use crate::nodes::{Admission, Nodes};
+use crate::window::Window;
+use crate::{Abort, CheckFailure, Skip, Verdict};
+
+/// Names a proposal for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId {
+    /// Where it was proposed.
+    pub node: u32,
+    /// That node's start number. It must differ even between two servers started from copies of one directory: put a
+    /// counter above and random bits below.
+    pub incarnation: u64,
+    /// Counts the proposals of an incarnation, from 1 and without gaps. The first is [`Record::Start`], and it must be
+    /// chosen before the second is proposed.
+    pub sequence: u64,
+}
+
+impl From<(u32, u64, u64)> for CommandId {
+    fn from((node, incarnation, sequence): (u32, u64, u64)) -> Self {
+        Self {
+            node,
+            incarnation,
+            sequence,
+        }
+    }
+}
+
+/// What stands at a position.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Nothing that concerns tables: a no-op, a change of membership.
+    Nothing,
+    /// A proposal.
+    Command {
+        /// Who proposed it.
+        id: CommandId,
+        /// What.
+        record: &'a Record,
+    },
+}
+
+/// Gives every log entry its verdict.
+#[derive(Clone, Debug)]
+pub struct Certifier {
+    pub(crate) position: u64,
+    pub(crate) last_commit: u64,
+    pub(crate) nodes: Nodes,
+    pub(crate) fragments: Fragments,
+    pub(crate) window: Window,
+    /// Committed records with fragments, and the lowest of these: needed until the record is applied here.
+    pub(crate) named: BTreeMap<u64, u64>,
+    /// Records at or below are not in `named`.
+    pub(crate) restored_at: u64,
+}
+
+impl Default for Certifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Certifier {
+    /// Before the first position.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_window(Window::new())
+    }
+
+    pub(crate) fn with_window(window: Window) -> Self {
+        Self {
+            position: 0,
+            last_commit: 0,
+            nodes: Nodes::default(),
+            fragments: Fragments::default(),
+            window,
+            named: BTreeMap::new(),
+            restored_at: 0,
+        }
+    }
+
+    /// The verdict on the next entry.
+    ///
+    /// # Panics
+    /// If `position` is not the one after [`position`](Self::position): the caller lost or repeated an entry, and any
+    /// verdict from here on could differ from the other nodes'.
+    pub fn apply(&mut self, position: u64, input: Input<'_>) -> Verdict {
+        assert_eq!(
+            position,
+            self.position + 1,
+            "entries must be certified in order, without gaps"
+        );
+        self.position = position;
+        let Input::Command { id, record } = input else {
+            return Verdict::Skip(Skip::Noop);
+        };
+        match self.nodes.admit(id, matches!(record, Record::Start { .. })) {
+            Admission::Refused(skip) => return Verdict::Skip(skip),
+            Admission::Started => self.fragments.forget(id.node),
+            Admission::Admitted => {}
+        }
+        match record {
+            Record::Start { .. } => Verdict::Skip(Skip::Start),
+            Record::Fragment(_) => {
+                self.fragments.add(id.node, position);
+                Verdict::Skip(Skip::Fragment)
+            }
+            Record::Write(write) => match self.certify(id.node, write) {
+                Ok(()) => self.commit(write),
+                Err(abort) => {
+                    if active(Mutant::AbortedClaim) {
+                        self.window.push(position, &write.keys);
+                    }
+                    Verdict::Abort(abort)
+                }
+            },
+        }
+    }
+
+    /// The fragments that the record names are used up whatever the verdict.
+    fn certify(&mut self, node: u32, write: &WriteRecord) -> Result<(), Abort> {
+        if let Body::Fragments { positions, .. } = &write.body
+            && !self.fragments.close(node, positions)
+        {
+            return Err(Abort::Malformed);
+        }
+        if write.base >= self.position || write.keys.len() > MAX_KEYS_PER_RECORD {
+            return Err(Abort::Malformed);
+        }
+        if !write.keys.is_empty() && !self.window.covers(write.base) {
+            return Err(Abort::TooOld);
+        }
+        match write.keys.iter().find_map(|key| self.window.conflict(*key, write.base)) {
+            Some(conflict) => Err(Abort::Conflict(conflict)),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self, write: &WriteRecord) -> Verdict {
+        let previous = std::mem::replace(&mut self.last_commit, self.position);
+        if let Body::Fragments { positions, .. } = &write.body
+            && let Some(oldest) = positions.first()
+        {
+            self.named.insert(self.position, *oldest);
+        }
+        self.window.push(self.position, &write.keys);
+        Verdict::Commit { previous }
+    }
+
+    /// Certifies keys against everything applied so far, each after a base of its own; changes nothing. A record that
+    /// passes may travel with [`position`](Self::position) as its base.
+    ///
+    /// # Errors
+    /// The first key that fails.
+    pub fn check(&self, keys: impl IntoIterator<Item = (Key, u64)>) -> Result<(), CheckFailure> {
+        for (key, base) in keys {
+            if !self.window.covers(base) {
+                return Err(CheckFailure::TooOld {
+                    key,
+                    floor: self.window.floor(),
+                });
+            }
+            if let Some(conflict) = self.window.conflict(key, base) {
+                return Err(CheckFailure::Conflict(conflict));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything up to here has its verdict.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The highest committing position, 0 if there is none.
+    #[must_use]
+    pub const fn last_commit(&self) -> u64 {
+        self.last_commit
+    }
+
+    /// The lowest base that can be certified.
+    #[must_use]
+    pub const fn floor(&self) -> u64 {
+        self.window.floor()
+    }
+
+    /// The current incarnation of `node`, if it was ever seen: what the node's next start must exceed.
+    #[must_use]
+    pub fn incarnation(&self, node: u32) -> Option<u64> {
+        self.nodes.current.get(&node).map(|current| current.number)
+    }
+
+    /// The oldest fragment that a record may still name.
+    #[must_use]
+    pub fn oldest_open_fragment(&self) -> Option<u64> {
+        self.fragments.oldest()
+    }
+
+    /// The log below the result may be trimmed as far as the certifier and the fragments are concerned, when this node has
+    /// durably applied everything up to `applied`: no open fragment and none of a record above `applied` lies there.
+    /// After a start from a checkpoint nothing may go until `applied` has passed that checkpoint.
+    pub fn trim_bound(&mut self, applied: u64) -> u64 {
+        if applied < self.restored_at {
+            return 0;
+        }
+        self.named = self.named.split_off(&applied.saturating_add(1));
+        let named = self.named.values().copied().min();
+        let bound = applied.min(self.position) + 1;
+        [named, self.oldest_open_fragment()]
+            .into_iter()
+            .flatten()
+            .fold(bound, u64::min)
+    }
+}
