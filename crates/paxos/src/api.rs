@@ -116,11 +116,7 @@ impl Recovered {
                 }
             }
             DurableRecord::Chosen(position) => {
-                while let Some(first) = self
-                    .accepted
-                    .first_entry()
-                    .filter(|first| *first.key() <= position)
-                {
+                while let Some(first) = self.accepted.first_entry().filter(|first| *first.key() <= position) {
                     if let Value::Membership(membership) = first.remove().value {
                         self.membership = membership;
                     }

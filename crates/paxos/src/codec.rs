@@ -80,9 +80,7 @@ pub(crate) fn get_count(input: &mut Bytes, least: usize) -> Result<usize> {
 
 pub(crate) fn get_log(input: &mut Bytes) -> Result<LogId> {
     let mut id = [0; 16];
-    input
-        .try_copy_to_slice(&mut id)
-        .map_err(|_| DecodeError::Truncated)?;
+    input.try_copy_to_slice(&mut id).map_err(|_| DecodeError::Truncated)?;
     Ok(LogId(id))
 }
 
@@ -93,15 +91,8 @@ pub(crate) fn get_ballot(input: &mut Bytes) -> Result<Ballot> {
     })
 }
 
-pub(crate) fn get_option<T>(
-    input: &mut Bytes,
-    get: impl FnOnce(&mut Bytes) -> Result<T>,
-) -> Result<Option<T>> {
-    Ok(if get_bool(input)? {
-        Some(get(input)?)
-    } else {
-        None
-    })
+pub(crate) fn get_option<T>(input: &mut Bytes, get: impl FnOnce(&mut Bytes) -> Result<T>) -> Result<Option<T>> {
+    Ok(if get_bool(input)? { Some(get(input)?) } else { None })
 }
 
 pub(crate) fn put_bytes(output: &mut BytesMut, bytes: &[u8]) {
@@ -115,11 +106,7 @@ pub(crate) fn put_ballot(output: &mut BytesMut, ballot: Ballot) {
     output.put_u32_le(ballot.node.0);
 }
 
-pub(crate) fn put_option<T>(
-    output: &mut BytesMut,
-    value: Option<T>,
-    put: impl FnOnce(&mut BytesMut, T),
-) {
+pub(crate) fn put_option<T>(output: &mut BytesMut, value: Option<T>, put: impl FnOnce(&mut BytesMut, T)) {
     output.put_u8(value.is_some().into());
     if let Some(value) = value {
         put(output, value);

@@ -13,17 +13,10 @@ mod record;
 mod types;
 mod wire;
 
-<<<<<<< HEAD
-=======
 pub use api::{Action, DurableRecord, Event, MembershipChange, Options, Recovered};
-pub use codec::{
-    DecodeError, get_entry, get_membership, get_value, put_entry, put_membership, put_value,
-};
+pub use codec::{DecodeError, get_entry, get_membership, get_value, put_entry, put_membership, put_value};
 pub use message::{Body, Message};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use node::Paxos;
->>>>>>> 85be255 (paxos: the API: events, actions, durable records, messages and their bytes)
-pub use types::{
-    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value,
-};
+pub use types::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value};

@@ -14,9 +14,7 @@ impl DurableRecord {
         match self {
             DurableRecord::Promise(ballot) => codec::put_ballot(output, *ballot),
             DurableRecord::Accept(entry) => codec::put_entry(output, entry),
-            DurableRecord::Chosen(position) | DurableRecord::Trimmed(position) => {
-                output.put_u64_le(*position)
-            }
+            DurableRecord::Chosen(position) | DurableRecord::Trimmed(position) => output.put_u64_le(*position),
             DurableRecord::Base { chosen, membership } => {
                 output.put_u64_le(*chosen);
                 codec::put_membership(output, membership);

@@ -60,13 +60,10 @@ impl Message {
 
     fn size_hint(&self) -> usize {
         let entries = match &self.body {
-            Body::Promise { entries, .. }
-            | Body::Accept { entries, .. }
-            | Body::Learn { entries, .. } => entries.iter().map(entry_bytes).sum(),
-            Body::Forward { commands } => commands
-                .iter()
-                .map(|command| 32 + command.payload.len())
-                .sum(),
+            Body::Promise { entries, .. } | Body::Accept { entries, .. } | Body::Learn { entries, .. } => {
+                entries.iter().map(entry_bytes).sum()
+            }
+            Body::Forward { commands } => commands.iter().map(|command| 32 + command.payload.len()).sum(),
             _ => 0,
         };
         128 + entries
@@ -114,15 +111,9 @@ fn put_body(output: &mut BytesMut, body: &Body) {
             output.put_u8((*granted).into());
             codec::put_ballot(output, *promised);
             output.put_u64_le(*chosen);
-            codec::put_option(output, *leader, |output, leader| {
-                output.put_u32_le(leader.0)
-            });
+            codec::put_option(output, *leader, |output, leader| output.put_u32_le(leader.0));
         }
-        Body::Prepare {
-            ballot,
-            chosen,
-            from,
-        } => {
+        Body::Prepare { ballot, chosen, from } => {
             codec::put_ballot(output, *ballot);
             output.put_u64_le(*chosen);
             output.put_u64_le(*from);
@@ -220,9 +211,7 @@ fn put_body(output: &mut BytesMut, body: &Body) {
 }
 
 fn get_body(kind: u8, input: &mut Bytes) -> Result<Body> {
-    use codec::{
-        get_ballot as ballot, get_bool, get_entries, get_option, get_u32, get_u64 as number,
-    };
+    use codec::{get_ballot as ballot, get_bool, get_entries, get_option, get_u32, get_u64 as number};
     Ok(match kind {
         1 => Body::PreVote {
             ballot: ballot(input)?,
@@ -292,18 +281,12 @@ fn get_body(kind: u8, input: &mut Bytes) -> Result<Body> {
                 chosen,
             }
         }
-        12 => Body::Fetch {
-            from: number(input)?,
-        },
-        13 => Body::Trimmed {
-            below: number(input)?,
-        },
+        12 => Body::Fetch { from: number(input)? },
+        13 => Body::Trimmed { below: number(input)? },
         14 => Body::Forward {
             commands: codec::get_commands(input)?,
         },
-        15 => Body::TailRequest {
-            token: number(input)?,
-        },
+        15 => Body::TailRequest { token: number(input)? },
         16 => Body::TailReply {
             session: number(input)?,
             token: number(input)?,
