@@ -6,10 +6,14 @@
 use pgrx::prelude::*;
 
 pub mod errors;
+pub mod handshake;
+pub mod identity;
 pub mod node;
 pub mod pg;
 pub mod settings;
 pub mod status;
+pub mod text;
+pub mod transport;
 
 pgrx::pg_module_magic!();
 

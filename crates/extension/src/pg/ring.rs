@@ -1,14 +1,445 @@
-//! Shared-memory byte rings between link backends and log workers.
+//! Shared-memory byte rings: from a link backend (`pg/link.rs`) to the log worker (`crate::transport`).
+//!
+//! One ring per (member database, peer), single producer, single consumer. A ring carries a stream of frames, each a
+//! 4-byte little-endian length and that many bytes; a frame may be longer than the ring and then streams through in
+//! pieces. Counters only grow, and
+//!
+//! `start <= read <= written <= read + RING_BYTES` once the consumer has noticed the current connection.
+//!
+//! A connection of the producer is numbered by `connection`: even while it lasts, odd while it begins. The consumer
+//! that finds a new number throws away what lies before `start`, and with it the half frame of the dead connection.
+//! A consumer that starts bumps `epoch`; producers of an older epoch leave, because nobody knows where in their stream
+//! a frame begins. Nothing here is ever locked, so a process that ends at any point leaves nothing behind but a claim,
+//! which its exit callback takes back.
 
-/// Bytes of shared memory that the rings need.
-pub fn shmem_size() -> usize {
-    64
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+use pgrx::pg_sys;
+use synod_log::{LogId, NodeId};
+
+use super::latch;
+use super::shmem::MAX_NODES;
+
+/// Peers that a member database can have: groups of up to nine.
+pub const MAX_PEERS: usize = 8;
+/// Bytes a ring holds; a power of two. Half a megabyte is 4 ms of a gigabit link: the log worker reads it every few
+/// hundred microseconds, and TCP holds back the peer beyond it.
+pub const RING_BYTES: usize = 512 * 1024;
+/// The longest frame: the longest payload of a log message ([`synod_log::MAX_PAYLOAD_BYTES`]) several times over.
+pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
+
+/// Keeps what two processes write apart on different cache lines.
+#[repr(C, align(64))]
+#[derive(Default)]
+struct Line(AtomicU64);
+
+#[repr(C, align(64))]
+struct RingControl {
+    /// The peer whose bytes these are; 0: unused.
+    peer: AtomicU32,
+    /// Process id of the link backend that writes, or 0.
+    producer_pid: AtomicI32,
+    /// Its PGPROC number.
+    producer: AtomicI32,
+    /// Set by a newer link of the same peer: leave.
+    replaced: AtomicBool,
+    /// The producer waits for room.
+    wants_room: AtomicBool,
+    /// The peer's log directory as the membership knows it; both 0: not known.
+    log_id: [AtomicU64; 2],
+    /// Number of the current connection; odd while it begins.
+    connection: AtomicU64,
+    /// `written` when the current connection began.
+    start: AtomicU64,
+    written: Line,
+    read: Line,
 }
 
-/// Initialise the rings (`found`: another process did already).
+#[repr(C, align(64))]
+struct NodeRings {
+    /// Database oid of the member; 0: unused.
+    database: AtomicU32,
+    /// Ids below this that have no ring are of removed members.
+    next_id: AtomicU32,
+    /// PGPROC number of the log worker.
+    consumer: AtomicI32,
+    /// Its process id, or 0 while none runs.
+    consumer_pid: AtomicI32,
+    /// Grows with every start of the consumer.
+    epoch: AtomicU64,
+    rings: [RingControl; MAX_PEERS],
+}
+
+static NODES: AtomicUsize = AtomicUsize::new(0);
+
+/// Shared memory that all rings need. Untouched rings cost address space only.
+pub fn shmem_size() -> usize {
+    control_size() + MAX_NODES * MAX_PEERS * RING_BYTES
+}
+
+fn control_size() -> usize {
+    (MAX_NODES * std::mem::size_of::<NodeRings>()).next_multiple_of(4096) + 64
+}
+
+/// Set the rings up in a piece of shared memory of [`shmem_size`] bytes.
 ///
 /// # Safety
-/// `base` points at `shmem_size()` bytes of shared memory.
+/// `base` points to that many bytes, zeroed or (`found`) already set up; called once per process, from the shared
+/// memory startup hook.
 pub unsafe fn shmem_init(base: *mut u8, found: bool) {
-    let _ = (base, found);
+    // SAFETY: the offset is below 64, counted in `control_size`.
+    let aligned = unsafe { base.add(base.align_offset(64)) };
+    if !found {
+        // SAFETY: the control structures are atomics, for which zero is valid; they fit by `control_size`.
+        unsafe { ptr::write_bytes(aligned, 0, MAX_NODES * std::mem::size_of::<NodeRings>()) };
+    }
+    NODES.store(aligned as usize, Ordering::Release);
+}
+
+fn nodes() -> &'static [NodeRings] {
+    let base = NODES.load(Ordering::Acquire);
+    if base == 0 {
+        return &[];
+    }
+    // SAFETY: set by `shmem_init` to MAX_NODES structures of atomics that live as long as the process.
+    unsafe { std::slice::from_raw_parts(base as *const NodeRings, MAX_NODES) }
+}
+
+/// First byte of a ring's data.
+fn data_of(node: usize, ring: usize) -> *mut u8 {
+    let base = NODES.load(Ordering::Acquire);
+    let control = (MAX_NODES * std::mem::size_of::<NodeRings>()).next_multiple_of(4096);
+    (base + control + (node * MAX_PEERS + ring) * RING_BYTES) as *mut u8
+}
+
+fn split(log: LogId) -> [u64; 2] {
+    let (high, low) = log.0.split_at(8);
+    [high, low].map(|half| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// The log worker's end: reads the frames of all peers.
+pub struct Consumer {
+    node: usize,
+    tracks: [Track; MAX_PEERS],
+}
+
+/// What the consumer remembers about one ring.
+#[derive(Default)]
+struct Track {
+    /// The connection whose frames are being read; `live` is false until the first one begins under this consumer.
+    connection: u64,
+    live: bool,
+    /// The beginning of a frame that has not arrived entirely.
+    partial: Vec<u8>,
+}
+
+impl Consumer {
+    /// Become the consumer of the rings with this index, for this database. Called by the log worker when it starts.
+    pub fn attach(index: usize, database: u32) -> Option<Self> {
+        let node = nodes().get(index)?;
+        node.database.store(0, Ordering::SeqCst);
+        let mut tracks: [Track; MAX_PEERS] = Default::default();
+        node.epoch.fetch_add(1, Ordering::SeqCst);
+        for (track, ring) in tracks.iter_mut().zip(&node.rings) {
+            track.connection = ring.connection.load(Ordering::SeqCst);
+            wake_producer(ring);
+        }
+        node.consumer.store(latch::my_number(), Ordering::SeqCst);
+        node.consumer_pid.store(std::process::id() as i32, Ordering::SeqCst);
+        node.database.store(database, Ordering::SeqCst);
+        // SAFETY: the callback touches shared memory only and never raises.
+        unsafe { pg_sys::before_shmem_exit(Some(detach_at_exit), pg_sys::Datum::from(index)) };
+        Some(Self { node: index, tracks })
+    }
+
+    /// Whom to accept links from: everybody here, and ids that the group has not given out yet as far as this node
+    /// knows, but nobody that was removed.
+    pub fn set_peers(&mut self, peers: &[(NodeId, LogId)], next_id: u32) {
+        let node = &nodes()[self.node];
+        for ring in &node.rings {
+            let id = ring.peer.load(Ordering::Acquire);
+            if id != 0 && id < next_id && !peers.iter().any(|(peer, _)| peer.0 == id) {
+                ring.peer.store(0, Ordering::Release);
+                wake_producer(ring);
+            }
+        }
+        node.next_id.store(next_id, Ordering::Release);
+        for (peer, log) in peers {
+            if let Some(ring) = assign(node, peer.0) {
+                let [high, low] = split(*log);
+                node.rings[ring].log_id[0].store(high, Ordering::Relaxed);
+                node.rings[ring].log_id[1].store(low, Ordering::Release);
+            }
+        }
+    }
+
+    /// Peers whose link to us stands.
+    pub fn linked(&self) -> Vec<NodeId> {
+        let linked = |ring: &&RingControl| ring.producer_pid.load(Ordering::Acquire) != 0;
+        nodes()[self.node].rings.iter().filter(linked).map(|ring| NodeId(ring.peer.load(Ordering::Acquire))).collect()
+    }
+
+    /// Hand over every frame that has arrived entirely.
+    pub fn receive(&mut self, mut frame: impl FnMut(NodeId, Vec<u8>)) {
+        for (index, ring) in nodes()[self.node].rings.iter().enumerate() {
+            let peer = ring.peer.load(Ordering::Acquire);
+            let track = &mut self.tracks[index];
+            let written = ring.written.0.load(Ordering::Acquire);
+            if !track.follow(ring) {
+                continue;
+            }
+            let read = ring.read.0.load(Ordering::Relaxed);
+            if written > read {
+                track.partial.reserve((written - read) as usize);
+                copy_out(data_of(self.node, index), read, written, &mut track.partial);
+                made_room(ring, written);
+                if peer != 0 && !take_frames(&mut track.partial, |bytes| frame(NodeId(peer), bytes)) {
+                    // Not a frame: a broken peer. Its link is ended, and starts clean when it comes back.
+                    track.live = false;
+                    ring.replaced.store(true, Ordering::SeqCst);
+                    wake_producer(ring);
+                }
+            }
+        }
+    }
+}
+
+impl Track {
+    /// Notice a new connection. False while there is nothing that this consumer could understand.
+    fn follow(&mut self, ring: &RingControl) -> bool {
+        let connection = ring.connection.load(Ordering::Acquire);
+        if connection != self.connection {
+            let start = ring.start.load(Ordering::Acquire);
+            fence(Ordering::Acquire);
+            if connection % 2 == 1 || ring.connection.load(Ordering::Acquire) != connection {
+                return false;
+            }
+            self.connection = connection;
+            self.live = true;
+            self.partial = Vec::new();
+            if ring.read.0.load(Ordering::Relaxed) < start {
+                made_room(ring, start);
+            }
+        } else if !self.live {
+            // The tail of a stream that began before us.
+            made_room(ring, ring.written.0.load(Ordering::Acquire));
+        }
+        self.live
+    }
+}
+
+/// Cut the complete frames off the front. False when the bytes cannot be frames.
+fn take_frames(bytes: &mut Vec<u8>, mut frame: impl FnMut(Vec<u8>)) -> bool {
+    let mut at = 0;
+    while let Some(header) = bytes.get(at..at + 4) {
+        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        if length > MAX_FRAME_BYTES {
+            return false;
+        }
+        let Some(body) = bytes.get(at + 4..at + 4 + length) else { break };
+        frame(body.to_vec());
+        at += 4 + length;
+    }
+    if at == bytes.len() {
+        bytes.clear();
+        bytes.shrink_to(RING_BYTES);
+    } else {
+        bytes.drain(..at);
+    }
+    true
+}
+
+fn copy_out(data: *const u8, from: u64, to: u64, into: &mut Vec<u8>) {
+    let mut at = from;
+    while at < to {
+        let offset = at as usize % RING_BYTES;
+        let piece = ((to - at) as usize).min(RING_BYTES - offset);
+        // SAFETY: inside the ring; the producer does not touch [read, written), and `written` was read with Acquire.
+        into.extend_from_slice(unsafe { std::slice::from_raw_parts(data.add(offset), piece) });
+        at += piece as u64;
+    }
+}
+
+fn made_room(ring: &RingControl, read: u64) {
+    ring.read.0.store(read, Ordering::SeqCst);
+    if ring.wants_room.swap(false, Ordering::SeqCst) {
+        wake_producer(ring);
+    }
+}
+
+fn wake_producer(ring: &RingControl) {
+    if ring.producer_pid.load(Ordering::SeqCst) != 0 {
+        latch::wake(ring.producer.load(Ordering::SeqCst));
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn detach_at_exit(_code: i32, index: pg_sys::Datum) {
+    if let Some(node) = nodes().get(index.value()) {
+        if node.consumer_pid.load(Ordering::SeqCst) == std::process::id() as i32 {
+            node.consumer_pid.store(0, Ordering::SeqCst);
+            node.epoch.fetch_add(1, Ordering::SeqCst);
+            for ring in &node.rings {
+                wake_producer(ring);
+            }
+        }
+    }
+}
+
+/// The ring of a peer, given one now if it has none and one is free.
+fn assign(node: &NodeRings, peer: u32) -> Option<usize> {
+    if let Some(ring) = node.rings.iter().position(|ring| ring.peer.load(Ordering::Acquire) == peer) {
+        return Some(ring);
+    }
+    node.rings.iter().position(|ring| {
+        if ring.producer_pid.load(Ordering::Acquire) != 0 {
+            return false;
+        }
+        ring.log_id[0].store(0, Ordering::Relaxed);
+        ring.log_id[1].store(0, Ordering::Relaxed);
+        ring.peer.compare_exchange(0, peer, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    })
+}
+
+/// Why a link cannot have a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No log worker runs for this database.
+    NoConsumer,
+    /// The peer is no longer a member.
+    Removed,
+    /// The peer's log directory is another one than the member's.
+    OtherLog,
+    /// All rings are taken.
+    TooManyPeers,
+}
+
+/// A link backend's end: writes the bytes of one peer.
+pub struct Producer {
+    node: usize,
+    ring: usize,
+    peer: u32,
+    epoch: u64,
+}
+
+impl Producer {
+    /// Find the ring for a peer of this database.
+    pub fn find(database: u32, peer: NodeId, log: LogId) -> Result<Self, Refusal> {
+        let found = nodes().iter().enumerate().find(|(_, node)| {
+            node.database.load(Ordering::SeqCst) == database && node.consumer_pid.load(Ordering::SeqCst) != 0
+        });
+        let (index, node) = found.ok_or(Refusal::NoConsumer)?;
+        let epoch = node.epoch.load(Ordering::SeqCst);
+        let known = node.rings.iter().any(|ring| ring.peer.load(Ordering::Acquire) == peer.0);
+        if !known && peer.0 < node.next_id.load(Ordering::Acquire) {
+            return Err(Refusal::Removed);
+        }
+        let ring = assign(node, peer.0).ok_or(Refusal::TooManyPeers)?;
+        let expected = [&node.rings[ring].log_id[0], &node.rings[ring].log_id[1]].map(|half| half.load(Ordering::Acquire));
+        if expected != [0, 0] && expected != split(log) {
+            return Err(Refusal::OtherLog);
+        }
+        Ok(Self { node: index, ring, peer: peer.0, epoch })
+    }
+
+    fn control(&self) -> &'static RingControl {
+        &nodes()[self.node].rings[self.ring]
+    }
+
+    /// Try to become the ring's producer. A link that has it is told to leave: call again after a moment.
+    pub fn claim(&self) -> bool {
+        let ring = self.control();
+        let me = std::process::id() as i32;
+        if ring.producer_pid.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            ring.replaced.store(true, Ordering::SeqCst);
+            wake_producer(ring);
+            return false;
+        }
+        ring.producer.store(latch::my_number(), Ordering::SeqCst);
+        ring.replaced.store(false, Ordering::SeqCst);
+        ring.wants_room.store(false, Ordering::SeqCst);
+        ring.connection.fetch_or(1, Ordering::SeqCst);
+        ring.start.store(ring.written.0.load(Ordering::SeqCst), Ordering::SeqCst);
+        ring.connection.fetch_add(1, Ordering::SeqCst);
+        let argument = pg_sys::Datum::from(self.node * MAX_PEERS + self.ring);
+        // SAFETY: the callback touches shared memory only and never raises.
+        unsafe { pg_sys::before_shmem_exit(Some(release_at_exit), argument) };
+        true
+    }
+
+    /// True while this link is the one that may write.
+    pub fn holds(&self) -> bool {
+        let node = &nodes()[self.node];
+        let ring = self.control();
+        node.epoch.load(Ordering::SeqCst) == self.epoch
+            && ring.peer.load(Ordering::SeqCst) == self.peer
+            && !ring.replaced.load(Ordering::SeqCst)
+    }
+
+    /// Write as much as there is room for; the count. After 0, wait for this process' latch: the consumer sets it.
+    pub fn write(&self, bytes: &[u8]) -> usize {
+        let ring = self.control();
+        let written = ring.written.0.load(Ordering::Relaxed);
+        let room = |read: u64| RING_BYTES - (written - read) as usize;
+        let mut free = room(ring.read.0.load(Ordering::Acquire));
+        if free == 0 {
+            ring.wants_room.store(true, Ordering::SeqCst);
+            // Again, in case the consumer read between the two lines.
+            free = room(ring.read.0.load(Ordering::SeqCst));
+        }
+        let count = free.min(bytes.len());
+        let data = data_of(self.node, self.ring);
+        let offset = written as usize % RING_BYTES;
+        let first = count.min(RING_BYTES - offset);
+        // SAFETY: inside the ring; the consumer does not read [written, read + RING_BYTES), and one process holds the
+        // claim.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(offset), first);
+            ptr::copy_nonoverlapping(bytes.as_ptr().add(first), data, count - first);
+        }
+        ring.written.0.store(written + count as u64, Ordering::Release);
+        count
+    }
+
+    /// Wake the log worker.
+    pub fn wake_consumer(&self) {
+        latch::wake(nodes()[self.node].consumer.load(Ordering::SeqCst));
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn release_at_exit(_code: i32, argument: pg_sys::Datum) {
+    let number = argument.value();
+    if let Some(ring) = nodes().get(number / MAX_PEERS).map(|node| &node.rings[number % MAX_PEERS]) {
+        // The claim may be another's by now only if it was given up, which nothing but this does.
+        if ring.producer_pid.load(Ordering::SeqCst) == std::process::id() as i32 {
+            ring.producer_pid.store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::take_frames;
+
+    fn frames(bytes: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        take_frames(bytes, |frame| found.push(frame)).then_some(found)
+    }
+
+    #[test]
+    fn frames_are_cut_at_their_lengths_and_a_rest_is_kept() {
+        let mut bytes = vec![2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 3, 0, 0, 0, b'c'];
+        assert_eq!(frames(&mut bytes), Some(vec![b"ab".to_vec(), Vec::new()]));
+        assert_eq!(bytes, [3, 0, 0, 0, b'c']);
+        bytes.extend_from_slice(b"de");
+        assert_eq!(frames(&mut bytes), Some(vec![b"cde".to_vec()]));
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused() {
+        assert_eq!(frames(&mut vec![255, 255, 255, 255, 0]), None);
+    }
 }

@@ -1,0 +1,270 @@
+//! Who this database is in its group: the file `node` of its directory.
+//!
+//! The file is written once, when the node is made, and replaced as a whole when its dsn changes: temporary file, fsync,
+//! rename, fsync of the directory. It holds the system identifier and database oid it was made for, so that a copy of the
+//! data directory under another database, or a directory moved to another server, is noticed and refused. A full clone
+//! of a server (same identifier, same oid) is fenced by the log itself (incarnations and the log id).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use pgrx::PgSqlErrorCode;
+use synod_log::{LogId, NodeId};
+
+use crate::errors::UserError;
+use crate::pg::server;
+
+const MAGIC: &[u8; 8] = b"SYNODnod";
+const VERSION: u32 = 1;
+/// Far above what names and a dsn can add up to.
+const MAX_BYTES: u64 = 64 * 1024;
+/// Name of the file in the node's directory.
+pub const FILE_NAME: &str = "node";
+
+/// Contents of the file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The group.
+    pub group: [u8; 16],
+    /// Its name.
+    pub group_name: String,
+    /// This node's id in it.
+    pub node: NodeId,
+    /// This node's name in it.
+    pub name: String,
+    /// How the other nodes reach this one.
+    pub dsn: String,
+    /// The log directory that belongs to it.
+    pub log: LogId,
+    /// The server it was made on.
+    pub system_identifier: u64,
+    /// The database it was made in.
+    pub database: u32,
+    /// What the members of the group prove to each other that they have.
+    pub secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Identity {
+    /// Without the secret, and without the dsn, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("group", &self.group_name).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// It cannot be read or written.
+    #[error("could not access \"{path}\": {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what was written.
+    #[error("\"{path}\" is damaged: {what}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// It was made for another server or database.
+    #[error("\"{path}\" belongs to {owner}", path = path.display())]
+    Elsewhere {
+        /// The file.
+        path: PathBuf,
+        /// Whom it was made for.
+        owner: String,
+    },
+}
+
+impl From<IdentityError> for UserError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Io { .. } => Self::new(
+                PgSqlErrorCode::ERRCODE_IO_ERROR,
+                "could not access the identity of this node",
+                format!("{error}."),
+                "",
+            ),
+            IdentityError::Damaged { .. } => Self::new(
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                "the identity of this node is damaged",
+                format!("{error}."),
+                "Remove this node from its group on another node, call synod.leave_group() here, and join anew.",
+            ),
+            IdentityError::Elsewhere { .. } => Self::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "this database is a copy of a member of a group, not the member itself",
+                format!("{error}."),
+                "Call synod.leave_group() to forget the copied identity, then join the group as a new node.",
+            ),
+        }
+    }
+}
+
+impl Identity {
+    /// The identity of this session's database; `None` when it is not a member.
+    pub fn of_this_database() -> Result<Option<Self>, UserError> {
+        Ok(Self::load(&crate::node::directory(server::database()), server::database())?)
+    }
+
+    /// The identity in a node's directory, checked against this server and the database it should belong to. `None` when
+    /// there is no such directory or file.
+    pub fn load(directory: &Path, database: u32) -> Result<Option<Self>, IdentityError> {
+        let path = directory.join(FILE_NAME);
+        let identity = match Self::read(&path) {
+            Ok(identity) => identity,
+            Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if identity.system_identifier != server::system_identifier() || identity.database != database {
+            let owner = format!("database {} of server {}", identity.database, identity.system_identifier);
+            return Err(IdentityError::Elsewhere { path, owner });
+        }
+        Ok(Some(identity))
+    }
+
+    fn read(path: &Path) -> Result<Self, IdentityError> {
+        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
+            return Err(IdentityError::Damaged { path: path.to_owned(), what: "it is too long" });
+        }
+        let bytes = fs::read(path).map_err(io)?;
+        Self::decode(&bytes).map_err(|what| IdentityError::Damaged { path: path.to_owned(), what })
+    }
+
+    /// Write the file into a node's directory, durably.
+    pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        let temporary = directory.join("node.tmp");
+        let path = directory.join(FILE_NAME);
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&self.encode())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(directory)?.sync_all()
+        };
+        write().map_err(|source| IdentityError::Io { path: path.clone(), source })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_be_bytes());
+        bytes.extend_from_slice(&self.group);
+        bytes.extend_from_slice(&self.node.0.to_be_bytes());
+        bytes.extend_from_slice(&self.log.0);
+        bytes.extend_from_slice(&self.system_identifier.to_be_bytes());
+        bytes.extend_from_slice(&self.database.to_be_bytes());
+        bytes.extend_from_slice(&self.secret);
+        for text in [&self.group_name, &self.name, &self.dsn] {
+            put_text(&mut bytes, text);
+        }
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
+        if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
+            return Err("its checksum is wrong");
+        }
+        let mut reader = Reader(body);
+        if reader.array::<8>() != Some(*MAGIC) {
+            return Err("it is not an identity file");
+        }
+        if reader.u32() != Some(VERSION) {
+            return Err("it was written by another version of synod");
+        }
+        Self::decode_fields(&mut reader).ok_or("it is too short")
+    }
+
+    fn decode_fields(reader: &mut Reader<'_>) -> Option<Self> {
+        let group = reader.array()?;
+        let node = NodeId(reader.u32()?);
+        let log = LogId(reader.array()?);
+        let system_identifier = reader.u64()?;
+        let database = reader.u32()?;
+        let secret = reader.array()?;
+        let [group_name, name, dsn] = [reader.text()?, reader.text()?, reader.text()?];
+        Some(Self { group, group_name, node, name, dsn, log, system_identifier, database, secret })
+    }
+}
+
+/// What the membership carries about a member: how to reach it and which server it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Node name, unique in the group.
+    pub name: String,
+    /// How the other nodes reach it.
+    pub dsn: String,
+    /// Which server.
+    pub system_identifier: u64,
+    /// Which database of it.
+    pub database: u32,
+    /// Its PostgreSQL version when it became a member.
+    pub server_version: u32,
+}
+
+impl MemberInfo {
+    /// As bytes, for [`synod_log::Member::info`].
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![1];
+        put_text(&mut bytes, &self.name);
+        put_text(&mut bytes, &self.dsn);
+        bytes.extend_from_slice(&self.system_identifier.to_be_bytes());
+        bytes.extend_from_slice(&self.database.to_be_bytes());
+        bytes.extend_from_slice(&self.server_version.to_be_bytes());
+        bytes
+    }
+
+    /// From bytes; `None` when they are of another version or broken.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (1, rest) = bytes.split_first().map(|(version, rest)| (*version, rest))? else { return None };
+        let mut reader = Reader(rest);
+        let [name, dsn] = [reader.text()?, reader.text()?];
+        let info = Self {
+            name,
+            dsn,
+            system_identifier: reader.u64()?,
+            database: reader.u32()?,
+            server_version: reader.u32()?,
+        };
+        reader.0.is_empty().then_some(info)
+    }
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// Reads what was written above; every step may find the end.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = self.u32()? as usize;
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        String::from_utf8(head.to_vec()).ok()
+    }
+}

@@ -1,0 +1,376 @@
+//! libpq, declared by hand, and a safe wrapper that never blocks.
+//!
+//! Only what links and joins need. Everything goes through [`Conn`], which owns one `PGconn` and is used from the
+//! process' main thread. libpq neither raises PostgreSQL errors nor calls back into the server, so no guard is needed
+//! around it, and dropping a [`Conn`] while unwinding is fine. The one thing in it that may block is the resolution of
+//! host names in [`Conn::start`]: `crate::transport` resolves them beforehand, on a thread of its own.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
+
+#[repr(C)]
+struct PGconn {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+struct PGresult {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+struct PQconninfoOption {
+    keyword: *mut c_char,
+    envvar: *mut c_char,
+    compiled: *mut c_char,
+    val: *mut c_char,
+    label: *mut c_char,
+    dispchar: *mut c_char,
+    dispsize: c_int,
+}
+
+type NoticeReceiver = unsafe extern "C" fn(*mut std::ffi::c_void, *const PGresult);
+
+unsafe extern "C" {
+    fn PQconnectStartParams(keywords: *const *const c_char, values: *const *const c_char, expand: c_int)
+    -> *mut PGconn;
+    fn PQconnectPoll(conn: *mut PGconn) -> c_int;
+    fn PQstatus(conn: *const PGconn) -> c_int;
+    fn PQsocket(conn: *const PGconn) -> c_int;
+    fn PQfinish(conn: *mut PGconn);
+    fn PQerrorMessage(conn: *const PGconn) -> *const c_char;
+    fn PQsetnonblocking(conn: *mut PGconn, on: c_int) -> c_int;
+    fn PQsetNoticeReceiver(conn: *mut PGconn, to: NoticeReceiver, arg: *mut std::ffi::c_void) -> NoticeReceiver;
+    fn PQsendQuery(conn: *mut PGconn, sql: *const c_char) -> c_int;
+    fn PQsendQueryParams(
+        conn: *mut PGconn,
+        sql: *const c_char,
+        count: c_int,
+        types: *const u32,
+        values: *const *const c_char,
+        lengths: *const c_int,
+        formats: *const c_int,
+        result_format: c_int,
+    ) -> c_int;
+    fn PQflush(conn: *mut PGconn) -> c_int;
+    fn PQconsumeInput(conn: *mut PGconn) -> c_int;
+    fn PQisBusy(conn: *mut PGconn) -> c_int;
+    fn PQgetResult(conn: *mut PGconn) -> *mut PGresult;
+    fn PQclear(result: *mut PGresult);
+    fn PQresultStatus(result: *const PGresult) -> c_int;
+    fn PQresultErrorField(result: *const PGresult, field: c_int) -> *const c_char;
+    fn PQntuples(result: *const PGresult) -> c_int;
+    fn PQnfields(result: *const PGresult) -> c_int;
+    fn PQgetisnull(result: *const PGresult, row: c_int, column: c_int) -> c_int;
+    fn PQgetvalue(result: *const PGresult, row: c_int, column: c_int) -> *const c_char;
+    fn PQgetlength(result: *const PGresult, row: c_int, column: c_int) -> c_int;
+    fn PQputCopyData(conn: *mut PGconn, buffer: *const c_char, bytes: c_int) -> c_int;
+    fn PQgetCopyData(conn: *mut PGconn, buffer: *mut *mut c_char, is_async: c_int) -> c_int;
+    fn PQfreemem(memory: *mut std::ffi::c_void);
+    fn PQconninfoParse(info: *const c_char, error: *mut *mut c_char) -> *mut PQconninfoOption;
+    fn PQconninfoFree(options: *mut PQconninfoOption);
+}
+
+/// What went wrong on a connection, as told by libpq or by the server at the other end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PqError {
+    /// The server's SQLSTATE; `None` when libpq itself failed (no route, refused, closed).
+    pub sqlstate: Option<String>,
+    /// Primary message, without a trailing line break.
+    pub message: String,
+    /// The server's DETAIL.
+    pub detail: Option<String>,
+    /// The server's HINT.
+    pub hint: Option<String>,
+}
+
+/// How far a connection attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialing {
+    /// Wait until the socket is readable.
+    Reading,
+    /// Wait until the socket is writable.
+    Writing,
+    /// Connected.
+    Ready,
+    /// Over; see [`Conn::error`].
+    Failed,
+}
+
+/// One result of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A command without rows.
+    Command,
+    /// Rows in text format, NULL as `None`.
+    Rows(Vec<Vec<Option<String>>>),
+    /// COPY TO STDOUT has begun.
+    CopyOut,
+    /// Both directions stream.
+    CopyBoth,
+    /// The statement failed.
+    Failed(PqError),
+}
+
+/// What [`Conn::copy_data`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyData {
+    /// One CopyData message.
+    Data(Vec<u8>),
+    /// Nothing yet.
+    Pending,
+    /// The stream is over; [`Conn::next_outcome`] tells how.
+    End,
+}
+
+/// An owned libpq connection.
+pub struct Conn(NonNull<PGconn>);
+
+unsafe extern "C" fn ignore_notice(_arg: *mut std::ffi::c_void, _result: *const PGresult) {}
+
+fn text(pointer: *const c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: libpq hands out NUL-terminated strings that live at least until the next call on the same object.
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}
+
+/// libpq ends its messages with a line break.
+fn message(pointer: *const c_char) -> Option<String> {
+    text(pointer).map(|text| text.trim_end().to_string()).filter(|text| !text.is_empty())
+}
+
+fn c_string(value: &str) -> Result<CString, PqError> {
+    CString::new(value).map_err(|_| PqError { message: "a NUL byte is not allowed here".into(), ..PqError::default() })
+}
+
+impl Conn {
+    /// Begin to connect. `parameters` are libpq keywords; a later one overrides what an earlier `dbname`, which may be
+    /// a whole connection string, says.
+    pub fn start(parameters: &[(&str, &str)]) -> Result<Self, PqError> {
+        let mut owned = Vec::with_capacity(parameters.len());
+        for (keyword, value) in parameters {
+            owned.push((c_string(keyword)?, c_string(value)?));
+        }
+        let mut keywords: Vec<*const c_char> = owned.iter().map(|(keyword, _)| keyword.as_ptr()).collect();
+        let mut values: Vec<*const c_char> = owned.iter().map(|(_, value)| value.as_ptr()).collect();
+        keywords.push(ptr::null());
+        values.push(ptr::null());
+        // SAFETY: both arrays are NULL-terminated and of the same length; libpq copies what it keeps.
+        let raw = unsafe { PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 1) };
+        let Some(raw) = NonNull::new(raw) else {
+            return Err(PqError { message: "out of memory".into(), ..PqError::default() });
+        };
+        let conn = Self(raw);
+        // SAFETY: the connection is live; the receiver ignores its arguments.
+        unsafe { PQsetNoticeReceiver(conn.0.as_ptr(), ignore_notice, ptr::null_mut()) };
+        if conn.is_bad() { Err(conn.error()) } else { Ok(conn) }
+    }
+
+    /// Go on connecting, after the socket was found ready.
+    pub fn poll_connect(&mut self) -> Dialing {
+        // SAFETY: the connection is live.
+        match unsafe { PQconnectPoll(self.0.as_ptr()) } {
+            1 => Dialing::Reading,
+            2 => Dialing::Writing,
+            3 => Dialing::Ready,
+            _ => Dialing::Failed,
+        }
+    }
+
+    /// From here on nothing that is sent waits for the socket.
+    pub fn set_nonblocking(&mut self) -> Result<(), PqError> {
+        // SAFETY: the connection is live.
+        self.check(unsafe { PQsetnonblocking(self.0.as_ptr(), 1) } == 0)
+    }
+
+    /// The socket to wait on. It may change while connecting.
+    pub fn socket(&self) -> Option<RawFd> {
+        // SAFETY: the connection is live.
+        let socket = unsafe { PQsocket(self.0.as_ptr()) };
+        (socket >= 0).then_some(socket)
+    }
+
+    /// True when the connection has failed.
+    pub fn is_bad(&self) -> bool {
+        // SAFETY: the connection is live.
+        unsafe { PQstatus(self.0.as_ptr()) == 1 }
+    }
+
+    /// libpq's last message.
+    pub fn error(&self) -> PqError {
+        // SAFETY: the connection is live.
+        let message = message(unsafe { PQerrorMessage(self.0.as_ptr()) });
+        PqError { message: message.unwrap_or_else(|| "the connection was lost".into()), ..PqError::default() }
+    }
+
+    /// Send a simple query.
+    pub fn send_query(&mut self, sql: &str) -> Result<(), PqError> {
+        let sql = c_string(sql)?;
+        // SAFETY: the connection is live, the string NUL-terminated and copied.
+        self.check(unsafe { PQsendQuery(self.0.as_ptr(), sql.as_ptr()) } == 1)
+    }
+
+    /// Send a query with parameters in text format.
+    pub fn send_query_params(&mut self, sql: &str, parameters: &[Option<&str>]) -> Result<(), PqError> {
+        let sql = c_string(sql)?;
+        let mut owned = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            owned.push(parameter.map(c_string).transpose()?);
+        }
+        let values: Vec<*const c_char> =
+            owned.iter().map(|value| value.as_ref().map_or(ptr::null(), |value| value.as_ptr())).collect();
+        // SAFETY: `values` has the stated length and outlives the call; NULL arrays mean "text, types inferred".
+        let sent = unsafe {
+            PQsendQueryParams(
+                self.0.as_ptr(),
+                sql.as_ptr(),
+                values.len() as c_int,
+                ptr::null(),
+                values.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                0,
+            )
+        };
+        self.check(sent == 1)
+    }
+
+    /// Push out what is buffered. `Ok(false)`: some of it is left, wait until the socket is writable.
+    pub fn flush(&mut self) -> Result<bool, PqError> {
+        // SAFETY: the connection is live.
+        match unsafe { PQflush(self.0.as_ptr()) } {
+            0 => Ok(true),
+            1 => Ok(false),
+            _ => Err(self.error()),
+        }
+    }
+
+    /// Read what the socket has.
+    pub fn consume_input(&mut self) -> Result<(), PqError> {
+        // SAFETY: the connection is live.
+        self.check(unsafe { PQconsumeInput(self.0.as_ptr()) } == 1)
+    }
+
+    /// True while [`Self::next_outcome`] would block.
+    pub fn is_busy(&self) -> bool {
+        // SAFETY: the connection is live.
+        unsafe { PQisBusy(self.0.as_ptr()) == 1 }
+    }
+
+    /// The next result of the query, `None` after the last. Blocks while [`Self::is_busy`].
+    pub fn next_outcome(&mut self) -> Option<Outcome> {
+        // SAFETY: the connection is live; the result is freed below.
+        let result = NonNull::new(unsafe { PQgetResult(self.0.as_ptr()) })?;
+        // SAFETY: `result` is live until PQclear.
+        let outcome = match unsafe { PQresultStatus(result.as_ptr()) } {
+            0 | 1 => Outcome::Command,
+            2 => Outcome::Rows(rows(result)),
+            3 => Outcome::CopyOut,
+            8 => Outcome::CopyBoth,
+            _ => Outcome::Failed(self.result_error(result)),
+        };
+        // SAFETY: not used after this.
+        unsafe { PQclear(result.as_ptr()) };
+        Some(outcome)
+    }
+
+    fn result_error(&self, result: NonNull<PGresult>) -> PqError {
+        // SAFETY: `result` is live; the field codes are those of the protocol.
+        let field = |code: u8| text(unsafe { PQresultErrorField(result.as_ptr(), c_int::from(code)) });
+        match field(b'M') {
+            Some(message) => {
+                PqError { sqlstate: field(b'C'), message, detail: field(b'D'), hint: field(b'H') }
+            }
+            None => self.error(),
+        }
+    }
+
+    /// The next CopyData message, without waiting. Call [`Self::consume_input`] first.
+    pub fn copy_data(&mut self) -> Result<CopyData, PqError> {
+        let mut buffer: *mut c_char = ptr::null_mut();
+        // SAFETY: the connection is live; a positive answer sets `buffer` to that many bytes, ours to free.
+        match unsafe { PQgetCopyData(self.0.as_ptr(), &mut buffer, 1) } {
+            0 => Ok(CopyData::Pending),
+            -1 => Ok(CopyData::End),
+            length if length > 0 => {
+                // SAFETY: see above.
+                let data = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length as usize) }.to_vec();
+                // SAFETY: allocated by libpq, freed once.
+                unsafe { PQfreemem(buffer.cast()) };
+                Ok(CopyData::Data(data))
+            }
+            _ => Err(self.error()),
+        }
+    }
+
+    /// Queue one CopyData message; [`Self::flush`] sends it. The caller keeps the amount bounded.
+    pub fn put_copy_data(&mut self, data: &[u8]) -> Result<(), PqError> {
+        let Ok(length) = c_int::try_from(data.len()) else {
+            return Err(PqError { message: "the message is too long".into(), ..PqError::default() });
+        };
+        // SAFETY: the connection is live; libpq copies the bytes.
+        self.check(unsafe { PQputCopyData(self.0.as_ptr(), data.as_ptr().cast(), length) } == 1)
+    }
+
+    fn check(&self, good: bool) -> Result<(), PqError> {
+        if good { Ok(()) } else { Err(self.error()) }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // SAFETY: owned, finished once.
+        unsafe { PQfinish(self.0.as_ptr()) }
+    }
+}
+
+fn rows(result: NonNull<PGresult>) -> Vec<Vec<Option<String>>> {
+    let result = result.as_ptr();
+    // SAFETY: the caller holds the result; indexes stay within its counts, lengths come from it.
+    unsafe {
+        (0..PQntuples(result))
+            .map(|row| {
+                (0..PQnfields(result))
+                    .map(|column| {
+                        if PQgetisnull(result, row, column) == 1 {
+                            return None;
+                        }
+                        let length = PQgetlength(result, row, column) as usize;
+                        let bytes = std::slice::from_raw_parts(PQgetvalue(result, row, column).cast::<u8>(), length);
+                        Some(String::from_utf8_lossy(bytes).into_owned())
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+}
+
+/// The keywords that a connection string sets, or libpq's complaint about it.
+pub fn parse_conninfo(dsn: &str) -> Result<Vec<(String, String)>, PqError> {
+    let dsn = c_string(dsn)?;
+    let mut complaint: *mut c_char = ptr::null_mut();
+    // SAFETY: NUL-terminated; on failure `complaint` is set to a string that is ours to free.
+    let options = unsafe { PQconninfoParse(dsn.as_ptr(), &mut complaint) };
+    if options.is_null() {
+        let message = message(complaint).unwrap_or_else(|| "out of memory".into());
+        // SAFETY: allocated by libpq (or NULL), freed once.
+        unsafe { PQfreemem(complaint.cast()) };
+        return Err(PqError { message, ..PqError::default() });
+    }
+    let mut found = Vec::new();
+    let mut option = options;
+    // SAFETY: the array ends with a NULL keyword; strings live until PQconninfoFree.
+    unsafe {
+        while !(*option).keyword.is_null() {
+            if let (Some(keyword), Some(value)) = (text((*option).keyword), text((*option).val)) {
+                found.push((keyword, value));
+            }
+            option = option.add(1);
+        }
+        PQconninfoFree(options);
+    }
+    Ok(found)
+}

@@ -1,0 +1,387 @@
+//! The called end of a link: `CALL synod.link(...)` turns its session into a stream of a peer's messages.
+//!
+//! Life: check the arguments; commit, so that no snapshot is held for as long as the link lasts; CopyBoth; handshake
+//! (`crate::handshake`); take the peer's ring (`pg/ring.rs`), from an older link of the same peer if need be; then move
+//! CopyData payloads into the ring until the peer hangs up, the log worker ends or a newer link takes over. The session
+//! ends with the link. A crash in here is an ordinary backend's crash; its ring is claimed anew afterwards.
+//! Mirrors `WalSndLoop` and `ProcessRepliesIfAny` of walsender.c.
+
+use std::ffi::{c_char, c_int, c_uchar};
+use std::time::{Duration, Instant};
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_log::{LogId, NodeId};
+
+use super::ring::{MAX_FRAME_BYTES, Producer, Refusal};
+use crate::errors::UserError;
+use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, Role, WELCOME};
+use crate::identity::Identity;
+
+/// How long the peer may take for its proof.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an older link of the same peer may take to leave.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest CopyData of an established link: one longest frame, or many short ones.
+const MAX_COPY_BYTES: c_int = MAX_FRAME_BYTES as c_int + 4;
+/// `STATEMENT_TIMEOUT` of utils/timeout.h; the same number in 13 to 18.
+const STATEMENT_TIMEOUT: c_int = 3;
+/// `FeBeWaitSetSocketPos` of libpq/libpq.h.
+const SOCKET_POSITION: c_int = 0;
+
+// Exported by the server, not bound by pgrx.
+unsafe extern "C-unwind" {
+    static FeBeWaitSet: *mut pg_sys::WaitEventSet;
+    static PqCommMethods: *const CommMethods;
+    fn pq_startmsgread();
+    fn pq_endmsgread();
+    fn pq_getbyte_if_available(byte: *mut c_uchar) -> c_int;
+    fn pq_getmessage(message: pg_sys::StringInfo, limit: c_int) -> c_int;
+    fn disable_timeout(id: c_int, keep_indicator: bool);
+}
+
+/// `PQcommMethods` of libpq/libpq.h, as far as it is used; the same in 13 to 18.
+#[repr(C)]
+struct CommMethods {
+    comm_reset: unsafe extern "C-unwind" fn(),
+    flush: unsafe extern "C-unwind" fn() -> c_int,
+}
+
+/// Call a server function that pgrx does not wrap: its ERROR becomes an unwinding panic.
+macro_rules! guarded {
+    ($call:expr) => {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| $call)
+    };
+}
+
+fn refuse(code: PgSqlErrorCode, message: &str, detail: String, hint: &str) -> UserError {
+    UserError::new(code, message, detail, hint)
+}
+
+/// What the caller says about itself.
+struct Caller {
+    protocol: i32,
+    group: [u8; 16],
+    from: u32,
+    log: LogId,
+    to: u32,
+    nonce: Vec<u8>,
+}
+
+#[pgrx::pg_extern(sql = false)]
+fn link(
+    protocol_version: i32,
+    group_id: pgrx::Uuid,
+    from_node: i32,
+    from_log: pgrx::Uuid,
+    to_node: i32,
+    nonce: &[u8],
+    fcinfo: pg_sys::FunctionCallInfo,
+) {
+    let caller = Caller {
+        protocol: protocol_version,
+        group: *group_id.as_bytes(),
+        from: u32::try_from(from_node).unwrap_or(0),
+        log: LogId(*from_log.as_bytes()),
+        to: u32::try_from(to_node).unwrap_or(0),
+        nonce: nonce.to_vec(),
+    };
+    // SAFETY: fcinfo is this call's.
+    if unsafe { called_in_transaction(fcinfo) } {
+        refuse(
+            PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            "synod.link cannot run inside a transaction block",
+            String::new(),
+            "It is called by the nodes of a group, not by users.",
+        )
+        .raise();
+    }
+    let identity = checked(&caller).unwrap_or_else(|error| error.raise());
+    let producer = Producer::find(identity.database, NodeId(caller.from), caller.log)
+        .unwrap_or_else(|refusal| refused(refusal, &caller, &identity).raise());
+    let status = converse(&caller, &identity, &producer);
+    if let Err(error) = status {
+        error.raise_fatal();
+    }
+    // SAFETY: ends this backend as walsender does when its peer hangs up; nothing is held.
+    unsafe { pg_sys::proc_exit(0) }
+}
+
+/// True in a transaction block, a function, or anything else that cannot commit.
+///
+/// # Safety
+/// `fcinfo` belongs to the current call.
+unsafe fn called_in_transaction(fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    // SAFETY: for CALL the context is a CallContext (see ExecuteCallStmt), else NULL or of another type.
+    unsafe {
+        let context = (*fcinfo).context;
+        context.is_null()
+            || (*context).type_ != pg_sys::NodeTag::T_CallContext
+            || (*context.cast::<pg_sys::CallContext>()).atomic
+    }
+}
+
+fn checked(caller: &Caller) -> Result<Identity, UserError> {
+    if caller.protocol != PROTOCOL_VERSION {
+        return Err(refuse(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "the nodes speak different versions of the link protocol",
+            format!("This node speaks version {PROTOCOL_VERSION}, the calling one version {}.", caller.protocol),
+            "Run the same version of synod on every node.",
+        ));
+    }
+    let identity = Identity::of_this_database()?.ok_or_else(crate::errors::not_a_member)?;
+    if identity.group != caller.group {
+        return Err(refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "this database is a member of another group",
+            format!("It is node \"{}\" of group \"{}\".", identity.name, identity.group_name),
+            "Correct the dsn of the node that was meant.",
+        ));
+    }
+    if identity.node.0 != caller.to || caller.from == 0 || caller.from == caller.to {
+        return Err(refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "this database is another node than the one called",
+            format!("It is node {} (\"{}\"); node {} was called.", identity.node.0, identity.name, caller.to),
+            "Correct the dsn of the node that was meant.",
+        ));
+    }
+    if caller.nonce.len() != NONCE_BYTES {
+        return Err(refuse(
+            PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+            "invalid nonce",
+            format!("It has {} bytes instead of {NONCE_BYTES}.", caller.nonce.len()),
+            "",
+        ));
+    }
+    Ok(identity)
+}
+
+fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError {
+    let from = caller.from;
+    match refusal {
+        Refusal::NoConsumer => refuse(
+            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+            "the log worker of this node is not running",
+            format!("Node {} (\"{}\") cannot take messages at the moment.", identity.node.0, identity.name),
+            "It is started by the launcher; see the server log if it does not come up.",
+        ),
+        Refusal::Removed => refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the calling node is not a member of the group",
+            format!("Node {from} has left the group or was removed from it."),
+            "Call synod.leave_group() there, then join anew.",
+        ),
+        Refusal::OtherLog => refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the calling node's log directory is not the one that the group knows",
+            format!("Node {from} comes with another log: it was wiped, restored or copied."),
+            "Remove the node with synod.remove_node and let it join anew.",
+        ),
+        Refusal::TooManyPeers => refuse(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "too many peers",
+            format!("A node takes links of at most {} peers.", super::ring::MAX_PEERS),
+            "",
+        ),
+    }
+}
+
+fn converse(caller: &Caller, identity: &Identity, producer: &Producer) -> Result<(), UserError> {
+    let called_nonce = super::random::bytes::<NONCE_BYTES>()?;
+    let handshake = Handshake {
+        secret: &identity.secret,
+        group: &identity.group,
+        from: caller.from,
+        to: caller.to,
+        dialling_nonce: &caller.nonce,
+        called_nonce: &called_nonce,
+    };
+    begin_stream(caller.from);
+    let mut stream = Stream::new();
+    stream.send(&[&called_nonce[..], &handshake.proof(Role::Called)].concat());
+    let Some(proof) = stream.receive(PROOF_BYTES as c_int, Some(Instant::now() + HANDSHAKE_TIMEOUT), &|| true)? else {
+        return Ok(());
+    };
+    if !handshake.verify(Role::Dialling, proof) {
+        return Err(refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+            "the calling node does not have the group's secret",
+            format!("The proof of node {} is wrong.", caller.from),
+            "",
+        ));
+    }
+    take_ring(producer)?;
+    stream.send(WELCOME);
+    while producer.holds() {
+        let Some(bytes) = stream.receive(MAX_COPY_BYTES, None, &|| producer.holds())? else {
+            return Ok(());
+        };
+        deliver(producer, bytes);
+    }
+    Err(refuse(
+        PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
+        "the link is over",
+        "A newer link of the same node took its place, the log worker ended, or the node was removed.".into(),
+        "",
+    ))
+}
+
+/// Leave the transaction's world: no timeout, no snapshot, CopyBoth.
+fn begin_stream(from: u32) {
+    let activity = std::ffi::CString::new(format!("synod link from node {from}")).unwrap_or_default();
+    // SAFETY: in a backend, inside a procedure called non-atomically (checked); SPI nests properly and is ended with the
+    // process. After SPI_commit no snapshot is registered, so MyProc->xmin stays invalid.
+    unsafe {
+        guarded!(disable_timeout(STATEMENT_TIMEOUT, false));
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::SetConfigOption(
+            c"transaction_timeout".as_ptr(),
+            c"0".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+        pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as c_int);
+        pg_sys::SPI_commit();
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr());
+        let mut message = pg_sys::StringInfoData::default();
+        pg_sys::pq_beginmessage(&mut message, b'W' as c_char);
+        pg_sys::appendBinaryStringInfo(&mut message, [0u8; 3].as_ptr().cast(), 3);
+        pg_sys::pq_endmessage(&mut message);
+    }
+}
+
+fn take_ring(producer: &Producer) -> Result<(), UserError> {
+    let deadline = Instant::now() + REPLACE_TIMEOUT;
+    while !producer.claim() {
+        if Instant::now() > deadline {
+            return Err(refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                "an older link of the same node does not end",
+                String::new(),
+                "End its backend with pg_terminate_backend.",
+            ));
+        }
+        super::latch::wait(Duration::from_millis(10));
+        super::latch::reset();
+        pgrx::check_for_interrupts!();
+    }
+    Ok(())
+}
+
+fn deliver(producer: &Producer, mut bytes: &[u8]) {
+    while !bytes.is_empty() && producer.holds() {
+        let count = producer.write(bytes);
+        bytes = &bytes[count..];
+        producer.wake_consumer();
+        if count == 0 {
+            super::latch::wait(Duration::from_secs(1));
+            super::latch::reset();
+            pgrx::check_for_interrupts!();
+        }
+    }
+}
+
+/// This session's connection, in CopyBoth.
+struct Stream {
+    buffer: pg_sys::StringInfoData,
+}
+
+impl Stream {
+    fn new() -> Self {
+        let mut buffer = pg_sys::StringInfoData::default();
+        // SAFETY: allocated in TopMemoryContext, which lives as long as this backend, and so does the stream.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            pg_sys::initStringInfo(&mut buffer);
+            pg_sys::MemoryContextSwitchTo(before);
+        }
+        Self { buffer }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        // SAFETY: a CopyData message built by the server's own functions, in the current memory context.
+        unsafe {
+            let mut message = pg_sys::StringInfoData::default();
+            pg_sys::pq_beginmessage(&mut message, b'd' as c_char);
+            pg_sys::appendBinaryStringInfo(&mut message, bytes.as_ptr().cast(), bytes.len() as c_int);
+            pg_sys::pq_endmessage(&mut message);
+            let flush = (*PqCommMethods).flush;
+            guarded!(flush());
+        }
+    }
+
+    /// The next CopyData; `None` when the peer has hung up or `wanted` turned false.
+    fn receive(
+        &mut self,
+        limit: c_int,
+        deadline: Option<Instant>,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<&[u8]>, UserError> {
+        loop {
+            let mut kind: c_uchar = 0;
+            // SAFETY: between messages; pq_startmsgread and the read of the rest come in pairs as in walsender.c.
+            let got = unsafe {
+                guarded!(pq_startmsgread());
+                guarded!(pq_getbyte_if_available(&mut kind))
+            };
+            if got < 0 {
+                return Ok(None);
+            }
+            if got > 0 {
+                return self.rest(kind, limit);
+            }
+            // SAFETY: ends the message read that found nothing.
+            unsafe { guarded!(pq_endmsgread()) };
+            if !wanted() {
+                return Ok(None);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(refuse(
+                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                    "the calling node did not prove itself in time",
+                    String::new(),
+                    "",
+                ));
+            }
+            wait_for_socket(deadline);
+        }
+    }
+
+    fn rest(&mut self, kind: u8, limit: c_int) -> Result<Option<&[u8]>, UserError> {
+        // SAFETY: a message type has been read; pq_getmessage resets and fills the buffer, or reports the end.
+        if unsafe { guarded!(pq_getmessage(&mut self.buffer, limit)) } != 0 {
+            return Ok(None);
+        }
+        match kind {
+            // SAFETY: the buffer holds `len` bytes until the next read, which needs `&mut self`.
+            b'd' => Ok(Some(unsafe {
+                std::slice::from_raw_parts(self.buffer.data.cast::<u8>(), self.buffer.len as usize)
+            })),
+            b'c' | b'X' => Ok(None),
+            other => Err(refuse(
+                PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                "unexpected message on a link",
+                format!("Its type is {other}."),
+                "",
+            )),
+        }
+    }
+}
+
+fn wait_for_socket(deadline: Option<Instant>) {
+    let timeout = deadline.map_or(-1, |deadline| {
+        deadline.saturating_duration_since(Instant::now()).as_millis() as std::ffi::c_long + 1
+    });
+    // SAFETY: the backend's own wait set, made at its start: socket, latch, postmaster.
+    unsafe {
+        let mut event = std::mem::zeroed::<pg_sys::WaitEvent>();
+        pg_sys::ModifyWaitEvent(FeBeWaitSet, SOCKET_POSITION, pg_sys::WL_SOCKET_READABLE, std::ptr::null_mut());
+        let count = pg_sys::WaitEventSetWait(FeBeWaitSet, timeout, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
+        if count > 0 && event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
+            pg_sys::proc_exit(1);
+        }
+    }
+    super::latch::reset();
+    pgrx::check_for_interrupts!();
+}
