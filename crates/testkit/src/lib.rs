@@ -9,6 +9,7 @@
 //! - [`Cluster`]: servers that form a group;
 //! - [`wait_until`]: the only way a test waits;
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
+//! - [`pgbench`]: a load, and what became of it;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod converge;
 pub mod history;
 mod install;
 mod network;
+pub mod pgbench;
 mod processes;
 mod rng;
 mod run;

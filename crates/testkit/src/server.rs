@@ -149,6 +149,11 @@ impl Server {
         self.data().join("synod").join(oid.to_string())
     }
 
+    /// The port, also part of the name of the Unix socket.
+    pub fn port(&self) -> u16 {
+        self.address.port
+    }
+
     /// How peers reach `database` on this server.
     pub fn dsn_of(&self, database: &str) -> String {
         format!(
