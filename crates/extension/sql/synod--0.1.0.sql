@@ -1,3 +1,30 @@
 -- Every object has a COMMENT; everything is schema-qualified (the schema is fixed: synod).
 -- Sections are owned by the module named in their heading.
 \echo Use "CREATE EXTENSION synod" to load this file. \quit
+
+-- Roles (they belong to the whole server and stay when the extension goes)
+
+DO $roles$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'synod_admin') THEN
+        CREATE ROLE synod_admin NOLOGIN;
+        COMMENT ON ROLE synod_admin IS 'may form, join and leave groups and replicate tables';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'synod_replicator') THEN
+        CREATE ROLE synod_replicator NOLOGIN;
+        COMMENT ON ROLE synod_replicator IS 'may be used by the nodes of a group to reach each other';
+    END IF;
+END
+$roles$;
+
+GRANT USAGE ON SCHEMA synod TO PUBLIC;
+
+-- Links between nodes: src/pg/link.rs
+
+CREATE PROCEDURE synod.link(
+    protocol_version integer, group_id uuid, from_node integer, from_log uuid, to_node integer, nonce bytea)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'link_wrapper';
+COMMENT ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) IS
+    'called by the nodes of a group to send messages to this one; not for users';
+REVOKE ALL ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) TO synod_replicator;
