@@ -349,8 +349,9 @@ impl Stream {
     }
 
     fn rest(&mut self, kind: u8, limit: c_int) -> Result<Option<&[u8]>, UserError> {
-        // SAFETY: a message type has been read; pq_getmessage resets and fills the buffer, or reports the end.
-        if unsafe { guarded!(pq_getmessage(&mut self.buffer, limit)) } != 0 {
+        // SAFETY: a message type has been read; pq_getmessage resets and fills the buffer, or reports the end. Its limit
+        // counts the length word, too.
+        if unsafe { guarded!(pq_getmessage(&mut self.buffer, limit + 4)) } != 0 {
             return Ok(None);
         }
         match kind {
