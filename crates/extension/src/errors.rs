@@ -155,3 +155,23 @@ pub fn not_preloaded() -> UserError {
         "Add synod to shared_preload_libraries and restart the server.",
     )
 }
+
+/// 57014: canceled before anything was proposed.
+pub fn canceled() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+        "canceling statement due to user request",
+        "Nothing was sent to the shared log.",
+        "",
+    )
+}
+
+/// 58030: the file with a large record could not be read back.
+pub fn spill_lost() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_IO_ERROR,
+        "could not hand the transaction to the shared log",
+        "The file with its changes could not be read; nothing was proposed.",
+        "See the server log.",
+    )
+}

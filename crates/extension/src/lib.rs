@@ -8,12 +8,16 @@ use pgrx::prelude::*;
 pub mod errors;
 pub mod handshake;
 pub mod identity;
+pub mod local_key;
+pub mod membership;
 pub mod node;
 pub mod pg;
 pub mod settings;
-pub mod status;
 pub mod text;
 pub mod transport;
+
+/// This release, as major * 10,000 + minor * 100 + patch.
+pub const VERSION_NUMBER: u32 = 100;
 
 pgrx::pg_module_magic!();
 

@@ -17,8 +17,7 @@ pub enum ReadConsistency {
 }
 
 /// `synod.read_consistency`
-pub static READ_CONSISTENCY: GucSetting<ReadConsistency> =
-    GucSetting::<ReadConsistency>::new(ReadConsistency::Strong);
+pub static READ_CONSISTENCY: GucSetting<ReadConsistency> = GucSetting::<ReadConsistency>::new(ReadConsistency::Strong);
 /// `synod.commit_timeout`, milliseconds
 pub static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// `synod.read_timeout`, milliseconds
@@ -29,6 +28,9 @@ pub static LOCK_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 pub static MAX_TRANSACTION_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// `synod.log_retention`, megabytes
 pub static LOG_RETENTION_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+
+/// `synod.failpoint`: see `pg/failpoint.rs`
+pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
 
 /// Define all settings and reserve the prefix.
 pub fn define() {
@@ -77,16 +79,7 @@ pub fn define() {
         GucFlags::UNIT_MS,
     );
     let megabytes = |name, short, long, setting, context, maximum| {
-        GucRegistry::define_int_guc(
-            name,
-            short,
-            long,
-            setting,
-            1,
-            maximum,
-            context,
-            GucFlags::UNIT_MB,
-        );
+        GucRegistry::define_int_guc(name, short, long, setting, 1, maximum, context, GucFlags::UNIT_MB);
     };
     megabytes(
         c"synod.max_transaction_size",
@@ -103,6 +96,14 @@ pub fn define() {
         &LOG_RETENTION_MB,
         GucContext::Sighup,
         1 << 30,
+    );
+    GucRegistry::define_string_guc(
+        c"synod.failpoint",
+        c"Makes the named step of a commit fail, for tests.",
+        c"Empty: none.",
+        &FAILPOINT,
+        GucContext::Suset,
+        GucFlags::NO_SHOW_ALL,
     );
     crate::pg::reserve_prefix();
 }

@@ -1,1 +1,274 @@
-//! The functions behind the statistics views.
+//! SQL: what a node is doing, waiting for a CSN, and outcomes of transactions.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::prelude::*;
+use synod_change::{Record, TransactionId};
+use synod_log::{Reader, Value};
+use synod_rules::VerdictKind;
+
+use crate::errors::UserError;
+use crate::pg::shmem::{ApplyState, NodeShared, NodeState};
+use crate::pg::slot::SlotState;
+use crate::pg::{barrier, shmem, xact};
+
+/// Bytes of log read at a time when a transaction is looked for.
+const SCAN_BYTES: usize = 4 << 20;
+
+fn member() -> &'static NodeShared {
+    crate::node::required().unwrap_or_else(|error| error.raise())
+}
+
+fn figure(value: &std::sync::atomic::AtomicU64) -> i64 {
+    value.load(Ordering::Relaxed) as i64
+}
+
+/// `synod.stat_log`
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the row type of a view")]
+fn stat_log() -> TableIterator<
+    'static,
+    (
+        name!(state, String),
+        name!(reason, Option<String>),
+        name!(leader, Option<i32>),
+        name!(round, i64),
+        name!(quorum, bool),
+        name!(proposed, i64),
+        name!(durable, i64),
+        name!(chosen, i64),
+        name!(certified, i64),
+        name!(trimmed, i64),
+        name!(incarnation, i64),
+        name!(proposals, i64),
+        name!(batches, i64),
+        name!(proposed_bytes, i64),
+        name!(committed, i64),
+        name!(conflicts, i64),
+        name!(detached, i64),
+    ),
+> {
+    let Some(node) = shmem::my_node() else {
+        return TableIterator::new(std::iter::empty());
+    };
+    let state = match node.state() {
+        NodeState::Starting => "starting",
+        NodeState::Running => "running",
+        NodeState::LogStopped => "stopped",
+    };
+    let leader = node.leader.load(Ordering::Relaxed);
+    TableIterator::once((
+        state.to_owned(),
+        some_text(node.log_reason()),
+        (leader != 0).then_some(leader as i32),
+        figure(&node.round),
+        node.quorum.load(Ordering::Relaxed),
+        figure(&node.proposed),
+        figure(&node.durable),
+        figure(&node.chosen),
+        figure(&node.certified),
+        figure(&node.trimmed),
+        figure(&node.incarnation),
+        figure(&node.proposals),
+        figure(&node.batches),
+        figure(&node.proposed_bytes),
+        figure(&node.committed),
+        figure(&node.conflicts),
+        figure(&node.detached),
+    ))
+}
+
+/// `synod.stat_apply`
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the row type of a view")]
+fn stat_apply() -> TableIterator<
+    'static,
+    (
+        name!(state, String),
+        name!(reason, Option<String>),
+        name!(applied_csn, i64),
+        name!(decided_csn, i64),
+        name!(applied_records, i64),
+        name!(applied_rows, i64),
+        name!(gave_way, i64),
+        name!(pid, Option<i32>),
+    ),
+> {
+    let Some(node) = shmem::my_node() else {
+        return TableIterator::new(std::iter::empty());
+    };
+    let state = match node.apply_state() {
+        ApplyState::Starting => "starting",
+        ApplyState::Running => "running",
+        ApplyState::Stopped => "stopped",
+    };
+    let pid = node.apply_worker_pid.load(Ordering::Relaxed);
+    TableIterator::once((
+        state.to_owned(),
+        some_text(node.apply_reason()),
+        figure(&node.applied),
+        figure(&node.last_commit),
+        figure(&node.applied_records),
+        figure(&node.applied_rows),
+        figure(&node.gave_way),
+        (pid != 0).then_some(pid),
+    ))
+}
+
+fn some_text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// `synod.applied_csn()`
+#[pg_extern(sql = false)]
+fn applied_csn() -> i64 {
+    figure(&member().applied)
+}
+
+/// `synod.last_csn()`: CSN of this session's last commit through the log: a token for other sessions' `wait_for`.
+#[pg_extern(sql = false)]
+fn last_csn() -> Option<i64> {
+    let csn = xact::last_csn();
+    (csn != 0).then_some(csn as i64)
+}
+
+/// `synod.wait_for(csn)`
+#[pg_extern(sql = false)]
+fn wait_for(csn: i64) {
+    let Ok(csn) = u64::try_from(csn) else {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a CSN cannot be negative",
+            "",
+            "Use a value that synod.last_csn() or synod.applied_csn() returned.",
+        )
+        .raise()
+    };
+    if let Err(error) = barrier::wait_applied(member(), csn) {
+        error.raise();
+    }
+    xact::saw(csn);
+}
+
+/// `synod.current_transaction_id()`
+#[pg_extern(sql = false)]
+fn current_transaction_id() -> String {
+    let node = member();
+    crate::node::transaction_id(node, xact::current_number(node))
+}
+
+/// `synod.transaction_status(id)`: committed, aborted, in progress, or unknown (trimmed from the log).
+#[pg_extern(sql = false)]
+fn transaction_status(id: &str) -> String {
+    let node = member();
+    let Some(wanted) = parse_id(id) else {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("invalid transaction id: \"{id}\""),
+            "",
+            "Use a value that synod.current_transaction_id() returned.",
+        )
+        .raise()
+    };
+    // An answer must know of everything decided before the question.
+    if let Err(error) = barrier::wait_certified(node) {
+        error.raise();
+    }
+    let live = live_here(node, wanted);
+    match find(node, wanted) {
+        Ok(Found::Committed) => "committed",
+        Ok(Found::Aborted | Found::Never) => "aborted",
+        Ok(Found::Nothing) if live == Some(false) => "aborted",
+        Ok(Found::Nothing) => "in progress",
+        Ok(Found::Trimmed) => "unknown",
+        Err(reason) => UserError::new(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            "the shared log of this node cannot be read",
+            reason,
+            "Ask another node.",
+        )
+        .raise(),
+    }
+    .to_owned()
+}
+
+fn parse_id(id: &str) -> Option<TransactionId> {
+    let mut parts = id.split('-');
+    let node = parts.next()?.parse().ok()?;
+    let incarnation = parts.next()?.parse().ok()?;
+    let number = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some(TransactionId {
+        node,
+        incarnation,
+        number,
+    })
+}
+
+/// Of a transaction of this node's running incarnation: whether some process may still propose it. `None`: not ours to know.
+fn live_here(node: &NodeShared, wanted: TransactionId) -> Option<bool> {
+    let ours = wanted.node == node.node_id.load(Ordering::Relaxed)
+        && wanted.incarnation == node.incarnation.load(Ordering::Relaxed);
+    ours.then(|| {
+        let index = node.index() as u32;
+        crate::engine::is_orphan(node, wanted.number)
+            || shmem::slots().iter().any(|slot| {
+                slot.transaction.load(Ordering::Relaxed) == wanted.number
+                    && slot.node.load(Ordering::Relaxed) == index
+                    && slot.read().1 != SlotState::Free
+            })
+    })
+}
+
+enum Found {
+    Committed,
+    Aborted,
+    /// A later incarnation of its node has started, so it can no longer be decided.
+    Never,
+    Nothing,
+    Trimmed,
+}
+
+/// Look through what is kept of the log.
+fn find(node: &NodeShared, wanted: TransactionId) -> Result<Found, String> {
+    let directory = crate::node::directory(node.database.load(Ordering::Relaxed));
+    let mut reader = Reader::new(&directory.join("log"), &directory.join("index"));
+    let upto = node.certified.load(Ordering::SeqCst);
+    let first = node.trimmed.load(Ordering::SeqCst).max(1);
+    let mut from = first;
+    let mut begun = false;
+    while from <= upto {
+        pgrx::check_for_interrupts!();
+        let mut decided = Vec::new();
+        reader
+            .read_range(from, upto, SCAN_BYTES, &mut decided)
+            .map_err(|error| error.to_string())?;
+        let Some(last) = decided.last() else { break };
+        from = last.entry.position + 1;
+        for entry in &decided {
+            let Value::Command(command) = &entry.entry.value else {
+                continue;
+            };
+            if command.id.node.0 != wanted.node {
+                continue;
+            }
+            let verdict = VerdictKind::from_u8(entry.verdict);
+            match Record::decode(&command.payload) {
+                Ok(Record::Start { .. }) if command.id.incarnation > wanted.incarnation => return Ok(Found::Never),
+                Ok(Record::Start { .. }) if command.id.incarnation == wanted.incarnation => begun = true,
+                Ok(Record::Write(write)) if write.transaction == wanted => match verdict {
+                    Some(VerdictKind::Commit) => return Ok(Found::Committed),
+                    Some(VerdictKind::Conflict | VerdictKind::TooOld | VerdictKind::Malformed) => {
+                        return Ok(Found::Aborted);
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+    }
+    Ok(if begun || first <= 1 {
+        Found::Nothing
+    } else {
+        Found::Trimmed
+    })
+}

@@ -27,3 +27,17 @@ pub unsafe fn replorigin_session_reset_if_setup() {
         unsafe { pg_sys::replorigin_session_reset() }
     }
 }
+
+/// `CreateWaitEventSet` for the life of the process: 17 wants a resource owner in place of a memory context.
+///
+/// # Safety
+/// In a process with a PGPROC; the set must be freed with `FreeWaitEventSet`.
+pub unsafe fn create_wait_event_set(events: i32) -> *mut pg_sys::WaitEventSet {
+    // SAFETY: forwarded.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events);
+    }
+}

@@ -21,7 +21,6 @@ pub fn init() {
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
-    super::xact::init();
 }
 
 #[pg_guard]

@@ -43,12 +43,7 @@ pub fn wait(timeout: Duration) {
     let milliseconds = timeout.as_millis().clamp(1, 3_600_000) as i64;
     // SAFETY: own latch; PG_WAIT_EXTENSION is a valid wait class.
     unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            flags as i32,
-            milliseconds,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
+        pg_sys::WaitLatch(pg_sys::MyLatch, flags as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
     }
 }
 

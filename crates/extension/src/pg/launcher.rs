@@ -27,11 +27,7 @@ pub fn register() {
     unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) }
 }
 
-fn blank_worker(
-    name: &std::ffi::CStr,
-    kind: &std::ffi::CStr,
-    function: &std::ffi::CStr,
-) -> pg_sys::BackgroundWorker {
+fn blank_worker(name: &std::ffi::CStr, kind: &std::ffi::CStr, function: &std::ffi::CStr) -> pg_sys::BackgroundWorker {
     // SAFETY: a BackgroundWorker of zeros is valid.
     let mut worker: pg_sys::BackgroundWorker = unsafe { std::mem::zeroed() };
     copy_name(&mut worker.bgw_name, name);
@@ -119,13 +115,7 @@ fn supervise(node: &'static NodeShared, database: u32) {
         return;
     }
     if !alive(&node.log_worker_pid) {
-        let pid = start_worker(
-            "log",
-            c"synod log worker",
-            c"synod_log_worker_main",
-            database,
-            false,
-        );
+        let pid = start_worker("log", c"synod log worker", c"synod_log_worker_main", database, false);
         node.log_worker_pid.store(pid, Ordering::Release);
     }
     // SAFETY: reads shared memory that exists since server start.
@@ -149,13 +139,7 @@ fn alive(pid: &AtomicI32) -> bool {
     pid > 0 && unsafe { libc::kill(pid, 0) } == 0
 }
 
-fn start_worker(
-    what: &str,
-    kind: &std::ffi::CStr,
-    function: &std::ffi::CStr,
-    database: u32,
-    connects: bool,
-) -> i32 {
+fn start_worker(what: &str, kind: &std::ffi::CStr, function: &std::ffi::CStr, database: u32, connects: bool) -> i32 {
     let Ok(name) = CString::new(format!("synod {what} worker for database {database}")) else {
         return 0;
     };

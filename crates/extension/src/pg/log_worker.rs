@@ -1,1 +1,168 @@
-//! The log worker's event loop.
+//! The log worker: opens a node's log and drives its [`Engine`] until it is told to end or something fails.
+//!
+//! One event loop on the main thread; it sleeps on the latch (backends, links in), a pipe (the storage thread) and the
+//! sockets of the links out. A failure is published, told to every waiting backend, and written to the server log; the
+//! launcher starts the worker again after [`FAILURE_PAUSE`].
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+use synod_log::{DecidedIndex, PaxosLog};
+
+use super::shmem::{self, NodeShared, NodeState};
+use super::wait_set::WaitSet;
+use super::{latch, threads, worker};
+use crate::engine::{Engine, Stop, load_checkpoint};
+use crate::identity::Identity;
+use crate::transport::Links;
+
+/// How long a failed worker stays, so that the server log is not flooded.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// How long an orderly shutdown waits for proposals on their way.
+const DRAIN: Duration = Duration::from_secs(2);
+
+type NodeEngine = Engine<PaxosLog<Links>>;
+
+/// Entry point of the log worker; the argument is the database's oid.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn synod_log_worker_main(argument: pg_sys::Datum) {
+    worker::start();
+    let database = argument.value() as u32;
+    let Some((_, node)) = shmem::node_of(database) else {
+        return;
+    };
+    node.state.store(NodeState::Starting as u32, Ordering::Release);
+    node.log_worker.store(latch::my_number(), Ordering::Release);
+    let outcome = run(node, database);
+    node.log_worker.store(-1, Ordering::Release);
+    if let Err(stop) = outcome {
+        fail(node, database, &stop);
+    }
+}
+
+/// What the worker is made of, in the order in which it is taken apart.
+struct Running {
+    engine: NodeEngine,
+    links: Links,
+    waits: WaitSet,
+    pipe: UnixStream,
+    clock: Instant,
+}
+
+fn run(node: &'static NodeShared, database: u32) -> Result<(), Stop> {
+    let directory = crate::node::directory(database);
+    let mut running = open(node, &directory)?;
+    node.set_log_reason("");
+    running.engine.start(super::server_version(), crate::VERSION_NUMBER);
+    while !worker::shutdown_requested() && !node.leaving.load(Ordering::Acquire) {
+        running.round()?;
+    }
+    running.drain()?;
+    running.engine.checkpoint_now()
+}
+
+fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
+    let files = |error: &dyn std::fmt::Display| Stop::Files(error.to_string());
+    let identity = Identity::load(directory, node.database.load(Ordering::Relaxed))
+        .map_err(|error| files(&error))?
+        .ok_or_else(|| Stop::Files("the file \"node\" is missing".into()))?;
+    node.node_id.store(identity.node.0, Ordering::Release);
+    let incarnation = next_incarnation(directory).map_err(|error| files(&error))?;
+    node.incarnation.store(incarnation, Ordering::Release);
+    let certifier = load_checkpoint(directory).map_err(|error| files(&error))?;
+    let index = DecidedIndex::open(&directory.join("index")).map_err(|error| files(&error))?;
+    let (pipe, wake) = wake_pipe().map_err(|error| files(&error))?;
+    let links = Links::open(node.index(), identity.clone()).map_err(|error| files(&error.message))?;
+    let options = crate::node::log_options(&identity, incarnation, certifier.position() + 1, wake);
+    let log = threads::with_signals_blocked(|| PaxosLog::open(&directory.join("log"), options, links.clone()))
+        .map_err(|error| Stop::Log(error.to_string()))?;
+    let engine = Engine::new(log, node, directory.to_owned(), certifier, index, incarnation);
+    let waits = WaitSet::new(&[pipe.as_raw_fd(), links.descriptor()]);
+    Ok(Running {
+        engine,
+        links,
+        waits,
+        pipe,
+        clock: Instant::now(),
+    })
+}
+
+impl Running {
+    fn round(&mut self) -> Result<(), Stop> {
+        latch::reset();
+        drain_pipe(&mut self.pipe);
+        worker::reload_if_asked();
+        let log = self.engine.run(self.clock.elapsed())?;
+        let links = self.links.drive(self.clock.elapsed());
+        self.waits.wait(log.min(links).saturating_sub(self.clock.elapsed()));
+        Ok(())
+    }
+
+    /// Let what was proposed be decided, so that its backends get their answer.
+    fn drain(&mut self) -> Result<(), Stop> {
+        let deadline = Instant::now() + DRAIN;
+        while self.engine.busy() && Instant::now() < deadline {
+            self.round()?;
+        }
+        Ok(())
+    }
+}
+
+/// A pipe that any thread can write to; both ends do not block.
+fn wake_pipe() -> io::Result<(UnixStream, Arc<dyn Fn() + Send + Sync>)> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    let wake = move || {
+        // Full means that a wake-up is pending already.
+        let _ = io::Write::write(&mut &write, &[1]);
+    };
+    Ok((read, Arc::new(wake)))
+}
+
+fn drain_pipe(pipe: &mut UnixStream) {
+    let mut sink = [0; 256];
+    while matches!(pipe.read(&mut sink), Ok(count) if count == sink.len()) {}
+}
+
+/// The number of this start: above all earlier ones, and unlike that of a copy of this directory started elsewhere.
+fn next_incarnation(directory: &Path) -> io::Result<u64> {
+    let path = directory.join("incarnation");
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse::<u64>()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let next = (before + 1).max(now.as_micros() as u64);
+    crate::node::replace_file(directory, "incarnation", next.to_string().as_bytes())?;
+    Ok(next)
+}
+
+/// Publish the failure and tell everybody who waits.
+fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
+    node.set_log_reason(&stop.to_string());
+    node.state.store(NodeState::LogStopped as u32, Ordering::Release);
+    node.quorum.store(false, Ordering::Release);
+    crate::engine::refuse_all(node);
+    pgrx::warning!("synod: the shared log of database {database} has stopped: {stop}");
+    let until = Instant::now() + FAILURE_PAUSE;
+    while Instant::now() < until && !worker::shutdown_requested() && !node.leaving.load(Ordering::Acquire) {
+        latch::reset();
+        latch::wait(until.saturating_duration_since(Instant::now()));
+        crate::engine::refuse_all(node);
+    }
+}

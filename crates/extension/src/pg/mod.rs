@@ -7,12 +7,13 @@
 use std::os::unix::ffi::OsStrExt;
 
 pub mod compat;
+pub mod failpoint;
 pub mod hooks;
 pub mod latch;
 pub mod launcher;
 pub mod libpq;
 pub mod link;
-pub mod log_worker;
+pub mod mixed;
 pub mod origin_state;
 pub mod poller;
 pub mod random;
@@ -20,9 +21,10 @@ pub mod ring;
 pub mod server;
 pub mod shmem;
 pub mod slot;
+pub mod threads;
 pub mod turn;
+pub mod wait_set;
 pub mod worker;
-pub mod xact;
 
 /// True while `shared_preload_libraries` is being loaded.
 pub fn preloading() -> bool {
@@ -41,4 +43,9 @@ pub fn data_directory() -> std::path::PathBuf {
     // SAFETY: DataDir is set once at server start.
     let directory = unsafe { std::ffi::CStr::from_ptr(pgrx::pg_sys::DataDir) };
     std::path::PathBuf::from(std::ffi::OsStr::from_bytes(directory.to_bytes()))
+}
+
+/// `PG_VERSION_NUM` of the server this was built for.
+pub fn server_version() -> u32 {
+    pgrx::pg_sys::PG_VERSION_NUM
 }

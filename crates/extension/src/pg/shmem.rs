@@ -19,6 +19,10 @@ use super::slot::Slot;
 pub const MAX_NODES: usize = 8;
 /// Size of the chain from a commit to its successor; a power of two.
 pub const NEXT_OF: usize = 1 << 16;
+/// Members of a group that the views can show.
+pub const MAX_MEMBERS: usize = 32;
+/// Transactions whose backends have let go, known by number.
+pub const ORPHANS: usize = 256;
 /// Room for the encoded membership.
 pub const MEMBERSHIP_BYTES: usize = 16 * 1024;
 /// Room for the reason why a node stopped.
@@ -109,6 +113,11 @@ pub struct NodeShared {
     /// Numbers transactions of this incarnation, for `synod.current_transaction_id()`.
     pub transactions: AtomicU64,
 
+    /// Numbers of own transactions that were proposed, have no verdict yet and whose backend has let go; 0: unused.
+    pub orphans: [AtomicU64; ORPHANS],
+    /// Orphans that found no room in `orphans`.
+    pub more_orphans: AtomicU64,
+
     /// Own transactions committed through the log.
     pub committed: AtomicU64,
     /// Own transactions that lost certification (40001).
@@ -128,8 +137,15 @@ pub struct NodeShared {
     /// Bytes proposed by this node.
     pub proposed_bytes: AtomicU64,
 
-    /// Membership request: 0 none, 1 asked, 2 done, 3 refused; `request` holds bytes. Guarded by the `meta` lock.
+    /// Number of the replication origin that carries the applied CSN; set by the apply worker.
+    pub origin: AtomicU32,
+    /// Per member (id, position known to be durable there); ids of 0 end the list.
+    pub acknowledged: [(AtomicU32, AtomicU64); MAX_MEMBERS],
+
+    /// Membership request: see `crate::membership::request`. Guarded by the `meta` lock.
     pub request_state: AtomicU32,
+    /// PGPROC number of who asked.
+    pub requester: AtomicI32,
     /// Length of `request`.
     pub request_length: AtomicU32,
     /// Encoded request, then its answer.
@@ -212,19 +228,13 @@ unsafe extern "C-unwind" fn startup() {
         if !found {
             std::ptr::write_bytes(base, 0, core_size());
             (*SHARED).launcher.store(-1, Ordering::Relaxed);
-            (*SHARED)
-                .slots
-                .store(slot_count() as u32, Ordering::Relaxed);
+            (*SHARED).slots.store(slot_count() as u32, Ordering::Relaxed);
             for node in &(*SHARED).nodes {
                 node.clear();
             }
         }
         let mut rings_found = false;
-        let rings = pg_sys::ShmemInitStruct(
-            c"synod rings".as_ptr(),
-            super::ring::shmem_size(),
-            &mut rings_found,
-        );
+        let rings = pg_sys::ShmemInitStruct(c"synod rings".as_ptr(), super::ring::shmem_size(), &mut rings_found);
         super::ring::shmem_init(rings.cast::<u8>(), rings_found);
         LOCKS = pg_sys::GetNamedLWLockTranche(c"synod".as_ptr());
     }
@@ -241,9 +251,7 @@ pub fn slots() -> &'static [Slot] {
     // SAFETY: as for `shared`; the length was fixed at startup.
     unsafe {
         match SHARED.as_ref() {
-            Some(shared) => {
-                std::slice::from_raw_parts(SLOTS, shared.slots.load(Ordering::Relaxed) as usize)
-            }
+            Some(shared) => std::slice::from_raw_parts(SLOTS, shared.slots.load(Ordering::Relaxed) as usize),
             None => &[],
         }
     }
@@ -251,9 +259,7 @@ pub fn slots() -> &'static [Slot] {
 
 /// The slot of the PGPROC with this number.
 pub fn slot(number: i32) -> Option<&'static Slot> {
-    usize::try_from(number)
-        .ok()
-        .and_then(|number| slots().get(number))
+    usize::try_from(number).ok().and_then(|number| slots().get(number))
 }
 
 /// Index and entry of a member database.
@@ -307,8 +313,7 @@ impl NodeShared {
     /// Position of this entry in [`Shared::nodes`].
     pub fn index(&self) -> usize {
         shared().map_or(0, |shared| {
-            (std::ptr::from_ref(self) as usize - shared.nodes.as_ptr() as usize)
-                / std::mem::size_of::<Self>()
+            (std::ptr::from_ref(self) as usize - shared.nodes.as_ptr() as usize) / std::mem::size_of::<Self>()
         })
     }
 
@@ -383,9 +388,20 @@ impl NodeShared {
         }
         let _lock = self.lock(NodeLock::Meta, true);
         write_bytes(&self.membership, bytes);
-        self.membership_length
-            .store(bytes.len() as u32, Ordering::Relaxed);
+        self.membership_length.store(bytes.len() as u32, Ordering::Relaxed);
         true
+    }
+
+    /// Put bytes into the request slot. Under the `meta` lock.
+    pub fn write_request(&self, bytes: &[u8]) {
+        write_bytes(&self.request, bytes);
+        self.request_length
+            .store(bytes.len().min(REQUEST_BYTES) as u32, Ordering::Relaxed);
+    }
+
+    /// The bytes in the request slot. Under the `meta` lock.
+    pub fn read_request(&self) -> Vec<u8> {
+        read_bytes(&self.request, self.request_length.load(Ordering::Relaxed) as usize)
     }
 
     /// Wake the log worker.

@@ -188,11 +188,7 @@ impl Slot {
         let target = &self.payload[offset..offset + bytes.len()];
         // SAFETY: AtomicU8 has the layout of u8; only the owner of a FILLING slot writes, and nobody reads before QUEUED.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                target.as_ptr().cast::<u8>().cast_mut(),
-                bytes.len(),
-            );
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr().cast::<u8>().cast_mut(), bytes.len());
         }
     }
 
@@ -202,11 +198,7 @@ impl Slot {
         let mut bytes = vec![0_u8; length];
         // SAFETY: as above: written before QUEUED, stable until the slot is freed, read by the log worker only.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.payload.as_ptr().cast::<u8>(),
-                bytes.as_mut_ptr(),
-                length,
-            );
+            std::ptr::copy_nonoverlapping(self.payload.as_ptr().cast::<u8>(), bytes.as_mut_ptr(), length);
         }
         bytes
     }

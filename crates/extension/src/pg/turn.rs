@@ -4,13 +4,13 @@
 //! transaction commits with the node's replication origin, whose progress *is* the durable applied CSN. Invariants:
 //! at most one process per node holds the turn (LWLock), and it commits the record that follows `applied`.
 
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 
 use super::latch;
 use super::shmem::{LockGuard, NEXT_OF, NodeLock, NodeShared, slots};
+use super::slot::{Slot, SlotState};
 
 /// Name of the replication origin that carries a database's applied CSN.
 pub fn origin_name(database: u32) -> String {
@@ -28,7 +28,7 @@ impl Turn {
     /// Take the turn for the record at `csn`: the commit that follows is recorded under the node's replication origin
     /// with this CSN, and asynchronously (the log has it already). Must run inside the transaction that commits.
     pub fn take(node: &'static NodeShared, csn: u64) -> Self {
-        let origin = origin_id(node);
+        let origin = node.origin.load(Ordering::Acquire) as pg_sys::RepOriginId;
         let lock = node.lock(NodeLock::Turn, true);
         // SAFETY: inside a transaction; an ERROR in setup (origin in use, too few slots) releases the lock by abort.
         unsafe {
@@ -43,6 +43,16 @@ impl Turn {
             csn,
             lock: Some(lock),
         }
+    }
+
+    /// The record that commits.
+    pub fn csn(&self) -> u64 {
+        self.csn
+    }
+
+    /// Its node.
+    pub fn node(&self) -> &'static NodeShared {
+        self.node
     }
 
     /// In `XACT_EVENT_COMMIT`: publish the new applied CSN and wake who comes next. Never raises.
@@ -65,21 +75,7 @@ impl Turn {
     }
 }
 
-fn origin_id(node: &NodeShared) -> pg_sys::RepOriginId {
-    static ORIGIN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let known = ORIGIN.load(Ordering::Relaxed);
-    if known != 0 {
-        return known as pg_sys::RepOriginId;
-    }
-    let name = CString::new(origin_name(node.database.load(Ordering::Relaxed))).unwrap_or_default();
-    // SAFETY: inside a transaction; raises when the origin does not exist.
-    let id = unsafe { pg_sys::replorigin_by_name(name.as_ptr(), false) };
-    ORIGIN.store(u32::from(id), Ordering::Relaxed);
-    id
-}
-
-/// Forget the origin's number: after the node left its group.
-pub fn reset_origin() {
+fn reset_origin() {
     // SAFETY: these are this process' globals; reset only when our origin is set up in this session.
     unsafe {
         pg_sys::replorigin_session_origin = 0;
@@ -140,4 +136,15 @@ pub fn wake_readers(node: &NodeShared, csn: u64) {
             latch::wake(number as i32);
         }
     }
+}
+
+/// The backend of this server that is about to commit the record at `csn`, or commits it now.
+pub fn owner(node: &NodeShared, csn: u64) -> Option<i32> {
+    let index = node.index() as u32;
+    let owns = |slot: &Slot| {
+        slot.node.load(Ordering::Relaxed) == index
+            && slot.csn.load(Ordering::Acquire) == csn
+            && matches!(slot.read().1, SlotState::Turn | SlotState::Committing)
+    };
+    slots().iter().position(owns).map(|number| number as i32)
 }

@@ -1,4 +1,196 @@
-//! Transaction callbacks: seal and submit the record before commit, commit in turn, clean up.
+//! Transaction callbacks: seal and submit the record before commit, commit in turn, clean up after.
+//!
+//! ```text
+//! PRE_COMMIT   seal -> submit -> wait for the verdict and the turn -> Turn::take      (may raise)
+//! COMMIT       Turn::finish, slot freed                                              (never raises)
+//! ABORT        Turn::give_back, slot detached: a decided record is applied as remote (never raises)
+//! ```
+//!
+//! From `Turn::take` on interrupts are held (the LWLock does it), and an error that happens all the same must not look like a
+//! rollback: [`rewrite_error`] turns it into 08007 on its way to the client.
+
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+
+use super::capture;
+use super::shmem::{self, NodeShared};
+use super::slot::SlotState;
+use super::submit::{self, Submitted};
+use super::turn::Turn;
+use crate::errors::{self, UserError};
+
+/// This backend's transaction on its way through the log.
+#[derive(Default)]
+struct Current {
+    submitted: Option<Submitted>,
+    turn: Option<Turn>,
+    /// Number of this transaction within the incarnation, once somebody asked for it.
+    number: u64,
+    /// CSN of the last own commit, for `synod.read_consistency = session`.
+    last_csn: u64,
+}
+
+thread_local! {
+    // A backend has one thread; this is its process-local state.
+    static CURRENT: RefCell<Current> = RefCell::new(Current::default());
+}
 
 /// Register the callbacks. From `_PG_init` in the postmaster: backends inherit them.
-pub fn init() {}
+pub fn init() {
+    // SAFETY: single-threaded server start; the callbacks are `extern "C-unwind"` and guarded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
+            if let Err(error) = before_commit() {
+                error.raise();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            if capture::pending() {
+                prepare_refused().raise();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => after_commit(),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => after_abort(),
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => cleanup(),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    mine: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _argument: *mut core::ffi::c_void,
+) {
+    capture::on_subxact(event, mine, parent);
+}
+
+fn prepare_refused() -> UserError {
+    UserError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot PREPARE a transaction that has written strong tables",
+        "The shared log decides such a transaction when it commits.",
+        "Use COMMIT.",
+    )
+}
+
+fn serializable_refused() -> UserError {
+    UserError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot write strong tables in a SERIALIZABLE transaction",
+        "Reads of other nodes' transactions are not certified.",
+        "Use REPEATABLE READ, which is snapshot isolation across the group.",
+    )
+}
+
+fn before_commit() -> Result<(), UserError> {
+    if !capture::pending() {
+        return Ok(());
+    }
+    let node = crate::node::required()?;
+    super::give_way::check_doomed();
+    // SAFETY: reads this process' own global.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_SERIALIZABLE as i32 {
+        return Err(serializable_refused());
+    }
+    if super::mixed::wrote_other_tables() {
+        return Err(super::mixed::refused());
+    }
+    let sealed = capture::seal(node.applied.load(Ordering::SeqCst)).map_err(UserError::from)?;
+    if sealed.is_empty() {
+        return Ok(());
+    }
+    let submitted = submit::submit(node, current_number(node), sealed)?;
+    CURRENT.with_borrow_mut(|current| current.submitted = Some(submitted));
+    let csn = submit::wait_for_turn(node, &submitted)?;
+    let turn = Turn::take(node, csn);
+    CURRENT.with_borrow_mut(|current| current.turn = Some(turn));
+    super::failpoint::hit("after-turn");
+    Ok(())
+}
+
+fn after_commit() {
+    let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
+    if let (Some(turn), Some(submitted)) = (turn, submitted) {
+        let csn = turn.csn();
+        let node = turn.node();
+        turn.finish();
+        submitted.slot().free(submitted.generation, SlotState::Committing);
+        node.committed.fetch_add(1, Ordering::Relaxed);
+        CURRENT.with_borrow_mut(|current| current.last_csn = csn);
+    }
+    cleanup();
+}
+
+fn after_abort() {
+    let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
+    if let Some(submitted) = submitted {
+        submitted.let_go();
+    }
+    if let Some(turn) = turn {
+        turn.give_back();
+    }
+    cleanup();
+}
+
+fn cleanup() {
+    CURRENT.with_borrow_mut(|current| current.number = 0);
+    capture::reset();
+    super::mixed::reset();
+    if let Some(slot) = shmem::slot(super::latch::my_number()) {
+        slot.doomed.store(false, Ordering::SeqCst);
+        slot.transaction.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The number of this transaction within its node's incarnation, given out at first use.
+pub fn current_number(node: &NodeShared) -> u64 {
+    CURRENT.with_borrow_mut(|current| {
+        if current.number == 0 {
+            current.number = node.transactions.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(slot) = shmem::slot(super::latch::my_number()) {
+                slot.transaction.store(current.number, Ordering::Relaxed);
+            }
+        }
+        current.number
+    })
+}
+
+/// CSN of this session's last commit through the log; 0: none.
+pub fn last_csn() -> u64 {
+    CURRENT.with_borrow(|current| current.last_csn)
+}
+
+/// This session saw the state at `csn`: `session` reads never go back behind it.
+pub fn saw(csn: u64) {
+    CURRENT.with_borrow_mut(|current| current.last_csn = current.last_csn.max(csn));
+}
+
+/// For `emit_log_hook`: an error between the turn and the end of commit. The id of the transaction whose outcome the client
+/// must ask for.
+pub fn committing_transaction() -> Option<String> {
+    CURRENT.with_borrow(|current| {
+        let turn = current.turn.as_ref()?;
+        Some(crate::node::transaction_id(turn.node(), current.number))
+    })
+}
+
+/// Errors of the turn (see [`committing_transaction`]) in the user's terms.
+pub fn rewrite_error(transaction: &str) -> UserError {
+    errors::unknown(
+        transaction,
+        "The group had decided that it commits when this error happened.",
+    )
+}

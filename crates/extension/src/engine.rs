@@ -1,0 +1,239 @@
+//! What the log worker does, free of the server: takes records from slots, certifies, proposes, gives verdicts.
+//!
+//! One [`Engine`] per node, driven by `pg/log_worker.rs`. Invariants:
+//! - a slot's record is proposed only after it passed certification up to `certified`, which becomes its base;
+//! - verdicts are given strictly in position order, are written to the index before `certified` moves, and `certified` moves
+//!   before anyone is told of a later position;
+//! - nothing of an incarnation is proposed before its `Start` record stands in the log.
+//!
+//! A crash here loses nothing: what was proposed is in the log or it is not, and the next start decides it alike.
+
+mod checkpoint;
+mod collect;
+mod decide;
+mod fragments;
+mod orphans;
+mod tails;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use synod_log::{DecidedIndex, LogEvent, MembershipChange, ProposalId, SharedLog};
+use synod_rules::Certifier;
+
+use crate::pg::shmem::{NodeShared, NodeState};
+pub use checkpoint::{load_checkpoint, store_checkpoint};
+pub use collect::refuse_all;
+pub use orphans::is_orphan;
+
+/// Verdicts given to own records that have not yet committed: above it, no new records are taken from slots, so that
+/// batches grow instead of context switches.
+const GATE: usize = 8;
+
+/// What one of our proposals is for.
+#[derive(Clone, Copy, Debug)]
+enum Flight {
+    /// The `Start` of this incarnation.
+    Start,
+    /// The record in this slot and generation.
+    Record {
+        slot: i32,
+        generation: u64,
+        transaction: u64,
+    },
+    /// A piece of the large body that this upload sends.
+    Fragment { upload: u64, piece: usize },
+}
+
+/// The log worker's state.
+pub struct Engine<L> {
+    log: L,
+    node: &'static NodeShared,
+    directory: PathBuf,
+    certifier: Certifier,
+    index: DecidedIndex,
+    node_id: u32,
+    incarnation: u64,
+    sequence: u64,
+    started: bool,
+    flights: HashMap<u64, Flight>,
+    uploads: HashMap<u64, fragments::Upload>,
+    tails: tails::Tails,
+    checkpoints: checkpoint::Checkpoints,
+    membership_asked: bool,
+}
+
+/// Why the engine stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Stop {
+    /// The log itself failed.
+    #[error("{0}")]
+    Log(String),
+    /// A record that this release cannot read.
+    #[error("the record at position {position} cannot be read: {reason}")]
+    Record {
+        /// Where it stands.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Somebody else runs with this node's identity.
+    #[error("another process has started with the identity of this node")]
+    Fenced,
+    /// The node's own files cannot be written.
+    #[error("cannot write the files of this node: {0}")]
+    Files(String),
+    /// This node was taken out of its group.
+    #[error("this node was removed from its group")]
+    Removed,
+}
+
+impl<L: SharedLog> Engine<L> {
+    /// Begin with a certifier restored from the checkpoint; the log delivers from the position after it.
+    pub fn new(
+        log: L,
+        node: &'static NodeShared,
+        directory: PathBuf,
+        certifier: Certifier,
+        index: DecidedIndex,
+        incarnation: u64,
+    ) -> Self {
+        let checkpoints = checkpoint::Checkpoints::new(certifier.position());
+        let mut engine = Self {
+            log,
+            node,
+            directory,
+            certifier,
+            index,
+            node_id: node.node_id.load(Ordering::Relaxed),
+            incarnation,
+            sequence: 0,
+            started: false,
+            flights: HashMap::new(),
+            uploads: HashMap::new(),
+            tails: tails::Tails::new(node),
+            checkpoints,
+            membership_asked: false,
+        };
+        engine.publish();
+        engine
+    }
+
+    /// Propose this incarnation's `Start`. Backends' records wait until it stands in the log.
+    pub fn start(&mut self, postgres_version: u32, synod_version: u32) {
+        let record = synod_change::Record::Start {
+            postgres_version,
+            synod_version,
+        };
+        self.propose(Flight::Start, record.encode());
+    }
+
+    /// One round: take what backends ask for, drive the log, give verdicts. Returns when to be called again at the latest.
+    pub fn run(&mut self, now: Duration) -> Result<Duration, Stop> {
+        self.collect();
+        self.ask_tails();
+        self.ask_membership();
+        let mut events = Vec::new();
+        let next = self.log.poll(now, &mut events);
+        for event in events {
+            self.handle(event)?;
+        }
+        self.publish();
+        self.serve_tails();
+        self.feed_uploads();
+        self.forget_orphans();
+        self.checkpoint_if_due()?;
+        Ok(next)
+    }
+
+    /// The log, for its owner to wait on.
+    pub fn log_mut(&mut self) -> &mut L {
+        &mut self.log
+    }
+
+    /// True while proposals or fragments are on their way: an orderly shutdown waits for them.
+    pub fn busy(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    fn handle(&mut self, event: LogEvent) -> Result<(), Stop> {
+        match event {
+            LogEvent::Chosen(entries) => self.decide(entries),
+            LogEvent::Tail { token, position } => {
+                self.tails.answered(token, position);
+                Ok(())
+            }
+            LogEvent::Leader(leader) => {
+                self.node.leader.store(leader.map_or(0, |id| id.0), Ordering::Relaxed);
+                Ok(())
+            }
+            LogEvent::Membership(membership) => {
+                self.answer_membership(Ok(()));
+                crate::membership::publish(self.node, &membership);
+                let mine = membership.members.iter().any(|member| member.id.0 == self.node_id);
+                if mine { Ok(()) } else { Err(Stop::Removed) }
+            }
+            LogEvent::MembershipRefused(reason) => {
+                self.answer_membership(Err(reason));
+                Ok(())
+            }
+            LogEvent::Failed(reason) => Err(Stop::Log(reason)),
+        }
+    }
+
+    fn propose(&mut self, flight: Flight, payload: Vec<u8>) {
+        self.sequence += 1;
+        let node = synod_log::NodeId(self.node_id);
+        let id = ProposalId {
+            node,
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+        };
+        self.node.proposals.fetch_add(1, Ordering::Relaxed);
+        self.node
+            .proposed_bytes
+            .fetch_add(payload.len() as u64, Ordering::Relaxed);
+        self.flights.insert(self.sequence, flight);
+        self.log.propose(id, payload.into());
+    }
+
+    fn ask_membership(&mut self) {
+        if let Some(change) = crate::membership::take_request(self.node) {
+            self.membership_asked = true;
+            match change {
+                Ok(change) => self.log.change_membership(change),
+                Err(reason) => self.answer_membership(Err(reason)),
+            }
+        }
+    }
+
+    fn answer_membership(&mut self, outcome: Result<(), String>) {
+        if std::mem::take(&mut self.membership_asked) {
+            crate::membership::answer_request(self.node, outcome);
+        }
+    }
+
+    /// Publish the figures for backends and views.
+    fn publish(&mut self) {
+        let status = self.log.status();
+        let node = self.node;
+        node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
+        node.certified.store(self.certifier.position(), Ordering::SeqCst);
+        node.chosen.store(status.chosen, Ordering::Relaxed);
+        node.durable.store(status.durable, Ordering::Relaxed);
+        node.proposed.store(status.proposed, Ordering::Relaxed);
+        node.trimmed.store(status.trimmed, Ordering::Relaxed);
+        node.round.store(status.round, Ordering::Relaxed);
+        node.leader.store(status.leader.map_or(0, |id| id.0), Ordering::Relaxed);
+        node.quorum.store(status.quorum, Ordering::Release);
+        crate::membership::publish_acknowledged(node, &status.acknowledged);
+        if self.started && node.state() == NodeState::Starting {
+            node.state.store(NodeState::Running as u32, Ordering::Release);
+        }
+    }
+}
+
+/// Keep the change type in reach of `membership`.
+pub type Change = MembershipChange;

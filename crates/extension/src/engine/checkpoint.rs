@@ -1,0 +1,94 @@
+//! The certifier on disk: so that a start re-certifies a suffix of the log, not all of it.
+//!
+//! `checkpoint <= certified`; verdicts up to the checkpoint are in the index and synced before the checkpoint replaces its
+//! predecessor (temporary file, fsync, rename, fsync of the directory). Written by a thread, so that commits do not wait for it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use synod_log::SharedLog;
+use synod_rules::Certifier;
+
+use super::{Engine, Stop};
+
+/// Positions between two checkpoints.
+const EVERY: u64 = 32_768;
+
+const FILE: &str = "checkpoint";
+
+/// When the next one is due, and the one being written.
+pub(super) struct Checkpoints {
+    last: u64,
+    writing: Option<(u64, JoinHandle<io::Result<()>>)>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(last: u64) -> Self {
+        Self { last, writing: None }
+    }
+}
+
+/// The certifier as of the last checkpoint; a new one if there is none.
+pub fn load_checkpoint(directory: &Path) -> io::Result<Certifier> {
+    match fs::read(directory.join(FILE)) {
+        Ok(bytes) => Certifier::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Certifier::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replace the checkpoint.
+pub fn store_checkpoint(directory: &Path, bytes: &[u8]) -> io::Result<()> {
+    crate::node::replace_file(directory, FILE, bytes)
+}
+
+impl<L: SharedLog> Engine<L> {
+    pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Stop> {
+        self.reap(false)?;
+        if self.checkpoints.writing.is_some() || self.certifier.position() < self.checkpoints.last + EVERY {
+            return Ok(());
+        }
+        self.begin_checkpoint()
+    }
+
+    /// Write one now and wait for it: at an orderly shutdown.
+    pub fn checkpoint_now(&mut self) -> Result<(), Stop> {
+        self.reap(true)?;
+        if self.certifier.position() > self.checkpoints.last {
+            self.begin_checkpoint()?;
+            self.reap(true)?;
+        }
+        Ok(())
+    }
+
+    fn begin_checkpoint(&mut self) -> Result<(), Stop> {
+        let position = self.certifier.position();
+        let bytes = self.certifier.encode();
+        self.index.sync().map_err(|error| Stop::Files(error.to_string()))?;
+        let directory = self.directory.clone();
+        let write = move || store_checkpoint(&directory, &bytes);
+        let thread = crate::pg::threads::spawn("synod checkpoint", write);
+        self.checkpoints.writing = Some((position, thread.map_err(|error| Stop::Files(error.to_string()))?));
+        Ok(())
+    }
+
+    fn reap(&mut self, wait: bool) -> Result<(), Stop> {
+        let Some((position, thread)) = self.checkpoints.writing.take() else {
+            return Ok(());
+        };
+        if !wait && !thread.is_finished() {
+            self.checkpoints.writing = Some((position, thread));
+            return Ok(());
+        }
+        match thread.join() {
+            Ok(Ok(())) => {
+                self.checkpoints.last = position;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Stop::Files(error.to_string())),
+            Err(_) => Err(Stop::Files("the checkpoint thread failed".into())),
+        }
+    }
+}

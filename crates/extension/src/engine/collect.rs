@@ -1,0 +1,175 @@
+//! From the slots into the log: certify locally, then propose.
+
+use std::sync::atomic::Ordering;
+
+use synod_change::{Body, Key, MAX_INLINE_BODY_BYTES, TransactionId, WriteRecord};
+use synod_log::SharedLog;
+use synod_rules::CheckFailure;
+
+use super::{Engine, Flight, GATE, fragments};
+use crate::local_key::{self, LocalKey};
+use crate::pg::latch;
+use crate::pg::shmem::{NodeShared, slots};
+use crate::pg::slot::{Outcome, Slot, SlotState};
+use crate::pg::submit::spill_paths;
+
+/// A record as it lies in a slot.
+struct Collected {
+    keys: Vec<LocalKey>,
+    body: fragments::Source,
+    transaction: TransactionId,
+    commit_time_us: i64,
+}
+
+impl<L: SharedLog> Engine<L> {
+    /// Take every queued record, unless the gate is shut or there is no quorum to propose to.
+    pub(super) fn collect(&mut self) {
+        let index = self.node.index() as u32;
+        let mine = || {
+            slots()
+                .iter()
+                .enumerate()
+                .filter(|(_, slot)| slot.node.load(Ordering::Relaxed) == index)
+        };
+        let in_turn = mine().filter(|(_, slot)| slot.read().1 == SlotState::Turn).count();
+        let open = self.started && self.node.quorum.load(Ordering::Acquire) && in_turn <= GATE;
+        let mut taken = 0;
+        for (number, slot) in mine() {
+            let (generation, state) = slot.read();
+            match state {
+                SlotState::Queued if open => {
+                    if slot.swap(generation, SlotState::Queued, SlotState::Proposed) {
+                        self.take(number as i32, slot, generation);
+                        taken += 1;
+                    }
+                }
+                SlotState::Detached => self.free_detached(number as i32, slot, generation),
+                _ => {}
+            }
+        }
+        if taken > 0 {
+            self.node.batches.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&mut self, number: i32, slot: &Slot, generation: u64) {
+        let Some(record) = self.read(number, slot, generation) else {
+            self.refuse(number, slot, generation, Outcome::SpillFailed, 0);
+            return;
+        };
+        let keys = record.keys.iter().map(|local| (local.key, local.base));
+        if let Err(failure) = self.certifier.check(keys) {
+            self.node.conflicts.fetch_add(1, Ordering::Relaxed);
+            let (outcome, winner) = refusal(&failure);
+            self.refuse(number, slot, generation, outcome, winner);
+            return;
+        }
+        let write = WriteRecord {
+            base: self.certifier.position(),
+            transaction: record.transaction,
+            commit_time_us: record.commit_time_us,
+            keys: record.keys.iter().map(|local| local.key).collect::<Vec<Key>>(),
+            body: Body::Inline(bytes::Bytes::new()),
+        };
+        let flight = Flight::Record {
+            slot: number,
+            generation,
+            transaction: record.transaction.number,
+        };
+        match record.body {
+            fragments::Source::Memory(body) => {
+                let write = WriteRecord {
+                    body: Body::Inline(body),
+                    ..write
+                };
+                self.propose(flight, write.encode());
+            }
+            fragments::Source::File { file, length } => self.start_upload(flight, write, record.keys, file, length),
+        }
+    }
+
+    fn read(&self, number: i32, slot: &Slot, generation: u64) -> Option<Collected> {
+        let transaction = TransactionId {
+            node: self.node_id,
+            incarnation: self.incarnation,
+            number: slot.transaction.load(Ordering::Relaxed),
+        };
+        let commit_time_us = slot.commit_time_us.load(Ordering::Relaxed) as i64;
+        let count = slot.keys.load(Ordering::Relaxed) as usize;
+        if !slot.spilled.load(Ordering::Acquire) {
+            let payload = bytes::Bytes::from(slot.read_payload());
+            let keys = local_key::decode(&payload, count)?;
+            let body = fragments::Source::Memory(payload.slice(count * local_key::KEY_BYTES..));
+            return Some(Collected {
+                keys,
+                body,
+                transaction,
+                commit_time_us,
+            });
+        }
+        let (body_path, keys_path) = spill_paths(self.node.database.load(Ordering::Relaxed), number, generation);
+        let keys = local_key::decode(&std::fs::read(&keys_path).ok()?, count)?;
+        let length = slot.body_length.load(Ordering::Relaxed);
+        let body = if length <= MAX_INLINE_BODY_BYTES as u64 {
+            fragments::Source::Memory(std::fs::read(&body_path).ok()?.into())
+        } else {
+            fragments::Source::File {
+                file: std::fs::File::open(&body_path).ok()?,
+                length,
+            }
+        };
+        remove_spill(&body_path, &keys_path);
+        Some(Collected {
+            keys,
+            body,
+            transaction,
+            commit_time_us,
+        })
+    }
+
+    fn refuse(&self, number: i32, slot: &Slot, generation: u64, outcome: Outcome, winner: u64) {
+        if slot.abort(generation, SlotState::Proposed, outcome, winner) {
+            latch::wake(number);
+        }
+    }
+
+    /// What was proposed goes on without its slot; what was only queued never happened.
+    fn free_detached(&self, number: i32, slot: &Slot, generation: u64) {
+        if slot.spilled.load(Ordering::Acquire) {
+            let (body, keys) = spill_paths(self.node.database.load(Ordering::Relaxed), number, generation);
+            remove_spill(&body, &keys);
+        }
+        self.orphan(number, generation);
+        slot.free(generation, SlotState::Detached);
+        latch::wake(number);
+    }
+}
+
+/// Abort whatever is queued and wake who waits: the worker is about to end.
+pub fn refuse_all(node: &NodeShared) {
+    let index = node.index() as u32;
+    for (number, slot) in slots().iter().enumerate() {
+        if slot.node.load(Ordering::Relaxed) != index {
+            continue;
+        }
+        let (generation, state) = slot.read();
+        if state == SlotState::Queued {
+            slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0);
+        }
+        latch::wake(number as i32);
+    }
+}
+
+/// A failed local certification in the slot's terms.
+pub(super) fn refusal(failure: &CheckFailure) -> (Outcome, u64) {
+    match failure {
+        CheckFailure::Conflict(conflict) => (Outcome::Conflict, conflict.position),
+        CheckFailure::TooOld { .. } => (Outcome::TooOld, 0),
+    }
+}
+
+fn remove_spill(body: &std::path::Path, keys: &std::path::Path) {
+    // Already gone is fine: the engine removes what it took at once.
+    let _ = std::fs::remove_file(body);
+    let _ = std::fs::remove_file(keys);
+}

@@ -1,0 +1,275 @@
+//! Handing a sealed record to the log worker and waiting for its verdict and turn.
+//!
+//! The wait has no plain interrupt check: a cancel, a termination or `synod.commit_timeout` must first win the record's slot
+//! from the log worker. Won while QUEUED, nothing was proposed and the error is an ordinary one; won later, the outcome is
+//! unknown (08007), and the record, if it commits, is applied as if it were remote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+use super::capture::{Sealed, SealedBody};
+use super::latch;
+use super::shmem::{self, NodeShared, NodeState};
+use super::slot::{INLINE_BYTES, Outcome, Slot, SlotState};
+use crate::errors::{self, UserError};
+use crate::local_key;
+
+/// A record in this backend's slot.
+#[derive(Clone, Copy)]
+pub struct Submitted {
+    number: i32,
+    /// Which use of the slot.
+    pub generation: u64,
+}
+
+impl Submitted {
+    /// The slot.
+    pub fn slot(&self) -> &'static Slot {
+        &shmem::slots()[self.number as usize]
+    }
+
+    /// On abort: whatever happens to the record now happens without us.
+    pub fn let_go(&self) {
+        let slot = self.slot();
+        if slot.detach(self.generation).is_some() {
+            return;
+        }
+        match slot.state_of(self.generation) {
+            Some(SlotState::Committing) => {
+                slot.swap(self.generation, SlotState::Committing, SlotState::Detached);
+            }
+            Some(state @ (SlotState::Abort | SlotState::Filling)) => slot.free(self.generation, state),
+            _ => {}
+        }
+    }
+}
+
+/// Where the body of a record that does not fit into its slot lies, and its keys.
+pub fn spill_paths(database: u32, slot: i32, generation: u64) -> (PathBuf, PathBuf) {
+    let directory = crate::node::directory(database).join("spill");
+    (
+        directory.join(format!("{slot}-{generation}.body")),
+        directory.join(format!("{slot}-{generation}.keys")),
+    )
+}
+
+/// Put the record into this backend's slot and wake the log worker.
+pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed) -> Result<Submitted, UserError> {
+    if node.state() == NodeState::LogStopped {
+        return Err(errors::log_stopped(&node.log_reason()));
+    }
+    let number = latch::my_number();
+    let slot = shmem::slot(number).ok_or_else(errors::not_preloaded)?;
+    let generation = take_slot(slot)?;
+    let submitted = Submitted { number, generation };
+    slot.node.store(node.index() as u32, Ordering::Relaxed);
+    slot.outcome.store(Outcome::None as u32, Ordering::Relaxed);
+    slot.transaction.store(transaction, Ordering::Relaxed);
+    slot.commit_time_us.store(now_us(), Ordering::Relaxed);
+    if let Err(error) = fill(slot, number, generation, node, sealed) {
+        slot.free(generation, SlotState::Filling);
+        return Err(error);
+    }
+    slot.swap(generation, SlotState::Filling, SlotState::Queued);
+    node.wake_log_worker();
+    Ok(submitted)
+}
+
+/// The previous record of this backend may still be in the log worker's hands if it was given up.
+fn take_slot(slot: &Slot) -> Result<u64, UserError> {
+    let deadline = Instant::now() + commit_timeout();
+    loop {
+        if let Some(generation) = slot.take() {
+            return Ok(generation);
+        }
+        if Instant::now() >= deadline {
+            return Err(errors::no_quorum());
+        }
+        latch::reset();
+        latch::wait(Duration::from_millis(10));
+        latch::check_for_interrupts();
+    }
+}
+
+fn fill(slot: &Slot, number: i32, generation: u64, node: &NodeShared, sealed: Sealed) -> Result<(), UserError> {
+    let keys = local_key::encode(&sealed.keys);
+    slot.keys.store(sealed.keys.len() as u32, Ordering::Relaxed);
+    let database = node.database.load(Ordering::Relaxed);
+    let (body_path, keys_path) = spill_paths(database, number, generation);
+    match sealed.body {
+        SealedBody::Inline(body) if keys.len() + body.len() <= INLINE_BYTES => {
+            slot.write_payload(0, &keys);
+            slot.write_payload(keys.len(), &body);
+            slot.inline_length
+                .store((keys.len() + body.len()) as u32, Ordering::Release);
+            slot.body_length.store(body.len() as u64, Ordering::Relaxed);
+            slot.spilled.store(false, Ordering::Release);
+            return Ok(());
+        }
+        SealedBody::Inline(body) => {
+            slot.body_length.store(body.len() as u64, Ordering::Relaxed);
+            fs::write(&body_path, &body).map_err(|error| spill_error(&body_path, &error))?;
+        }
+        SealedBody::Spilled { path, length, .. } => {
+            slot.body_length.store(length, Ordering::Relaxed);
+            fs::rename(&path, &body_path).map_err(|error| spill_error(&body_path, &error))?;
+        }
+    }
+    fs::write(&keys_path, &keys).map_err(|error| spill_error(&keys_path, &error))?;
+    slot.inline_length.store(0, Ordering::Relaxed);
+    slot.spilled.store(true, Ordering::Release);
+    Ok(())
+}
+
+fn spill_error(path: &Path, error: &std::io::Error) -> UserError {
+    let code = match error.kind() {
+        std::io::ErrorKind::StorageFull => PgSqlErrorCode::ERRCODE_DISK_FULL,
+        _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
+    };
+    UserError::new(
+        code,
+        format!("could not write \"{}\": {error}", path.display()),
+        "A transaction too large for shared memory is handed over in a file; nothing was sent to the shared log.",
+        "",
+    )
+}
+
+/// Wait until the record's turn has come and take it. Returns its CSN; on error the transaction must roll back.
+pub fn wait_for_turn(node: &'static NodeShared, submitted: &Submitted) -> Result<u64, UserError> {
+    let slot = submitted.slot();
+    let generation = submitted.generation;
+    let deadline = Instant::now() + commit_timeout();
+    loop {
+        latch::reset();
+        match slot.state_of(generation) {
+            Some(SlotState::Turn) => {
+                let (csn, prev) = (slot.csn.load(Ordering::Acquire), slot.prev.load(Ordering::Acquire));
+                if node.applied.load(Ordering::SeqCst) == prev {
+                    if slot.swap(generation, SlotState::Turn, SlotState::Committing) {
+                        return Ok(csn);
+                    }
+                    continue;
+                }
+            }
+            Some(SlotState::Abort) => {
+                let error = refusal(node, slot);
+                slot.free(generation, SlotState::Abort);
+                return Err(error);
+            }
+            Some(SlotState::Queued | SlotState::Proposed) => {}
+            _ => return Err(given_up(node, slot, "Its session stopped waiting for it.")),
+        }
+        if let Some(reason) = why_give_up(slot, deadline, node) {
+            if let Some(error) = give_up(node, slot, generation, reason) {
+                return Err(error);
+            }
+            continue;
+        }
+        latch::wait(
+            deadline
+                .saturating_duration_since(Instant::now())
+                .min(Duration::from_secs(1)),
+        );
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum GiveUp {
+    Cancel,
+    Terminate,
+    Timeout,
+    Doomed,
+    Stopped,
+}
+
+fn why_give_up(slot: &Slot, deadline: Instant, node: &NodeShared) -> Option<GiveUp> {
+    // SAFETY: flags of this process set by signal handlers.
+    let (cancel, terminate) = unsafe {
+        (
+            std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) != 0,
+            std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0,
+        )
+    };
+    if terminate {
+        Some(GiveUp::Terminate)
+    } else if slot.doomed.load(Ordering::SeqCst) {
+        Some(GiveUp::Doomed)
+    } else if cancel {
+        Some(GiveUp::Cancel)
+    } else if node.state() == NodeState::LogStopped {
+        Some(GiveUp::Stopped)
+    } else if Instant::now() >= deadline {
+        Some(GiveUp::Timeout)
+    } else {
+        None
+    }
+}
+
+/// Win the record from the log worker, then say what that means. `None`: the state moved on, look again.
+fn give_up(node: &NodeShared, slot: &Slot, generation: u64, reason: GiveUp) -> Option<UserError> {
+    if slot.swap(generation, SlotState::Queued, SlotState::Free) {
+        return Some(match reason {
+            GiveUp::Timeout => errors::no_quorum(),
+            GiveUp::Doomed => errors::gave_way(),
+            GiveUp::Stopped => errors::log_stopped(&node.log_reason()),
+            GiveUp::Cancel | GiveUp::Terminate => {
+                latch::check_for_interrupts();
+                errors::canceled()
+            }
+        });
+    }
+    if reason == GiveUp::Doomed && slot.state_of(generation) == Some(SlotState::Proposed) {
+        // The verdict comes before apply needs our locks again; it is usually 40001. Wait for it, within reason.
+        latch::wait(Duration::from_millis(1));
+        if slot.state_of(generation) == Some(SlotState::Proposed) && !super::give_way::overdue(node) {
+            return None;
+        }
+    }
+    slot.detach(generation)?;
+    node.detached.fetch_add(1, Ordering::Relaxed);
+    node.wake_log_worker();
+    node.wake_apply_worker();
+    let why = match reason {
+        GiveUp::Cancel => "It was canceled while the shared log was deciding it.",
+        GiveUp::Terminate => "Its session was terminated while the shared log was deciding it.",
+        GiveUp::Timeout => "The shared log did not answer within synod.commit_timeout.",
+        GiveUp::Doomed => "It had to give way to a transaction that the group had committed before it.",
+        GiveUp::Stopped => "The shared log of this node stopped while deciding it.",
+    };
+    let error = given_up(node, slot, why);
+    if reason == GiveUp::Terminate {
+        error.raise_fatal();
+    }
+    Some(error)
+}
+
+fn given_up(node: &NodeShared, slot: &Slot, why: &str) -> UserError {
+    errors::unknown(
+        &crate::node::transaction_id(node, slot.transaction.load(Ordering::Relaxed)),
+        why,
+    )
+}
+
+fn refusal(node: &NodeShared, slot: &Slot) -> UserError {
+    match slot.outcome() {
+        Outcome::Conflict => errors::conflict(slot.winner.load(Ordering::Relaxed)),
+        Outcome::TooOld => errors::too_old(),
+        Outcome::NoQuorum => errors::no_quorum(),
+        Outcome::SpillFailed => errors::spill_lost(),
+        Outcome::Stopped | Outcome::None => errors::log_stopped(&node.log_reason()),
+    }
+}
+
+fn commit_timeout() -> Duration {
+    Duration::from_millis(crate::settings::COMMIT_TIMEOUT_MS.get().max(1) as u64)
+}
+
+fn now_us() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { pg_sys::GetCurrentTimestamp() as u64 }
+}
