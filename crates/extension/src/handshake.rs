@@ -64,7 +64,8 @@ impl Handshake<'_> {
     /// The proof of one end.
     pub fn proof(&self, role: Role) -> [u8; PROOF_BYTES] {
         // HMAC takes keys of any length, so there always is a mac.
-        self.mac(role).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+        self.mac(role)
+            .map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
     }
 
     /// Check the other end's proof, in constant time.

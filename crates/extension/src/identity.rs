@@ -48,7 +48,10 @@ pub struct Identity {
 impl std::fmt::Debug for Identity {
     /// Without the secret, and without the dsn, which may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("group", &self.group_name).field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("group", &self.group_name)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +112,10 @@ impl From<IdentityError> for UserError {
 impl Identity {
     /// The identity of this session's database; `None` when it is not a member.
     pub fn of_this_database() -> Result<Option<Self>, UserError> {
-        Ok(Self::load(&crate::node::directory(server::database()), server::database())?)
+        Ok(Self::load(
+            &crate::node::directory(server::database()),
+            server::database(),
+        )?)
     }
 
     /// The identity in a node's directory, checked against this server and the database it should belong to. `None` when
@@ -122,19 +128,31 @@ impl Identity {
             Err(error) => return Err(error),
         };
         if identity.system_identifier != server::system_identifier() || identity.database != database {
-            let owner = format!("database {} of server {}", identity.database, identity.system_identifier);
+            let owner = format!(
+                "database {} of server {}",
+                identity.database, identity.system_identifier
+            );
             return Err(IdentityError::Elsewhere { path, owner });
         }
         Ok(Some(identity))
     }
 
     fn read(path: &Path) -> Result<Self, IdentityError> {
-        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        let io = |source| IdentityError::Io {
+            path: path.to_owned(),
+            source,
+        };
         if fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
-            return Err(IdentityError::Damaged { path: path.to_owned(), what: "it is too long" });
+            return Err(IdentityError::Damaged {
+                path: path.to_owned(),
+                what: "it is too long",
+            });
         }
         let bytes = fs::read(path).map_err(io)?;
-        Self::decode(&bytes).map_err(|what| IdentityError::Damaged { path: path.to_owned(), what })
+        Self::decode(&bytes).map_err(|what| IdentityError::Damaged {
+            path: path.to_owned(),
+            what,
+        })
     }
 
     /// Write the file into a node's directory, durably.
@@ -148,7 +166,10 @@ impl Identity {
             fs::rename(&temporary, &path)?;
             File::open(directory)?.sync_all()
         };
-        write().map_err(|source| IdentityError::Io { path: path.clone(), source })
+        write().map_err(|source| IdentityError::Io {
+            path: path.clone(),
+            source,
+        })
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -191,7 +212,17 @@ impl Identity {
         let database = reader.u32()?;
         let secret = reader.array()?;
         let [group_name, name, dsn] = [reader.text()?, reader.text()?, reader.text()?];
-        Some(Self { group, group_name, node, name, dsn, log, system_identifier, database, secret })
+        Some(Self {
+            group,
+            group_name,
+            node,
+            name,
+            dsn,
+            log,
+            system_identifier,
+            database,
+            secret,
+        })
     }
 }
 
@@ -224,7 +255,9 @@ impl MemberInfo {
 
     /// From bytes; `None` when they are of another version or broken.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (1, rest) = bytes.split_first().map(|(version, rest)| (*version, rest))? else { return None };
+        let (1, rest) = bytes.split_first().map(|(version, rest)| (*version, rest))? else {
+            return None;
+        };
         let mut reader = Reader(rest);
         let [name, dsn] = [reader.text()?, reader.text()?];
         let info = Self {

@@ -61,7 +61,14 @@ impl Links {
         let poller = Poller::new().map_err(system)?;
         let resolver = Resolver::new().map_err(system)?;
         poller.watch(resolver.descriptor(), RESOLVER, false).map_err(system)?;
-        let inner = Inner { me, peers: BTreeMap::new(), watched: BTreeMap::new(), consumer, poller, resolver };
+        let inner = Inner {
+            me,
+            peers: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            consumer,
+            poller,
+            resolver,
+        };
         Ok(Self(Rc::new(RefCell::new(inner))))
     }
 
@@ -167,6 +174,9 @@ impl Transport for Links {
     }
 
     fn receive(&mut self, into: &mut Vec<(NodeId, Bytes)>) {
-        self.0.borrow_mut().consumer.receive(|from, frame| into.push((from, Bytes::from(frame))));
+        self.0
+            .borrow_mut()
+            .consumer
+            .receive(|from, frame| into.push((from, Bytes::from(frame))));
     }
 }

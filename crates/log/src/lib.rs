@@ -17,7 +17,10 @@ mod writer;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use synod_paxos::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value, get_membership, put_membership};
+pub use synod_paxos::{
+    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value, get_membership,
+    put_membership,
+};
 
 pub use error::StorageError;
 pub use index::{DecidedIndex, Verdict};

@@ -139,11 +139,16 @@ fn text(pointer: *const c_char) -> Option<String> {
 
 /// libpq ends its messages with a line break.
 fn message(pointer: *const c_char) -> Option<String> {
-    text(pointer).map(|text| text.trim_end().to_string()).filter(|text| !text.is_empty())
+    text(pointer)
+        .map(|text| text.trim_end().to_string())
+        .filter(|text| !text.is_empty())
 }
 
 fn c_string(value: &str) -> Result<CString, PqError> {
-    CString::new(value).map_err(|_| PqError { message: "a NUL byte is not allowed here".into(), ..PqError::default() })
+    CString::new(value).map_err(|_| PqError {
+        message: "a NUL byte is not allowed here".into(),
+        ..PqError::default()
+    })
 }
 
 impl Conn {
@@ -161,7 +166,10 @@ impl Conn {
         // SAFETY: both arrays are NULL-terminated and of the same length; libpq copies what it keeps.
         let raw = unsafe { PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 1) };
         let Some(raw) = NonNull::new(raw) else {
-            return Err(PqError { message: "out of memory".into(), ..PqError::default() });
+            return Err(PqError {
+                message: "out of memory".into(),
+                ..PqError::default()
+            });
         };
         let conn = Self(raw);
         // SAFETY: the connection is live; the receiver ignores its arguments.
@@ -203,7 +211,10 @@ impl Conn {
     pub fn error(&self) -> PqError {
         // SAFETY: the connection is live.
         let message = message(unsafe { PQerrorMessage(self.0.as_ptr()) });
-        PqError { message: message.unwrap_or_else(|| "the connection was lost".into()), ..PqError::default() }
+        PqError {
+            message: message.unwrap_or_else(|| "the connection was lost".into()),
+            ..PqError::default()
+        }
     }
 
     /// Send a simple query.
@@ -220,8 +231,10 @@ impl Conn {
         for parameter in parameters {
             owned.push(parameter.map(c_string).transpose()?);
         }
-        let values: Vec<*const c_char> =
-            owned.iter().map(|value| value.as_ref().map_or(ptr::null(), |value| value.as_ptr())).collect();
+        let values: Vec<*const c_char> = owned
+            .iter()
+            .map(|value| value.as_ref().map_or(ptr::null(), |value| value.as_ptr()))
+            .collect();
         // SAFETY: `values` has the stated length and outlives the call; NULL arrays mean "text, types inferred".
         let sent = unsafe {
             PQsendQueryParams(
@@ -281,9 +294,12 @@ impl Conn {
         // SAFETY: `result` is live; the field codes are those of the protocol.
         let field = |code: u8| text(unsafe { PQresultErrorField(result.as_ptr(), c_int::from(code)) });
         match field(b'M') {
-            Some(message) => {
-                PqError { sqlstate: field(b'C'), message, detail: field(b'D'), hint: field(b'H') }
-            }
+            Some(message) => PqError {
+                sqlstate: field(b'C'),
+                message,
+                detail: field(b'D'),
+                hint: field(b'H'),
+            },
             None => self.error(),
         }
     }
@@ -309,7 +325,10 @@ impl Conn {
     /// Queue one CopyData message; [`Self::flush`] sends it. The caller keeps the amount bounded.
     pub fn put_copy_data(&mut self, data: &[u8]) -> Result<(), PqError> {
         let Ok(length) = c_int::try_from(data.len()) else {
-            return Err(PqError { message: "the message is too long".into(), ..PqError::default() });
+            return Err(PqError {
+                message: "the message is too long".into(),
+                ..PqError::default()
+            });
         };
         // SAFETY: the connection is live; libpq copies the bytes.
         self.check(unsafe { PQputCopyData(self.0.as_ptr(), data.as_ptr().cast(), length) } == 1)
@@ -358,7 +377,10 @@ pub fn parse_conninfo(dsn: &str) -> Result<Vec<(String, String)>, PqError> {
         let message = message(complaint).unwrap_or_else(|| "out of memory".into());
         // SAFETY: allocated by libpq (or NULL), freed once.
         unsafe { PQfreemem(complaint.cast()) };
-        return Err(PqError { message, ..PqError::default() });
+        return Err(PqError {
+            message,
+            ..PqError::default()
+        });
     }
     let mut found = Vec::new();
     let mut option = options;

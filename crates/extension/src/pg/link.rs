@@ -125,7 +125,10 @@ fn checked(caller: &Caller) -> Result<Identity, UserError> {
         return Err(refuse(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "the nodes speak different versions of the link protocol",
-            format!("This node speaks version {PROTOCOL_VERSION}, the calling one version {}.", caller.protocol),
+            format!(
+                "This node speaks version {PROTOCOL_VERSION}, the calling one version {}.",
+                caller.protocol
+            ),
             "Run the same version of synod on every node.",
         ));
     }
@@ -142,7 +145,10 @@ fn checked(caller: &Caller) -> Result<Identity, UserError> {
         return Err(refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "this database is another node than the one called",
-            format!("It is node {} (\"{}\"); node {} was called.", identity.node.0, identity.name, caller.to),
+            format!(
+                "It is node {} (\"{}\"); node {} was called.",
+                identity.node.0, identity.name, caller.to
+            ),
             "Correct the dsn of the node that was meant.",
         ));
     }
@@ -163,7 +169,10 @@ fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError 
         Refusal::NoConsumer => refuse(
             PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
             "the log worker of this node is not running",
-            format!("Node {} (\"{}\") cannot take messages at the moment.", identity.node.0, identity.name),
+            format!(
+                "Node {} (\"{}\") cannot take messages at the moment.",
+                identity.node.0, identity.name
+            ),
             "It is started by the launcher; see the server log if it does not come up.",
         ),
         Refusal::Removed => refuse(
@@ -377,7 +386,12 @@ fn wait_for_socket(deadline: Option<Instant>) {
     // SAFETY: the backend's own wait set, made at its start: socket, latch, postmaster.
     unsafe {
         let mut event = std::mem::zeroed::<pg_sys::WaitEvent>();
-        pg_sys::ModifyWaitEvent(FeBeWaitSet, SOCKET_POSITION, pg_sys::WL_SOCKET_READABLE, std::ptr::null_mut());
+        pg_sys::ModifyWaitEvent(
+            FeBeWaitSet,
+            SOCKET_POSITION,
+            pg_sys::WL_SOCKET_READABLE,
+            std::ptr::null_mut(),
+        );
         let count = pg_sys::WaitEventSetWait(FeBeWaitSet, timeout, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
         if count > 0 && event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
             pg_sys::proc_exit(1);

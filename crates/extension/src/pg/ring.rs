@@ -177,7 +177,12 @@ impl Consumer {
     /// Peers whose link to us stands.
     pub fn linked(&self) -> Vec<NodeId> {
         let linked = |ring: &&RingControl| ring.producer_pid.load(Ordering::Acquire) != 0;
-        nodes()[self.node].rings.iter().filter(linked).map(|ring| NodeId(ring.peer.load(Ordering::Acquire))).collect()
+        nodes()[self.node]
+            .rings
+            .iter()
+            .filter(linked)
+            .map(|ring| NodeId(ring.peer.load(Ordering::Acquire)))
+            .collect()
     }
 
     /// Hand over every frame that has arrived entirely.
@@ -237,7 +242,9 @@ fn take_frames(bytes: &mut Vec<u8>, mut frame: impl FnMut(Vec<u8>)) -> bool {
         if length > MAX_FRAME_BYTES {
             return false;
         }
-        let Some(body) = bytes.get(at + 4..at + 4 + length) else { break };
+        let Some(body) = bytes.get(at + 4..at + 4 + length) else {
+            break;
+        };
         frame(body.to_vec());
         at += 4 + length;
     }
@@ -289,7 +296,11 @@ unsafe extern "C-unwind" fn detach_at_exit(_code: i32, index: pg_sys::Datum) {
 
 /// The ring of a peer, given one now if it has none and one is free.
 fn assign(node: &NodeRings, peer: u32) -> Option<usize> {
-    if let Some(ring) = node.rings.iter().position(|ring| ring.peer.load(Ordering::Acquire) == peer) {
+    if let Some(ring) = node
+        .rings
+        .iter()
+        .position(|ring| ring.peer.load(Ordering::Acquire) == peer)
+    {
         return Some(ring);
     }
     node.rings.iter().position(|ring| {
@@ -298,7 +309,9 @@ fn assign(node: &NodeRings, peer: u32) -> Option<usize> {
         }
         ring.log_id[0].store(0, Ordering::Relaxed);
         ring.log_id[1].store(0, Ordering::Relaxed);
-        ring.peer.compare_exchange(0, peer, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        ring.peer
+            .compare_exchange(0, peer, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     })
 }
 
@@ -331,16 +344,25 @@ impl Producer {
         });
         let (index, node) = found.ok_or(Refusal::NoConsumer)?;
         let epoch = node.epoch.load(Ordering::SeqCst);
-        let known = node.rings.iter().any(|ring| ring.peer.load(Ordering::Acquire) == peer.0);
+        let known = node
+            .rings
+            .iter()
+            .any(|ring| ring.peer.load(Ordering::Acquire) == peer.0);
         if !known && peer.0 < node.next_id.load(Ordering::Acquire) {
             return Err(Refusal::Removed);
         }
         let ring = assign(node, peer.0).ok_or(Refusal::TooManyPeers)?;
-        let expected = [&node.rings[ring].log_id[0], &node.rings[ring].log_id[1]].map(|half| half.load(Ordering::Acquire));
+        let expected =
+            [&node.rings[ring].log_id[0], &node.rings[ring].log_id[1]].map(|half| half.load(Ordering::Acquire));
         if expected != [0, 0] && expected != split(log) {
             return Err(Refusal::OtherLog);
         }
-        Ok(Self { node: index, ring, peer: peer.0, epoch })
+        Ok(Self {
+            node: index,
+            ring,
+            peer: peer.0,
+            epoch,
+        })
     }
 
     fn control(&self) -> &'static RingControl {
@@ -351,7 +373,11 @@ impl Producer {
     pub fn claim(&self) -> bool {
         let ring = self.control();
         let me = std::process::id() as i32;
-        if ring.producer_pid.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if ring
+            .producer_pid
+            .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
             ring.replaced.store(true, Ordering::SeqCst);
             wake_producer(ring);
             return false;
@@ -360,7 +386,8 @@ impl Producer {
         ring.replaced.store(false, Ordering::SeqCst);
         ring.wants_room.store(false, Ordering::SeqCst);
         ring.connection.fetch_or(1, Ordering::SeqCst);
-        ring.start.store(ring.written.0.load(Ordering::SeqCst), Ordering::SeqCst);
+        ring.start
+            .store(ring.written.0.load(Ordering::SeqCst), Ordering::SeqCst);
         ring.connection.fetch_add(1, Ordering::SeqCst);
         let argument = pg_sys::Datum::from(self.node * MAX_PEERS + self.ring);
         // SAFETY: the callback touches shared memory only and never raises.
@@ -411,7 +438,10 @@ impl Producer {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn release_at_exit(_code: i32, argument: pg_sys::Datum) {
     let number = argument.value();
-    if let Some(ring) = nodes().get(number / MAX_PEERS).map(|node| &node.rings[number % MAX_PEERS]) {
+    if let Some(ring) = nodes()
+        .get(number / MAX_PEERS)
+        .map(|node| &node.rings[number % MAX_PEERS])
+    {
         // The claim may be another's by now only if it was given up, which nothing but this does.
         if ring.producer_pid.load(Ordering::SeqCst) == std::process::id() as i32 {
             ring.producer_pid.store(0, Ordering::SeqCst);

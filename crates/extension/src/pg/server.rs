@@ -24,5 +24,7 @@ pub fn version_number() -> u32 {
 /// Encoding of this session's database, by PostgreSQL's name.
 pub fn encoding() -> String {
     // SAFETY: returns a static string.
-    unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }
+        .to_string_lossy()
+        .into_owned()
 }

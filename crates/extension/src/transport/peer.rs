@@ -104,7 +104,11 @@ impl Peer {
             up: self.is_up(),
             queued_bytes: self.queued_bytes,
             dropped: self.dropped,
-            error: self.last_error.as_ref().map(|error| error.message.clone()).unwrap_or_default(),
+            error: self
+                .last_error
+                .as_ref()
+                .map(|error| error.message.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -166,7 +170,9 @@ impl Peer {
     }
 
     fn fail(&mut self, now: Duration, error: PqError) {
-        self.phase = Phase::Idle { until: now + self.pause };
+        self.phase = Phase::Idle {
+            until: now + self.pause,
+        };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.dropped += self.queue.len() as u64;
         self.queue.clear();
@@ -195,17 +201,32 @@ impl Peer {
         Ok(())
     }
 
-    fn dial(&mut self, me: &Identity, resolver: &Resolver, now: Duration, deadline: Duration) -> Result<Phase, PqError> {
+    fn dial(
+        &mut self,
+        me: &Identity,
+        resolver: &Resolver,
+        now: Duration,
+        deadline: Duration,
+    ) -> Result<Phase, PqError> {
         let resolved = match resolver.parameters(&self.info.dsn) {
             Resolution::Known(parameters) => parameters,
-            Resolution::Pending => return Ok(Phase::Resolving { deadline: deadline.max(now) }),
+            Resolution::Pending => {
+                return Ok(Phase::Resolving {
+                    deadline: deadline.max(now),
+                });
+            }
             Resolution::Unknown(host) => {
                 let message = format!("host name \"{host}\" has no address");
-                return Err(PqError { message, ..PqError::default() });
+                return Err(PqError {
+                    message,
+                    ..PqError::default()
+                });
             }
         };
-        self.nonce = crate::pg::random::bytes()
-            .map_err(|error| PqError { message: error.message, ..PqError::default() })?;
+        self.nonce = crate::pg::random::bytes().map_err(|error| PqError {
+            message: error.message,
+            ..PqError::default()
+        })?;
         let application = format!("synod link {}->{}", me.name, self.info.name);
         let mut parameters = vec![("dbname", self.info.dsn.as_str())];
         parameters.extend(resolved.iter().map(|(keyword, value)| (*keyword, value.as_str())));
@@ -219,7 +240,11 @@ impl Peer {
             ("tcp_user_timeout", "4000"),
         ]);
         let conn = Conn::start(&parameters)?;
-        Ok(Phase::Busy { conn, step: Step::Dialing { write: true }, deadline })
+        Ok(Phase::Busy {
+            conn,
+            step: Step::Dialing { write: true },
+            deadline,
+        })
     }
 
     fn busy(&mut self, me: &Identity, mut conn: Conn, mut step: Step, deadline: Duration) -> Result<Phase, PqError> {
@@ -293,7 +318,10 @@ impl Peer {
         };
         if !handshake.verify(Role::Called, proof) {
             let message = "the called node does not have the group's secret".into();
-            return Err(PqError { message, ..PqError::default() });
+            return Err(PqError {
+                message,
+                ..PqError::default()
+            });
         }
         Ok(handshake.proof(Role::Dialling))
     }
@@ -343,9 +371,15 @@ fn next_data(conn: &mut Conn) -> Result<Option<Vec<u8>>, PqError> {
 }
 
 fn timed_out(during: &str) -> PqError {
-    PqError { message: format!("timeout expired while {during}"), ..PqError::default() }
+    PqError {
+        message: format!("timeout expired while {during}"),
+        ..PqError::default()
+    }
 }
 
 fn unexpected(instead_of: &str) -> PqError {
-    PqError { message: format!("the connection was closed or sent nonsense instead of {instead_of}"), ..PqError::default() }
+    PqError {
+        message: format!("the connection was closed or sent nonsense instead of {instead_of}"),
+        ..PqError::default()
+    }
 }

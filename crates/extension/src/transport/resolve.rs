@@ -38,7 +38,11 @@ impl Resolver {
         let wake_to = UdpSocket::bind("127.0.0.1:0")?;
         wake_to.connect(wake_from.local_addr()?)?;
         wake_from.connect(wake_to.local_addr()?)?;
-        Ok(Self { answers: Arc::default(), wake_from, wake_to: Arc::new(wake_to) })
+        Ok(Self {
+            answers: Arc::default(),
+            wake_from,
+            wake_to: Arc::new(wake_to),
+        })
     }
 
     /// Readable when an answer has come.
@@ -65,7 +69,11 @@ impl Resolver {
             Some(Some(found)) => {
                 let found = found.clone();
                 answers.remove(&host);
-                if found.is_empty() { Resolution::Unknown(host) } else { Resolution::Known(hostaddr(&host, &found)) }
+                if found.is_empty() {
+                    Resolution::Unknown(host)
+                } else {
+                    Resolution::Known(hostaddr(&host, &found))
+                }
             }
             None => {
                 answers.insert(host.clone(), None);
@@ -80,8 +88,10 @@ impl Resolver {
         let (answers, wake) = (Arc::clone(&self.answers), Arc::clone(&self.wake_to));
         let name = host.clone();
         let work = move || {
-            let mut found: Vec<IpAddr> =
-                (name.as_str(), 0).to_socket_addrs().map(|all| all.map(|one| one.ip()).collect()).unwrap_or_default();
+            let mut found: Vec<IpAddr> = (name.as_str(), 0)
+                .to_socket_addrs()
+                .map(|all| all.map(|one| one.ip()).collect())
+                .unwrap_or_default();
             found.dedup();
             if let Ok(mut answers) = answers.lock() {
                 answers.insert(name, Some(found));
@@ -111,5 +121,8 @@ fn host_to_resolve(dsn: &str) -> Option<String> {
 
 fn hostaddr(host: &str, found: &[IpAddr]) -> Vec<(&'static str, String)> {
     let addresses: Vec<String> = found.iter().map(IpAddr::to_string).collect();
-    vec![("host", vec![host; found.len()].join(",")), ("hostaddr", addresses.join(","))]
+    vec![
+        ("host", vec![host; found.len()].join(",")),
+        ("hostaddr", addresses.join(",")),
+    ]
 }
