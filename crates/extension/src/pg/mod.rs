@@ -6,6 +6,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+pub mod client;
 pub mod compat;
 pub mod failpoint;
 pub mod hooks;
