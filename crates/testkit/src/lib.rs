@@ -10,6 +10,7 @@
 //! - [`wait_until`]: the only way a test waits;
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
+//! - [`Ledger`]: writes of many clients and what they were told, to be compared with what is there;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod cluster;
 mod converge;
 pub mod history;
 mod install;
+mod ledger;
 mod network;
 pub mod pgbench;
 mod processes;
@@ -34,6 +36,7 @@ pub use account::Account;
 pub use cluster::{Cluster, Node, Options};
 pub use converge::{assert_converged, checksum};
 pub use install::PgInstall;
+pub use ledger::Ledger;
 pub use network::Network;
 pub use refusal::{failed, refused};
 pub use rng::Rng;

@@ -214,6 +214,38 @@ impl Server {
         self.child = Some(child);
     }
 
+    /// Tries to run a second server on the directory of this one; what it says before it gives up.
+    pub fn start_again(&self) -> String {
+        let run = Run::current();
+        let mut line = self.address.prefix.clone();
+        line.extend(run.account().prefix());
+        line.push(run.install().program("postgres").display().to_string());
+        // A port of its own, so that only the directory is in dispute.
+        line.extend([
+            "-D".into(),
+            self.data().display().to_string(),
+            "-p".into(),
+            free_port().to_string(),
+        ]);
+        let mut child = account::clean_command(&line)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {line:?}: {error}"));
+        if try_wait_until(START_DEADLINE, || child.try_wait().ok().flatten()).is_none() {
+            processes::send(pid_of(&child), Signal::KILL);
+            let _ = child.wait();
+            return "a second server runs".into();
+        }
+        let mut text = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            let _ = std::io::Read::read_to_string(&mut errors, &mut text);
+        }
+        text
+    }
+
     /// Waits until the server takes connections.
     ///
     /// # Errors

@@ -1,0 +1,330 @@
+//! A transaction that the group has committed does not wait for local locks: their holders give way (T7).
+
+use std::time::{Duration, Instant};
+
+use postgres::{Client, Error};
+use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, try_wait_until, wait_until};
+
+static CLUSTER: SharedCluster = SharedCluster::new(Options {
+    nodes: 3,
+    partitions: false,
+    settings: &[("synod.lock_grace", "500ms")],
+});
+
+/// `lock_grace`, plus the 50 ms of the promise, plus what two busy cores add.
+const GIVE_WAY: Duration = Duration::from_millis(2500);
+
+fn make_tables(cluster: &Cluster) {
+    let exists: bool = cluster
+        .client(0)
+        .query_one("SELECT to_regclass('fought') IS NOT NULL", &[])
+        .unwrap()
+        .get(0);
+    if !exists {
+        cluster.on_all("CREATE TABLE fought (id int PRIMARY KEY, v int); CREATE TABLE fought_child (id int PRIMARY KEY, parent int REFERENCES fought)");
+        cluster.replicate("fought");
+        cluster.replicate("fought_child");
+    }
+    cluster.client(1).batch_execute("DELETE FROM fought_child; DELETE FROM fought; INSERT INTO fought SELECT i, 0 FROM generate_series(1, 10) i").unwrap();
+    assert_converged(cluster, &["fought"]);
+}
+
+/// Runs `write` on node 2; node 1 must show `seen` (a query giving true) within the time to give way, without a barrier.
+#[track_caller]
+fn overtake(cluster: &Cluster, write: &str, seen: &str) -> Duration {
+    let mut observer = cluster.client(0);
+    observer
+        .batch_execute("SET synod.read_consistency = 'local'; SET lock_timeout = '10s'")
+        .unwrap();
+    cluster
+        .client(1)
+        .batch_execute(write)
+        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    let start = Instant::now();
+    let applied = try_wait_until(Duration::from_secs(15), || {
+        observer.query_one(seen, &[]).unwrap().get::<_, bool>(0).then_some(())
+    });
+    assert!(
+        applied.is_some(),
+        "{write} is not applied where its rows are locked: {}",
+        cluster.server(0).log_tail(10)
+    );
+    start.elapsed()
+}
+
+const UPDATE: &str = "UPDATE fought SET v = v + 100 WHERE id = 1";
+const UPDATED: &str = "SELECT v >= 100 FROM fought WHERE id = 1";
+
+/// Starts `sql` on a thread; once the holder is seen in the state to test, the rest goes on.
+fn in_background(client: &mut Client, sql: String) -> impl FnOnce() -> (Duration, Result<(), Error>) {
+    let start = Instant::now();
+    let result = client.batch_execute(&sql);
+    let elapsed = start.elapsed();
+    move || (elapsed, result)
+}
+
+/// The holder runs `sql` on node 1 while node 2 writes; the holder's error.
+#[track_caller]
+fn holder_loses(cluster: &Cluster, begin: &str, sql: &str, write: &str, seen: &str) -> (Client, Error) {
+    let mut holder = cluster.client(0);
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    holder
+        .batch_execute(begin)
+        .unwrap_or_else(|error| panic!("{begin}: {error:?}"));
+    let (mut holder, result) = std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let (_, result) = in_background(&mut holder, sql.to_owned())();
+            (holder, result)
+        });
+        let mut observer = cluster.client(0);
+        wait_until(Duration::from_secs(10), "the holder to be busy", || {
+            let query = "SELECT state = 'active' AND wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1";
+            observer
+                .query_one(query, &[&pid])
+                .unwrap()
+                .get::<_, Option<bool>>(0)
+                .unwrap_or(false)
+                .then_some(())
+        });
+        let took = overtake(cluster, write, seen);
+        assert!(took < GIVE_WAY, "{sql}: gave way only after {took:?}");
+        thread.join().unwrap()
+    });
+    let error = result.expect_err("the holder lost and was not told");
+    let _ = holder.batch_execute("ROLLBACK");
+    (holder, error)
+}
+
+#[test]
+fn an_active_statement_is_cancelled_with_40001() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let (mut holder, error) = holder_loses(
+        &cluster,
+        "BEGIN; UPDATE fought SET v = 1 WHERE id = 1",
+        "SELECT pg_sleep(30)",
+        UPDATE,
+        UPDATED,
+    );
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    holder
+        .batch_execute("UPDATE fought SET v = v + 1 WHERE id = 1")
+        .expect("the session lives on");
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn a_table_lock_gives_way() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut holder = cluster.client(0);
+    holder.batch_execute("BEGIN; LOCK TABLE fought IN SHARE MODE").unwrap();
+    let took = overtake_blind(&cluster, UPDATE);
+    assert!(took < GIVE_WAY, "gave way only after {took:?}");
+    assert!(
+        holder.batch_execute("COMMIT").is_err(),
+        "the holder lost and was not told"
+    );
+    assert_converged(&cluster, &["fought"]);
+}
+
+/// Like [`overtake`], for locks that also block the observer's read: watches the applied position.
+#[track_caller]
+fn overtake_blind(cluster: &Cluster, write: &str) -> Duration {
+    let position = |client: &mut Client| -> i64 {
+        client
+            .query_one("SELECT applied_csn::text::bigint FROM synod.stat_apply", &[])
+            .unwrap()
+            .get(0)
+    };
+    let (mut writer, mut observer) = (cluster.client(1), cluster.client(0));
+    writer
+        .batch_execute(write)
+        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    let start = Instant::now();
+    let target = position(&mut writer);
+    wait_until(Duration::from_secs(15), "the write to be applied past the lock", || {
+        (position(&mut observer) >= target).then_some(())
+    });
+    start.elapsed()
+}
+
+#[test]
+fn an_idle_transaction_is_ended_after_the_grace() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; UPDATE fought SET v = 1 WHERE id = 1")
+        .unwrap();
+    let took = overtake(&cluster, UPDATE, UPDATED);
+    assert!(took < GIVE_WAY, "gave way only after {took:?}");
+    assert!(
+        holder.batch_execute("COMMIT").is_err(),
+        "the holder lost and was not told"
+    );
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn a_savepoint_does_not_shelter() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let begin = "BEGIN; UPDATE fought SET v = 5 WHERE id = 1; SAVEPOINT s";
+    let mut holder = cluster.client(0);
+    holder.batch_execute(begin).unwrap();
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| holder.batch_execute("SELECT pg_sleep(30)"));
+        let mut observer = cluster.client(0);
+        wait_until(Duration::from_secs(10), "the holder to be busy", || {
+            let query = "SELECT coalesce(wait_event = 'PgSleep', false) FROM pg_stat_activity WHERE pid = $1";
+            observer
+                .query_one(query, &[&pid])
+                .unwrap()
+                .get::<_, bool>(0)
+                .then_some(())
+        });
+        cluster.client(1).batch_execute(UPDATE).unwrap();
+        let error = sleeper.join().unwrap().expect_err("the holder lost and was not told");
+        assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    });
+    // The lock is held outside of the savepoint: going back to it must not go on.
+    let later = holder
+        .batch_execute("ROLLBACK TO s")
+        .and_then(|()| holder.batch_execute("UPDATE fought SET v = 6 WHERE id = 2; COMMIT"));
+    assert!(later.is_err(), "a doomed transaction went on");
+    let mut observer = cluster.client(0);
+    observer.batch_execute("SET synod.read_consistency = 'local'").unwrap();
+    wait_until(GIVE_WAY, "the update past the savepoint", || {
+        observer
+            .query_one(UPDATED, &[])
+            .unwrap()
+            .get::<_, bool>(0)
+            .then_some(())
+    });
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn an_exception_block_does_not_swallow_it() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let body = "DO $$ BEGIN
+        UPDATE fought SET v = 1 WHERE id = 1;
+        FOR i IN 1..300 LOOP
+            BEGIN PERFORM pg_sleep(0.1); EXCEPTION WHEN OTHERS THEN NULL; END;
+        END LOOP;
+    END $$";
+    let (_, error) = holder_loses(&cluster, "SELECT 1", body, UPDATE, UPDATED);
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn a_new_child_gives_way_to_the_deleted_parent() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let (_, error) = holder_loses(
+        &cluster,
+        "BEGIN; INSERT INTO fought_child VALUES (1, 3)",
+        "SELECT pg_sleep(30)",
+        "DELETE FROM fought WHERE id = 3",
+        "SELECT NOT EXISTS (SELECT FROM fought WHERE id = 3)",
+    );
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    assert_converged(&cluster, &["fought", "fought_child"]);
+}
+
+#[test]
+fn a_unique_key_in_the_making_gives_way() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let (_, error) = holder_loses(
+        &cluster,
+        "BEGIN; INSERT INTO fought VALUES (77, 1)",
+        "SELECT pg_sleep(30)",
+        "INSERT INTO fought VALUES (77, 2)",
+        "SELECT EXISTS (SELECT FROM fought WHERE id = 77 AND v = 2)",
+    );
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn a_reader_is_in_the_way_of_truncate_only_for_the_grace() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut reader = cluster.client(0);
+    reader
+        .batch_execute("BEGIN; SELECT count(*) FROM fought_child")
+        .unwrap();
+    let took = overtake_blind(&cluster, "TRUNCATE fought_child");
+    assert!(took < GIVE_WAY * 3, "gave way only after {took:?}");
+    assert_converged(&cluster, &["fought_child"]);
+}
+
+#[test]
+fn a_prepared_transaction_stops_apply_and_is_named() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; LOCK TABLE fought IN SHARE MODE; PREPARE TRANSACTION 'in_the_way'")
+        .unwrap();
+    let mut observer = cluster.client(0);
+    observer.batch_execute("SET synod.read_timeout = '2s'").unwrap();
+    cluster.client(1).batch_execute(UPDATE).unwrap();
+    let shown = try_wait_until(Duration::from_secs(15), || {
+        let row = observer.query_one("SELECT reason FROM synod.stat_apply", &[]).unwrap();
+        row.get::<_, Option<String>>(0)
+            .filter(|reason| reason.contains("in_the_way"))
+    });
+    let read = observer.batch_execute("SELECT v FROM fought WHERE id = 1");
+    observer.batch_execute("ROLLBACK PREPARED 'in_the_way'").unwrap();
+    assert!(shown.is_some(), "stat_apply does not name the prepared transaction");
+    assert!(read.is_err(), "a strong read on a node that cannot apply");
+    assert_converged(&cluster, &["fought"]);
+}
+
+#[test]
+fn two_nodes_that_fight_for_the_same_rows_both_get_on() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    const EACH: i64 = 60;
+    let wins: i64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|node| {
+                let cluster = &cluster;
+                scope.spawn(move || {
+                    let mut client = cluster.client(node);
+                    let mut wins = 0;
+                    for round in 0..EACH {
+                        // Opposite orders: local deadlocks, give-way and certification at once.
+                        let (one, other) = if (round + node as i64) % 2 == 0 { (1, 2) } else { (2, 1) };
+                        let sql = format!(
+                            "BEGIN; UPDATE fought SET v = v + 1 WHERE id = {one}; UPDATE fought SET v = v + 1 WHERE id = {other}; COMMIT"
+                        );
+                        match client.batch_execute(&sql) {
+                            Ok(()) => wins += 1,
+                            Err(error) => {
+                                assert!(matches!(sqlstate(&error), Some("40001" | "40P01")), "{error:?}");
+                                client.batch_execute("ROLLBACK").unwrap();
+                            }
+                        }
+                    }
+                    wins
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(wins > 0, "nobody got on");
+    assert_converged(&cluster, &["fought"]);
+    let sum: i64 = cluster
+        .client(2)
+        .query_one("SELECT sum(v) FROM fought WHERE id <= 2", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(sum, 2 * wins);
+}
