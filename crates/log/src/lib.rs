@@ -5,13 +5,16 @@
 
 mod error;
 mod files;
+mod delivery;
 mod index;
 mod index_reader;
+mod options;
+mod paxos_log;
+mod places;
 mod reader;
 mod recovery;
 pub mod segment;
 mod storage;
-mod value;
 mod writer;
 
 use std::time::Duration;
@@ -25,6 +28,8 @@ pub use synod_paxos::{
 pub use error::StorageError;
 pub use index::{DecidedIndex, Verdict};
 pub use index_reader::{Decided, ReadError, Reader};
+pub use options::LogOptions;
+pub use paxos_log::PaxosLog;
 pub use storage::{Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker};
 
 /// Where an accepted value lies in the segment files: enough for another process to read it.

@@ -13,7 +13,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Ballot, Entry, Location, LogId, NodeId, Position, Value, value};
+use crate::{Ballot, Entry, Location, LogId, NodeId, Position, Value};
 
 /// First bytes of every segment file.
 const MAGIC: [u8; 8] = *b"SYNODSEG";

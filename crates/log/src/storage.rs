@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::error::StorageError;
 use crate::files::{self, Identity};
 use crate::recovery;
-use crate::segment::{Found, KIND_ENTRY, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, record_length};
+use crate::segment::{Found, KIND_ENTRY, KIND_STATE, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::writer::{Job, Writer};
 use crate::{Ballot, Location, LogId, NodeId, Position, Value};
 
@@ -127,7 +127,12 @@ pub struct Stored {
 #[derive(Debug)]
 pub enum Completion {
     /// Other processes can read these records now; they are not durable yet. Does not wake.
-    Written(Vec<Stored>),
+    Written {
+        /// All entries of all tickets up to this one are written; of the next ones some may be.
+        ticket: u64,
+        /// Where they lie, in the order of the writes.
+        stored: Vec<Stored>,
+    },
     /// All tickets up to this one are durable.
     Durable(u64),
     /// The storage stopped, and will not write again. What was not reported durable may be lost.
@@ -149,22 +154,51 @@ impl Storage {
     /// Make a new log, with a new [`LogId`], in a directory that holds none.
     pub fn create(directory: &Path, options: StorageOptions) -> Result<Storage, StorageError> {
         options.check()?;
-        fs::create_dir_all(directory).map_err(StorageError::io("create", directory))?;
-        let lock = files::lock_directory(directory)?;
+        let lock = Storage::take(directory)?;
         if Identity::load(directory)?.is_some() {
             return Err(StorageError::Exists(directory.to_path_buf()));
         }
-        remove_unfinished(directory)?;
-        let identity = Identity::generate(options.node)?;
-        let header = SegmentHeader {
-            log: identity.log,
-            number: 1,
-            size: options.segment_bytes,
-        };
-        files::prepare_segment(directory, header, options.fsync)?;
-        identity.store(directory)?;
+        let identity = reserve(directory, options.node, &options)?;
         let recovered = recovery::recover(directory, &identity, options.fsync, &mut |_, _| Ok(()))?;
         Storage::start(directory, identity, options, recovered, lock)
+    }
+
+    /// Make an empty log that belongs to nobody yet: a node that is to join shows its [`LogId`] to the group, which
+    /// gives it its id. Called again before [`claim`](Self::claim), it gives the same answer.
+    pub fn reserve(directory: &Path, options: StorageOptions) -> Result<LogId, StorageError> {
+        options.check()?;
+        let _lock = Storage::take(directory)?;
+        match Identity::load(directory)? {
+            Some(identity) if identity.node == NOBODY => Ok(identity.log),
+            Some(_) => Err(StorageError::Exists(directory.to_path_buf())),
+            None => Ok(reserve(directory, NOBODY, &options)?.log),
+        }
+    }
+
+    /// Open the log made by [`reserve`](Self::reserve), now that its owner is known.
+    pub fn claim(directory: &Path, options: StorageOptions) -> Result<Storage, StorageError> {
+        options.check()?;
+        let lock = Storage::take(directory)?;
+        let reserved = Identity::load(directory)?.ok_or_else(|| StorageError::Missing(directory.to_path_buf()))?;
+        if reserved.node != NOBODY && reserved.node != options.node {
+            return Err(StorageError::Exists(directory.to_path_buf()));
+        }
+        let identity = Identity { node: options.node, ..reserved };
+        // Claimed before, by a process that ended before it wrote anything: as good as new. Anything else is a log.
+        let recovered = recovery::recover(directory, &identity, options.fsync, &mut |found, _| {
+            if found.header.kind >= KIND_STATE || found.header.kind == KIND_ENTRY { Err("it is in use") } else { Ok(()) }
+        });
+        let recovered = recovered.map_err(|error| match error {
+            StorageError::Damaged { .. } => StorageError::Exists(directory.to_path_buf()),
+            error => error,
+        })?;
+        identity.store(directory)?;
+        Storage::start(directory, identity, options, recovered, lock)
+    }
+
+    fn take(directory: &Path) -> Result<File, StorageError> {
+        fs::create_dir_all(directory).map_err(StorageError::io("create", directory))?;
+        files::lock_directory(directory)
     }
 
     /// Open the log in a directory. `visit` sees every record, oldest first, and may refuse one with a reason.
@@ -231,6 +265,12 @@ impl Storage {
         self.send(Job::Write { ticket, records });
     }
 
+    /// Queue records that need not be durable by themselves: they are written with the next ticket's, or when it has
+    /// been quiet for a while, or when the log is closed.
+    pub fn note(&self, records: Vec<Record>) {
+        self.send(Job::Note { records });
+    }
+
     /// Delete the segments all of whose entries lie below `below`.
     pub fn trim(&self, below: Position) {
         self.send(Job::Trim { below });
@@ -264,10 +304,16 @@ impl Drop for Storage {
     }
 }
 
-/// The largest payload that a record in a segment of this size can have.
-pub(crate) fn largest_payload(segment_bytes: u32) -> usize {
-    // The start record and the copies of state stand before it: 1 KB is several times what they take.
-    (segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES + record_length(0) + 1024)
+/// The owner of a log made for a node that is to join.
+const NOBODY: NodeId = NodeId(0);
+
+fn reserve(directory: &Path, node: NodeId, options: &StorageOptions) -> Result<Identity, StorageError> {
+    remove_unfinished(directory)?;
+    let identity = Identity::generate(node)?;
+    let header = SegmentHeader { log: identity.log, number: 1, size: options.segment_bytes };
+    files::prepare_segment(directory, header, options.fsync)?;
+    identity.store(directory)?;
+    Ok(identity)
 }
 
 /// Remove what a crash in the middle of `create` left. Segments with content and no identity are left alone: they are

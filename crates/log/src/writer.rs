@@ -26,7 +26,7 @@ use crate::segment::{
     self, KIND_ENTRY, KIND_MARK, KIND_START, KIND_STATE, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentStart,
 };
 use crate::storage::{Body, Completion, Record, StorageOptions, Stored};
-use crate::{Ballot, Location, LogId, Position, value};
+use crate::{Ballot, Location, LogId, Position};
 
 /// After this much quiet a mark says durably that all before it was synced, so that from then on damage anywhere is
 /// told from a torn tail.
@@ -41,6 +41,8 @@ const PREPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What the storage thread is asked to do.
 pub(crate) enum Job {
     Write { ticket: u64, records: Vec<Record> },
+    /// To be written with whatever is written next.
+    Note { records: Vec<Record> },
     Trim { below: Position },
 }
 
@@ -60,8 +62,10 @@ pub(crate) struct Writer {
     marked: u32,
     /// Records of the current group in this segment.
     buffer: BytesMut,
-    /// Entries of the current group.
+    /// Entries of the current group that are not written yet.
     stored: Vec<Stored>,
+    /// The last ticket all of whose records are laid out.
+    laid: u64,
     highest: Position,
     sealed: BTreeMap<u32, Position>,
     states: BTreeMap<Kind, State>,
@@ -99,6 +103,7 @@ impl Writer {
             marked: recovered.marked,
             buffer: BytesMut::new(),
             stored: Vec::new(),
+            laid: 0,
             highest: recovered.highest,
             sealed: recovered.sealed,
             states: recovered.states,
@@ -149,9 +154,15 @@ impl Writer {
         while let Some(job) = next.take() {
             match job {
                 Job::Write { ticket, records } => {
-                    last = Some(ticket);
                     for record in &records {
                         bytes += self.lay(record)? as usize;
+                    }
+                    self.laid = ticket;
+                    last = Some(ticket);
+                }
+                Job::Note { records } => {
+                    for record in &records {
+                        self.lay(record)?;
                     }
                 }
                 Job::Trim { below } => trim = trim.max(Some(below)),
@@ -174,47 +185,41 @@ impl Writer {
 
     /// Give a record its place, in the next segment if it does not fit.
     fn lay(&mut self, record: &Record) -> Result<u32, StorageError> {
-        if !self.fits(record) {
-            self.roll()?;
-            if !self.fits(record) {
-                let source = std::io::Error::other("a record is larger than a segment");
-                return Err(StorageError::Io {
-                    action: "write",
-                    path: self.path.clone(),
-                    source,
-                });
+        let location = match self.try_append(record) {
+            Some(location) => location,
+            None => {
+                self.roll()?;
+                self.try_append(record).ok_or_else(|| {
+                    let source = std::io::Error::other("a record is larger than a segment");
+                    StorageError::Io { action: "write", path: self.path.clone(), source }
+                })?
             }
-        }
-        let what = (record.kind, record.position, record.ballot);
-        let location = match &record.body {
-            Body::Value(value) => self.append(what, |into| value::encode(value, into)),
-            Body::Bytes(bytes) => self.append(what, |into| into.put_slice(bytes)),
         };
         if record.kind == KIND_ENTRY {
             self.highest = self.highest.max(record.position);
-            self.stored.push(Stored {
-                position: record.position,
-                ballot: record.ballot,
-                location,
-            });
+            self.stored.push(Stored { position: record.position, ballot: record.ballot, location });
         } else if let (KIND_STATE.., Body::Bytes(bytes)) = (record.kind, &record.body) {
             let bytes = Bytes::copy_from_slice(bytes);
-            let state = State {
-                position: record.position,
-                ballot: record.ballot,
-                bytes,
-            };
+            let state = State { position: record.position, ballot: record.ballot, bytes };
             self.states.insert(record.kind, state);
         }
         Ok(location.length)
     }
 
-    fn fits(&self, record: &Record) -> bool {
-        let payload = match &record.body {
-            Body::Value(value) => value::encoded_length(value),
-            Body::Bytes(bytes) => bytes.len(),
+    /// `None`, and nothing is changed, if there is no room.
+    fn try_append(&mut self, record: &Record) -> Option<Location> {
+        let (end, buffered) = (self.end, self.buffer.len());
+        let what = (record.kind, record.position, record.ballot);
+        let location = match &record.body {
+            Body::Value(value) => self.append(what, |into| synod_paxos::put_value(into, value)),
+            Body::Bytes(bytes) => self.append(what, |into| into.put_slice(bytes)),
         };
-        self.end as usize + segment::record_length(payload) <= self.header.size as usize
+        if self.end <= self.header.size {
+            return Some(location);
+        }
+        self.buffer.truncate(buffered);
+        self.end = end;
+        None
     }
 
     fn append(&mut self, what: (Kind, Position, Ballot), payload: impl FnOnce(&mut BytesMut)) -> Location {
@@ -238,7 +243,8 @@ impl Writer {
             self.buffer.clear();
         }
         if !self.stored.is_empty() {
-            let _ = self.reports.send(Completion::Written(std::mem::take(&mut self.stored)));
+            let stored = std::mem::take(&mut self.stored);
+            let _ = self.reports.send(Completion::Written { ticket: self.laid, stored });
         }
         if self.synced < self.end {
             if let Some(hook) = &self.options.sync_hook {
@@ -255,6 +261,7 @@ impl Writer {
     }
 
     fn mark(&mut self) -> Result<(), StorageError> {
+        self.flush()?;
         let room = self.end as usize + segment::record_length(0) <= self.header.size as usize;
         if self.marked < self.synced && room {
             self.append((KIND_MARK, 0, Ballot::default()), |_| {});

@@ -49,7 +49,7 @@ fn log(root: &Path, count: u64, unrecorded: u64) -> (Storage, DecidedIndex) {
             .wait(Duration::from_secs(20))
             .expect("the storage thread answers")
         {
-            Completion::Written(stored) => {
+            Completion::Written { stored, .. } => {
                 for Stored { position, location, .. } in stored {
                     if position <= count - unrecorded {
                         index.record(position, location, verdict(position)).unwrap();

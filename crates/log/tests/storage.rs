@@ -336,7 +336,7 @@ fn a_crash_between_write_and_sync_keeps_what_was_acknowledged() {
         match storage.wait(PATIENCE).unwrap() {
             Completion::Failed(why) => break why,
             Completion::Durable(ticket) => assert!(ticket <= 40),
-            Completion::Written(_) => {}
+            Completion::Written { .. } => {}
         }
     };
     assert!(
@@ -399,7 +399,7 @@ fn no_room_for_the_next_segment_stops_the_log_and_loses_nothing() {
         match storage.wait(PATIENCE).unwrap() {
             Completion::Failed(why) => break why,
             Completion::Durable(ticket) => durable = ticket,
-            Completion::Written(_) => {}
+            Completion::Written { .. } => {}
         }
     };
     assert!(failed.contains("0000000003.seg"), "{failed}");
@@ -422,7 +422,7 @@ fn completions_tell_where_an_entry_lies() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Storage::create(directory.path(), options(4096)).unwrap();
     storage.write(1, vec![entry(1, b"one"), entry(2, b"two")]);
-    let Some(Completion::Written(stored)) = storage.wait(PATIENCE) else {
+    let Some(Completion::Written { stored, .. }) = storage.wait(PATIENCE) else {
         panic!("not written")
     };
     let positions: Vec<_> = stored
