@@ -27,7 +27,12 @@ pub(crate) struct Delivery {
 impl Delivery {
     /// To an owner who has dealt with everything below `next`, of a log that is chosen up to `chosen`.
     pub fn new(next: Position, chosen: Position) -> Delivery {
-        Delivery { next: next.max(1), chosen, recent: VecDeque::new(), recent_bytes: 0 }
+        Delivery {
+            next: next.max(1),
+            chosen,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+        }
     }
 
     /// The next entries are chosen.
@@ -51,6 +56,11 @@ impl Delivery {
         self.next <= self.chosen
     }
 
+    /// The next entry to hand over is written.
+    pub fn ready(&self, places: &Places) -> bool {
+        places.get(self.next).is_some()
+    }
+
     /// The next chunk, as far as it is written. Empty: nothing now.
     pub fn take(&mut self, places: &Places, reader: &mut SegmentReader) -> Result<Vec<ChosenEntry>, SegmentError> {
         let mut chunk = Vec::new();
@@ -64,7 +74,12 @@ impl Delivery {
                 let run = places.run(self.next, upto, CHUNK_BYTES);
                 let mut entries = Vec::with_capacity(run.len());
                 reader.read(&run, &mut entries)?;
-                chunk.extend(entries.into_iter().zip(run).map(|(entry, location)| ChosenEntry { entry, location }));
+                chunk.extend(
+                    entries
+                        .into_iter()
+                        .zip(run)
+                        .map(|(entry, location)| ChosenEntry { entry, location }),
+                );
                 self.next += chunk.len() as u64;
             }
         }

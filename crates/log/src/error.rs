@@ -45,6 +45,14 @@ pub enum StorageError {
         /// What was found there.
         reason: String,
     },
+    /// The owner asks for entries that are gone.
+    #[error("the log begins at position {first}, but position {wanted} is needed; copy the data from a peer")]
+    Trimmed {
+        /// The first position that is needed.
+        wanted: u64,
+        /// The first position there is.
+        first: u64,
+    },
     /// A setting makes no sense.
     #[error("invalid log option: {0}")]
     Options(&'static str),

@@ -118,6 +118,10 @@ impl Reader {
     ) -> Result<(u64, usize), ReadError> {
         self.read_slots(from, wanted)?;
         self.locations.clear();
+        if let Some((first, _)) = self.slots.first() {
+            // The segment before may still be wanted: values do not lie exactly in the order of their positions.
+            self.segments.forget_below(first.segment.saturating_sub(1));
+        }
         let mut bytes = 0;
         for (location, _) in &self.slots {
             if bytes >= max_bytes {

@@ -3,9 +3,9 @@
 //! One trait ([`SharedLog`]), several implementations, one conformance suite.
 #![forbid(unsafe_code)]
 
+mod delivery;
 mod error;
 mod files;
-mod delivery;
 mod index;
 mod index_reader;
 mod options;
@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use synod_paxos::{
-    Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value, get_membership,
-    put_membership,
+    Ballot, Command, Entry, LogId, Member, Membership, MembershipChange, NodeId, Position, ProposalId, Value,
+    get_membership, put_membership,
 };
 
 pub use error::StorageError;
@@ -78,24 +78,6 @@ pub enum LogEvent {
     Failed(String),
 }
 
-/// A change of the group's members. One at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MembershipChange {
-    /// A new member, first without a vote. Its id is `next_id` of the membership it is added to.
-    AddLearner {
-        /// Its log directory.
-        log: LogId,
-        /// Name, address, system identifier: opaque here.
-        info: Bytes,
-    },
-    /// Give a learner that has caught up its vote.
-    Promote(NodeId),
-    /// Take a member out.
-    Remove(NodeId),
-    /// Replace a member's `info`.
-    Describe(NodeId, Bytes),
-}
-
 /// Health figures for the views.
 #[derive(Clone, Debug, Default)]
 pub struct LogStatus {
@@ -115,6 +97,9 @@ pub struct LogStatus {
     pub membership: Membership,
     /// Per member: the highest position it is known to hold durably.
     pub acknowledged: Vec<(NodeId, Position)>,
+    /// Members whose disk went back in time (restored backup, rolled back machine): they do not count until removed and
+    /// added again.
+    pub distrusted: Vec<NodeId>,
     /// True while a quorum answered within the election timeout (on a follower: while a leader is heard).
     pub quorum: bool,
 }
@@ -132,7 +117,7 @@ pub trait SharedLog {
     /// Ask for a membership change; the outcome is a [`LogEvent::Membership`] or [`LogEvent::MembershipRefused`].
     fn change_membership(&mut self, change: MembershipChange);
     /// Do what can be done now: read messages, take completions, keep time. `now` is a monotonic clock. Returns when it
-    /// wants to be called again at the latest (sooner when the waker fires).
+    /// wants to be called again at the latest, on the same clock (sooner when the waker fires or a message arrives).
     fn poll(&mut self, now: Duration, events: &mut Vec<LogEvent>) -> Duration;
     /// Give up everything below `position`. A local decision.
     fn trim(&mut self, below: Position);

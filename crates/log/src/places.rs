@@ -8,7 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use crate::storage::Stored;
 use crate::{Location, Position};
 
-const NOWHERE: Location = Location { segment: 0, offset: 0, length: 0 };
+const NOWHERE: Location = Location {
+    segment: 0,
+    offset: 0,
+    length: 0,
+};
 
 /// The places of all positions from `first` on.
 #[derive(Default)]
@@ -31,7 +35,11 @@ impl Places {
             self.set(one.position, one.location);
             // A later value for the position may be on its way; what is written of the ticket after `ticket` waits for
             // its completion.
-            if self.unwritten.get(&one.position).is_some_and(|waiting| *waiting <= ticket) {
+            if self
+                .unwritten
+                .get(&one.position)
+                .is_some_and(|waiting| *waiting <= ticket)
+            {
                 self.unwritten.remove(&one.position);
             }
         }

@@ -190,12 +190,18 @@ pub fn decode_entry(bytes: &Bytes, seed: u32, offset: u32) -> Option<Entry> {
     if header.kind != KIND_ENTRY {
         return None;
     }
-    let value: Value = value::decode(bytes.slice_ref(payload))?;
+    let value = decode_value(bytes.slice_ref(payload))?;
     Some(Entry {
         position: header.position,
         ballot: header.ballot,
         value,
     })
+}
+
+/// The value that takes up all of `payload`; shares its memory.
+pub fn decode_value(mut payload: Bytes) -> Option<Value> {
+    let value = synod_paxos::get_value(&mut payload).ok()?;
+    payload.is_empty().then_some(value)
 }
 
 /// How the segment before this one ended: the payload of a [`KIND_START`] record.

@@ -183,10 +183,17 @@ impl Storage {
         if reserved.node != NOBODY && reserved.node != options.node {
             return Err(StorageError::Exists(directory.to_path_buf()));
         }
-        let identity = Identity { node: options.node, ..reserved };
+        let identity = Identity {
+            node: options.node,
+            ..reserved
+        };
         // Claimed before, by a process that ended before it wrote anything: as good as new. Anything else is a log.
         let recovered = recovery::recover(directory, &identity, options.fsync, &mut |found, _| {
-            if found.header.kind >= KIND_STATE || found.header.kind == KIND_ENTRY { Err("it is in use") } else { Ok(()) }
+            if found.header.kind >= KIND_STATE || found.header.kind == KIND_ENTRY {
+                Err("it is in use")
+            } else {
+                Ok(())
+            }
         });
         let recovered = recovered.map_err(|error| match error {
             StorageError::Damaged { .. } => StorageError::Exists(directory.to_path_buf()),
@@ -310,7 +317,11 @@ const NOBODY: NodeId = NodeId(0);
 fn reserve(directory: &Path, node: NodeId, options: &StorageOptions) -> Result<Identity, StorageError> {
     remove_unfinished(directory)?;
     let identity = Identity::generate(node)?;
-    let header = SegmentHeader { log: identity.log, number: 1, size: options.segment_bytes };
+    let header = SegmentHeader {
+        log: identity.log,
+        number: 1,
+        size: options.segment_bytes,
+    };
     files::prepare_segment(directory, header, options.fsync)?;
     identity.store(directory)?;
     Ok(identity)

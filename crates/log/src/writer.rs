@@ -40,10 +40,17 @@ const PREPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the storage thread is asked to do.
 pub(crate) enum Job {
-    Write { ticket: u64, records: Vec<Record> },
+    Write {
+        ticket: u64,
+        records: Vec<Record>,
+    },
     /// To be written with whatever is written next.
-    Note { records: Vec<Record> },
-    Trim { below: Position },
+    Note {
+        records: Vec<Record>,
+    },
+    Trim {
+        below: Position,
+    },
 }
 
 pub(crate) struct Writer {
@@ -191,16 +198,28 @@ impl Writer {
                 self.roll()?;
                 self.try_append(record).ok_or_else(|| {
                     let source = std::io::Error::other("a record is larger than a segment");
-                    StorageError::Io { action: "write", path: self.path.clone(), source }
+                    StorageError::Io {
+                        action: "write",
+                        path: self.path.clone(),
+                        source,
+                    }
                 })?
             }
         };
         if record.kind == KIND_ENTRY {
             self.highest = self.highest.max(record.position);
-            self.stored.push(Stored { position: record.position, ballot: record.ballot, location });
+            self.stored.push(Stored {
+                position: record.position,
+                ballot: record.ballot,
+                location,
+            });
         } else if let (KIND_STATE.., Body::Bytes(bytes)) = (record.kind, &record.body) {
             let bytes = Bytes::copy_from_slice(bytes);
-            let state = State { position: record.position, ballot: record.ballot, bytes };
+            let state = State {
+                position: record.position,
+                ballot: record.ballot,
+                bytes,
+            };
             self.states.insert(record.kind, state);
         }
         Ok(location.length)
@@ -244,7 +263,10 @@ impl Writer {
         }
         if !self.stored.is_empty() {
             let stored = std::mem::take(&mut self.stored);
-            let _ = self.reports.send(Completion::Written { ticket: self.laid, stored });
+            let _ = self.reports.send(Completion::Written {
+                ticket: self.laid,
+                stored,
+            });
         }
         if self.synced < self.end {
             if let Some(hook) = &self.options.sync_hook {

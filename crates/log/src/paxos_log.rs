@@ -1,0 +1,187 @@
+//! The shared log over Multi-Paxos: drives the core ([`synod_paxos::Paxos`]), the storage thread and the transport.
+//!
+//! Invariants:
+//! - What a message promises or acknowledges is durable before it is sent: `then` of a `Persist` waits for its ticket.
+//! - trimmed <= delivered + 1 <= chosen + 1; an entry is delivered only when other processes can read it.
+//! - After [`LogEvent::Failed`] nothing is sent, written or delivered any more.
+//!
+//! A crash loses nothing that was acknowledged; proposals under way are in the log afterwards or not.
+
+mod drive;
+mod open;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_paxos::{Action, Event, Message, Paxos};
+
+use crate::delivery::Delivery;
+use crate::places::Places;
+use crate::reader::SegmentReader;
+use crate::storage::Storage;
+use crate::{
+    Command, LogEvent, LogId, LogStatus, MAX_PAYLOAD_BYTES, MembershipChange, NodeId, Position, ProposalId, SharedLog,
+    Transport,
+};
+
+/// After a question for the tail failed, wait this long before it is asked again.
+const TAIL_AGAIN_AFTER: Duration = Duration::from_millis(25);
+
+/// A [`SharedLog`] replicated by Multi-Paxos.
+pub struct PaxosLog<T> {
+    paxos: Paxos,
+    storage: Storage,
+    transport: T,
+    reader: SegmentReader,
+    places: Places,
+    delivery: Delivery,
+    /// Tickets under way, and what to send when they are durable.
+    held: VecDeque<(u64, Vec<(NodeId, Message)>)>,
+    /// Proposals since the last poll.
+    proposals: Vec<Command>,
+    tail: Tail,
+    distrusted: Vec<NodeId>,
+    /// Events that arose outside of `poll`, or were found at opening.
+    early: Vec<LogEvent>,
+    failed: bool,
+    /// Kept for its memory.
+    actions: Vec<Action>,
+    received: Vec<(NodeId, Bytes)>,
+}
+
+/// The latest question for the tail: it stands for all before it.
+#[derive(Default)]
+struct Tail {
+    /// Asked by the owner and not answered.
+    wanted: Option<u64>,
+    /// To be handed to the core, not before this time.
+    ask_at: Option<Duration>,
+}
+
+impl<T: Transport> PaxosLog<T> {
+    /// The identity of this node's log directory.
+    pub fn log_id(&self) -> LogId {
+        self.storage.log_id()
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.paxos.id()
+    }
+
+    /// The transport.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport.
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    fn fail(&mut self, reason: String, events: &mut Vec<LogEvent>) {
+        if !std::mem::replace(&mut self.failed, true) {
+            events.push(LogEvent::Failed(reason));
+        }
+    }
+}
+
+impl<T: Transport> SharedLog for PaxosLog<T> {
+    fn propose(&mut self, id: ProposalId, payload: Bytes) {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            let reason = format!(
+                "a proposal of {} bytes is above the limit of {MAX_PAYLOAD_BYTES}",
+                payload.len()
+            );
+            self.early.push(LogEvent::Failed(reason));
+            self.failed = true;
+            return;
+        }
+        self.proposals.push(Command { id, payload });
+    }
+
+    fn tail(&mut self, token: u64) {
+        self.tail.wanted = self.tail.wanted.max(Some(token));
+        self.tail.ask_at = Some(Duration::ZERO);
+    }
+
+    fn change_membership(&mut self, change: MembershipChange) {
+        if !self.failed {
+            self.paxos.handle(Event::ChangeMembership(change), &mut self.actions);
+        }
+    }
+
+    fn poll(&mut self, now: Duration, events: &mut Vec<LogEvent>) -> Duration {
+        events.append(&mut self.early);
+        if self.failed {
+            return Duration::MAX;
+        }
+        self.take_completions(events);
+        self.take_messages();
+        self.take_requests(now);
+        if now_ms(now) >= self.paxos.next_tick_ms() {
+            self.paxos
+                .handle(Event::Tick { now_ms: now_ms(now) }, &mut self.actions);
+        }
+        self.carry_out(now, events);
+        if !self.failed {
+            self.deliver(events);
+        }
+        self.next_poll(now)
+    }
+
+    fn trim(&mut self, below: Position) {
+        if !self.failed {
+            self.paxos.handle(Event::Trim { below }, &mut self.actions);
+        }
+    }
+
+    fn status(&self) -> LogStatus {
+        LogStatus {
+            leader: self.paxos.leader(),
+            round: self.paxos.ballot().round,
+            proposed: self.paxos.proposed(),
+            chosen: self.paxos.chosen(),
+            durable: self.paxos.durable(),
+            trimmed: self.paxos.trimmed(),
+            membership: self.paxos.membership().clone(),
+            acknowledged: self.paxos.acknowledged(),
+            distrusted: self.distrusted.clone(),
+            quorum: self.paxos.has_quorum() && !self.failed,
+        }
+    }
+}
+
+impl<T: Transport> PaxosLog<T> {
+    fn take_requests(&mut self, now: Duration) {
+        if !self.proposals.is_empty() {
+            let proposals = std::mem::take(&mut self.proposals);
+            self.paxos.handle(Event::Propose(proposals), &mut self.actions);
+        }
+        if self.tail.ask_at.is_some_and(|at| at <= now) {
+            self.tail.ask_at = None;
+            if let Some(token) = self.tail.wanted {
+                self.paxos.handle(Event::Tail { token }, &mut self.actions);
+            }
+        }
+    }
+
+    fn next_poll(&self, now: Duration) -> Duration {
+        if self.failed {
+            return Duration::MAX;
+        }
+        let tick = Duration::from_millis(self.paxos.next_tick_ms());
+        // The owner has more to take at once; what is chosen but not written yet is announced by the waker.
+        let more = self.delivery.lags() && self.delivery.ready(&self.places);
+        if more {
+            now
+        } else {
+            tick.min(self.tail.ask_at.unwrap_or(tick))
+        }
+    }
+}
+
+fn now_ms(now: Duration) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
