@@ -11,6 +11,7 @@
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
 //! - [`Ledger`]: writes of many clients and what they were told, to be compared with what is there;
+//! - [`probe`]: one client that feels every pause;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ mod install;
 mod ledger;
 mod network;
 pub mod pgbench;
+pub mod probe;
 mod processes;
 mod refusal;
 mod rng;

@@ -1,10 +1,9 @@
 //! What the nodes hold in the end: counted and compared on each node by itself.
 
 use postgres::Client;
-use synod_testkit::{Cluster, assert_converged, pgbench};
+use synod_testkit::{Cluster, assert_converged, pgbench, probe};
 
 use crate::load::Story;
-use crate::probe;
 use crate::screen::{self, grouped, seconds};
 
 /// Sums that TPC-B keeps equal.

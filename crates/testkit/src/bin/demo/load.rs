@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use synod_testkit::pgbench::{Load, Pgbench, Report, Script};
+use synod_testkit::probe::{Diary, Probe};
 use synod_testkit::{Cluster, Server};
 
-use crate::probe::{Diary, Probe};
 use crate::screen;
 
 /// Clients on each node.
@@ -115,7 +115,7 @@ pub fn run(cluster: &mut Cluster, names: &[String]) -> Story {
     ));
     screen::header("transactions a second", names, "probe paused");
 
-    let probe = Probe::start(cluster.server(witness));
+    let probe = Probe::start(cluster.server(witness), 1);
     let seats = (0..cluster.len()).map(|_| Seat::default()).collect();
     let start = Instant::now();
     let mut scene = Scene {

@@ -8,13 +8,12 @@
 mod audit;
 mod keep;
 mod load;
-mod probe;
 mod screen;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use synod_testkit::{Cluster, Options, PgInstall, pgbench};
+use synod_testkit::{Cluster, Options, PgInstall, pgbench, probe};
 
 use crate::screen::{grouped, seconds};
 

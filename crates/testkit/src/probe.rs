@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use synod_testkit::{Server, sqlstate};
+use crate::server::Server;
+use crate::session::sqlstate;
 
 /// Where the probe writes.
-pub const TABLE: &str = "demo_probe";
+pub const TABLE: &str = "probe";
 
 /// Its definition.
-pub const DEFINITION: &str = "CREATE TABLE demo_probe (n bigint PRIMARY KEY)";
+pub const DEFINITION: &str = "CREATE TABLE probe (n bigint PRIMARY KEY)";
 
 /// Pause after a write: the probe shall measure, not load.
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -44,6 +45,7 @@ impl Diary {
 }
 
 /// A probe at work.
+#[derive(Debug)]
 pub struct Probe {
     stop: Arc<AtomicBool>,
     diary: Arc<Mutex<Diary>>,
@@ -51,13 +53,13 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Starts to write on `server`.
-    pub fn start(server: &Server) -> Self {
+    /// Starts to write on `server`: the numbers from `first` on.
+    pub fn start(server: &Server, first: i64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let diary = Arc::new(Mutex::new(Diary::default()));
         let (stopped, pages) = (Arc::clone(&stop), Arc::clone(&diary));
         let dsn = server.client_dsn("postgres");
-        let thread = std::thread::spawn(move || write_until(&dsn, &stopped, &pages));
+        let thread = std::thread::spawn(move || write_until(&dsn, first, &stopped, &pages));
         Self { stop, diary, thread }
     }
 
@@ -67,6 +69,16 @@ impl Probe {
         let diary = open(&self.diary);
         let lasting = diary.writes.last().map_or(now - from, |(_, end)| now - *end);
         diary.longest_gap(from, now).max(lasting)
+    }
+
+    /// How many writes were acknowledged so far.
+    pub fn count(&self) -> usize {
+        open(&self.diary).writes.len()
+    }
+
+    /// When the last acknowledged write ended.
+    pub fn last_write(&self) -> Option<Instant> {
+        open(&self.diary).writes.last().map(|(_, end)| *end)
     }
 
     /// Ends it.
@@ -81,9 +93,9 @@ fn open(diary: &Mutex<Diary>) -> MutexGuard<'_, Diary> {
     diary.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_until(dsn: &str, stop: &AtomicBool, diary: &Mutex<Diary>) {
+fn write_until(dsn: &str, first: i64, stop: &AtomicBool, diary: &Mutex<Diary>) {
     let mut client = None;
-    let mut number = 0_i64;
+    let mut number = first - 1;
     while !stop.load(Ordering::Relaxed) {
         let connection = match &mut client {
             Some(connection) => connection,
