@@ -22,9 +22,9 @@ GRANT USAGE ON SCHEMA synod TO PUBLIC;
 -- Links between nodes: src/pg/link.rs
 
 CREATE PROCEDURE synod.link(
-    protocol_version integer, group_id uuid, from_node integer, from_log uuid, to_node integer, nonce bytea)
+    protocol_version integer, group_id uuid, from_node integer, to_node integer, nonce bytea)
     LANGUAGE c AS 'MODULE_PATHNAME', 'link_wrapper';
-COMMENT ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) IS
+COMMENT ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) IS
     'called by the nodes of a group to send messages to this one; not for users';
-REVOKE ALL ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE synod.link(integer, uuid, integer, uuid, integer, bytea) TO synod_replicator;
+REVOKE ALL ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) TO synod_replicator;

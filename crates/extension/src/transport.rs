@@ -163,7 +163,7 @@ impl Transport for Links {
                 inner.peers.insert(member.id, Peer::new(member.id, info));
             }
         }
-        let expected: Vec<_> = others.iter().map(|member| (member.id, member.log)).collect();
+        let expected: Vec<_> = others.iter().map(|member| member.id).collect();
         inner.consumer.set_peers(&expected, membership.next_id);
     }
 

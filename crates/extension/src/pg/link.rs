@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_uchar};
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_log::{LogId, NodeId};
+use synod_log::NodeId;
 
 use super::ring::{MAX_FRAME_BYTES, Producer, Refusal};
 use crate::errors::UserError;
@@ -62,7 +62,6 @@ struct Caller {
     protocol: i32,
     group: [u8; 16],
     from: u32,
-    log: LogId,
     to: u32,
     nonce: Vec<u8>,
 }
@@ -72,7 +71,6 @@ fn link(
     protocol_version: i32,
     group_id: pgrx::Uuid,
     from_node: i32,
-    from_log: pgrx::Uuid,
     to_node: i32,
     nonce: &[u8],
     fcinfo: pg_sys::FunctionCallInfo,
@@ -81,7 +79,6 @@ fn link(
         protocol: protocol_version,
         group: *group_id.as_bytes(),
         from: u32::try_from(from_node).unwrap_or(0),
-        log: LogId(*from_log.as_bytes()),
         to: u32::try_from(to_node).unwrap_or(0),
         nonce: nonce.to_vec(),
     };
@@ -96,10 +93,7 @@ fn link(
         .raise();
     }
     let identity = checked(&caller).unwrap_or_else(|error| error.raise());
-    let producer = Producer::find(identity.database, NodeId(caller.from), caller.log)
-        .unwrap_or_else(|refusal| refused(refusal, &caller, &identity).raise());
-    let status = converse(&caller, &identity, &producer);
-    if let Err(error) = status {
+    if let Err(error) = converse(&caller, &identity) {
         error.raise_fatal();
     }
     // SAFETY: ends this backend as walsender does when its peer hangs up; nothing is held.
@@ -181,12 +175,6 @@ fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError 
             format!("Node {from} has left the group or was removed from it."),
             "Call synod.leave_group() there, then join anew.",
         ),
-        Refusal::OtherLog => refuse(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the calling node's log directory is not the one that the group knows",
-            format!("Node {from} comes with another log: it was wiped, restored or copied."),
-            "Remove the node with synod.remove_node and let it join anew.",
-        ),
         Refusal::TooManyPeers => refuse(
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             "too many peers",
@@ -196,7 +184,7 @@ fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError 
     }
 }
 
-fn converse(caller: &Caller, identity: &Identity, producer: &Producer) -> Result<(), UserError> {
+fn converse(caller: &Caller, identity: &Identity) -> Result<(), UserError> {
     let called_nonce = super::random::bytes::<NONCE_BYTES>()?;
     let handshake = Handshake {
         secret: &identity.secret,
@@ -220,13 +208,16 @@ fn converse(caller: &Caller, identity: &Identity, producer: &Producer) -> Result
             "",
         ));
     }
-    take_ring(producer)?;
+    // Only now: an impostor must not push out the link of the node whose name he bears.
+    let producer =
+        Producer::find(identity.database, NodeId(caller.from)).map_err(|refusal| refused(refusal, caller, identity))?;
+    take_ring(&producer)?;
     stream.send(WELCOME);
     while producer.holds() {
         let Some(bytes) = stream.receive(MAX_COPY_BYTES, None, &|| producer.holds())? else {
             return Ok(());
         };
-        deliver(producer, bytes);
+        deliver(&producer, bytes);
     }
     Err(refuse(
         PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,

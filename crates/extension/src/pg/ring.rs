@@ -16,7 +16,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use pgrx::pg_sys;
-use synod_log::{LogId, NodeId};
+use synod_log::NodeId;
 
 use super::latch;
 use super::shmem::MAX_NODES;
@@ -46,8 +46,6 @@ struct RingControl {
     replaced: AtomicBool,
     /// The producer waits for room.
     wants_room: AtomicBool,
-    /// The peer's log directory as the membership knows it; both 0: not known.
-    log_id: [AtomicU64; 2],
     /// Number of the current connection; odd while it begins.
     connection: AtomicU64,
     /// `written` when the current connection began.
@@ -113,11 +111,6 @@ fn data_of(node: usize, ring: usize) -> *mut u8 {
     (base + control + (node * MAX_PEERS + ring) * RING_BYTES) as *mut u8
 }
 
-fn split(log: LogId) -> [u64; 2] {
-    let (high, low) = log.0.split_at(8);
-    [high, low].map(|half| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
-}
-
 /// The log worker's end: reads the frames of all peers.
 pub struct Consumer {
     node: usize,
@@ -155,22 +148,19 @@ impl Consumer {
 
     /// Whom to accept links from: everybody here, and ids that the group has not given out yet as far as this node
     /// knows, but nobody that was removed.
-    pub fn set_peers(&mut self, peers: &[(NodeId, LogId)], next_id: u32) {
+    pub fn set_peers(&mut self, peers: &[NodeId], next_id: u32) {
         let node = &nodes()[self.node];
         for ring in &node.rings {
             let id = ring.peer.load(Ordering::Acquire);
-            if id != 0 && id < next_id && !peers.iter().any(|(peer, _)| peer.0 == id) {
+            if id != 0 && id < next_id && !peers.iter().any(|peer| peer.0 == id) {
                 ring.peer.store(0, Ordering::Release);
                 wake_producer(ring);
             }
         }
         node.next_id.store(next_id, Ordering::Release);
-        for (peer, log) in peers {
-            if let Some(ring) = assign(node, peer.0) {
-                let [high, low] = split(*log);
-                node.rings[ring].log_id[0].store(high, Ordering::Relaxed);
-                node.rings[ring].log_id[1].store(low, Ordering::Release);
-            }
+        for peer in peers {
+            // No room: a group larger than this release supports; its link is refused with that reason.
+            let _ = assign(node, peer.0);
         }
     }
 
@@ -307,8 +297,6 @@ fn assign(node: &NodeRings, peer: u32) -> Option<usize> {
         if ring.producer_pid.load(Ordering::Acquire) != 0 {
             return false;
         }
-        ring.log_id[0].store(0, Ordering::Relaxed);
-        ring.log_id[1].store(0, Ordering::Relaxed);
         ring.peer
             .compare_exchange(0, peer, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
@@ -322,8 +310,6 @@ pub enum Refusal {
     NoConsumer,
     /// The peer is no longer a member.
     Removed,
-    /// The peer's log directory is another one than the member's.
-    OtherLog,
     /// All rings are taken.
     TooManyPeers,
 }
@@ -338,7 +324,7 @@ pub struct Producer {
 
 impl Producer {
     /// Find the ring for a peer of this database.
-    pub fn find(database: u32, peer: NodeId, log: LogId) -> Result<Self, Refusal> {
+    pub fn find(database: u32, peer: NodeId) -> Result<Self, Refusal> {
         let found = nodes().iter().enumerate().find(|(_, node)| {
             node.database.load(Ordering::SeqCst) == database && node.consumer_pid.load(Ordering::SeqCst) != 0
         });
@@ -352,11 +338,6 @@ impl Producer {
             return Err(Refusal::Removed);
         }
         let ring = assign(node, peer.0).ok_or(Refusal::TooManyPeers)?;
-        let expected =
-            [&node.rings[ring].log_id[0], &node.rings[ring].log_id[1]].map(|half| half.load(Ordering::Acquire));
-        if expected != [0, 0] && expected != split(log) {
-            return Err(Refusal::OtherLog);
-        }
         Ok(Self {
             node: index,
             ring,

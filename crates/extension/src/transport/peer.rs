@@ -294,10 +294,9 @@ impl Peer {
 
     fn call(&self, me: &Identity) -> String {
         format!(
-            "CALL synod.link({PROTOCOL_VERSION}, '{}', {}, '{}', {}, pg_catalog.decode('{}', 'hex'))",
+            "CALL synod.link({PROTOCOL_VERSION}, '{}', {}, {}, pg_catalog.decode('{}', 'hex'))",
             uuid(&me.group),
             me.node.0,
-            uuid(&me.log.0),
             self.id.0,
             hex(&self.nonce),
         )
