@@ -25,15 +25,23 @@ pub struct Options<'a> {
     pub partitions: bool,
     /// Settings of every server.
     pub settings: &'a [(&'a str, &'a str)],
+    /// A node whose directory is on a file system of its own of so many megabytes, which needs root.
+    pub small_disk: Option<(usize, u32)>,
+}
+
+impl Options<'_> {
+    /// Three servers on the loopback address.
+    pub const DEFAULT: Self = Self {
+        nodes: 3,
+        partitions: false,
+        settings: &[],
+        small_disk: None,
+    };
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self {
-            nodes: 3,
-            partitions: false,
-            settings: &[],
-        }
+        Self::DEFAULT
     }
 }
 
@@ -60,7 +68,7 @@ impl Cluster {
     pub fn start(nodes: usize) -> Self {
         Self::start_with(&Options {
             nodes,
-            ..Options::default()
+            ..Options::DEFAULT
         })
     }
 
@@ -92,7 +100,11 @@ impl Cluster {
                         prefix: Vec::new(),
                     },
                 };
-                let mut server = Server::at(&name, address, options.settings);
+                let disk = options
+                    .small_disk
+                    .filter(|(node, _)| *node == number)
+                    .map(|(_, megabytes)| megabytes);
+                let mut server = Server::at(&name, address, options.settings, disk);
                 server.start();
                 Node { name, server }
             })
@@ -282,6 +294,15 @@ impl Cluster {
         for node in &mut self.nodes {
             node.server.stop(mode);
         }
+    }
+
+    /// Whether file systems can be mounted here; says on standard error that a test is skipped when not.
+    pub fn small_disks_possible(test: &str) -> bool {
+        let possible = crate::disk::possible();
+        if !possible {
+            eprintln!("{test}: skipped, mounting a file system needs root");
+        }
+        possible
     }
 
     /// Whether clusters with partitions can be made here; says on standard error that a test is skipped when not.

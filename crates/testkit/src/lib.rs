@@ -19,6 +19,7 @@
 mod account;
 mod cluster;
 mod converge;
+mod disk;
 pub mod history;
 mod install;
 mod ledger;
@@ -37,6 +38,7 @@ mod wait;
 pub use account::Account;
 pub use cluster::{Cluster, Node, Options};
 pub use converge::{assert_converged, checksum};
+pub use disk::Disk;
 pub use install::PgInstall;
 pub use ledger::Ledger;
 pub use network::Network;

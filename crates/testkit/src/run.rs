@@ -2,8 +2,8 @@
 //!
 //! The guard is a shell that waits for the end of its standard input. The write end is held by this process only
 //! (close-on-exec), so a test binary that panics, is killed or exits with live statics ends it all the same: the guard
-//! then kills every process that works inside the directory, removes the network namespaces of the run and the
-//! directory itself. A parent-death signal would not do: it fires when the *thread* that started the server ends, and
+//! then kills every process that works inside the directory, removes the network namespaces of the run,
+//! unmounts and removes the directory itself. A parent-death signal would not do: it fires when the *thread* that started the server ends, and
 //! each test is such a thread.
 
 use std::path::{Path, PathBuf};
@@ -39,6 +39,9 @@ for pidfile in "$1"/*/data/postmaster.pid; do
 done 2>/dev/null
 for namespace in /run/netns/"$2"*; do
     [ -e "$namespace" ] && ip netns del "${namespace#/run/netns/}"
+done 2>/dev/null
+for directory in "$1"/*; do
+    mountpoint -q "$directory" && umount -l "$directory"
 done 2>/dev/null
 [ "$3" = keep ] || rm -rf "$1"
 "#;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use postgres::{Client, NoTls};
 use rustix::process::Signal;
 
+use crate::disk::Disk;
 use crate::run::{self, Run};
 use crate::{account, processes, try_wait_until, wait_until};
 
@@ -48,6 +49,7 @@ pub struct Server {
     directory: PathBuf,
     address: Address,
     child: Option<Child>,
+    disk: Option<Disk>,
 }
 
 impl Server {
@@ -58,17 +60,19 @@ impl Server {
             port: free_port(),
             prefix: Vec::new(),
         };
-        Self::at(label, address, settings)
+        Self::at(label, address, settings, None)
     }
 
     /// A server at `address`. Not started.
-    pub(crate) fn at(label: &str, address: Address, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn at(label: &str, address: Address, settings: &[(&str, &str)], disk_megabytes: Option<u32>) -> Self {
         let run = Run::current();
         let directory = run.new_directory(label);
+        let disk = disk_megabytes.map(|megabytes| Disk::mount(&directory, megabytes));
         let server = Self {
             directory,
             address,
             child: None,
+            disk,
         };
         copy_directory(run.template(), &server.data());
         server.write_configuration(settings);
@@ -87,6 +91,7 @@ impl Server {
             directory: Run::current().new_directory(label),
             address,
             child: None,
+            disk: None,
         };
         copy_directory(&self.data(), &twin.data());
         let mut lines = String::new();
@@ -263,6 +268,26 @@ impl Server {
             self.child = None;
         }
         outcome
+    }
+
+    /// The file system of this server alone.
+    #[track_caller]
+    pub fn disk(&self) -> &Disk {
+        self.disk
+            .as_ref()
+            .expect("this server was made without a file system of its own")
+    }
+
+    /// Whether the server has ended by itself; it can then be started again.
+    pub fn has_ended(&mut self) -> bool {
+        if self
+            .child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+        {
+            self.child = None;
+        }
+        self.child.is_none()
     }
 
     /// Whether the server's process is there.

@@ -5,8 +5,7 @@ use synod_testkit::{Cluster, Options, Server, SharedCluster, StopMode, refused};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     nodes: 1,
-    partitions: false,
-    settings: &[],
+    ..Options::DEFAULT
 });
 
 /// Everything that the functions under test could have changed.

@@ -5,11 +5,7 @@ use std::time::Duration;
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster, StopMode, failed, sqlstate, wait_until};
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
-    nodes: 3,
-    partitions: false,
-    settings: &[],
-});
+static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
 /// Alternations of write and read per form: a barrier that does nothing loses within a few.
 const ROUNDS: i32 = 25;

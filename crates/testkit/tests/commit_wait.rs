@@ -6,11 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::NoTls;
 use synod_testkit::{Cluster, Options, Session, SharedCluster, assert_converged, checksum, sqlstate};
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
-    nodes: 3,
-    partitions: false,
-    settings: &[],
-});
+static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -168,6 +164,36 @@ fn a_termination_at_any_moment_of_a_commit() {
         outcomes.push((id, transaction, told));
     }
     judge(&cluster, &outcomes);
+}
+
+#[test]
+fn an_error_after_the_verdict_is_not_told_as_a_rollback() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    let mut outcomes = Vec::new();
+    for id in 5000..5005 {
+        let mut client = cluster.client(1);
+        client
+            .batch_execute(&format!(
+                "SET synod.failpoint = 'after-turn'; BEGIN; INSERT INTO swept VALUES ({id})"
+            ))
+            .unwrap();
+        let transaction: String = client
+            .query_one("SELECT synod.current_transaction_id()::text", &[])
+            .unwrap()
+            .get(0);
+        let error = client.batch_execute("COMMIT").expect_err("the failpoint strikes");
+        assert_eq!(sqlstate(&error), Some("08007"), "{error:?}");
+        outcomes.push((id, transaction, Told::Unknown));
+    }
+    judge(&cluster, &outcomes);
+    let present = checksum(
+        &mut cluster.client(0),
+        "(SELECT * FROM swept WHERE id BETWEEN 5000 AND 5004)",
+    )
+    .unwrap()
+    .0;
+    assert_eq!(present, 5, "the log is the truth: what it decided is applied");
 }
 
 #[test]

@@ -4,11 +4,7 @@
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum, sqlstate};
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
-    nodes: 3,
-    partitions: false,
-    settings: &[],
-});
+static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
 /// Sends COMMIT on all connections at once; the SQLSTATEs of those that failed.
 fn commit_together(clients: &mut [Client]) -> Vec<Option<String>> {
@@ -187,18 +183,12 @@ fn one_insert_of_a_key_wins_whatever_its_type() {
         ("int4range", "'[1,4]'", "'[1,5)'"),
         ("pair", "(1, 'x')", "(1, 'x')"),
         ("positive", "1", "1"),
-        ("citext", "'Straße'", "'STRASSE'::citext"),
+        ("citext", "'Word'", "'wORD'"),
     ];
     for (number, (kind, one, other)) in types.iter().enumerate() {
         if *kind == "citext" && !citext {
             continue;
         }
-        // 'Straße' and 'STRASSE' are different words for citext; same letters in another case are not.
-        let (one, other) = if *kind == "citext" {
-            ("'Word'", "'wORD'")
-        } else {
-            (*one, *other)
-        };
         let table = format!("key{number}");
         cluster.create_table(
             &table,

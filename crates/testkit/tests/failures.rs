@@ -7,11 +7,7 @@ use synod_testkit::{
     Cluster, Ledger, Options, Rng, Session, SharedCluster, StopMode, assert_converged, failed, sqlstate, wait_until,
 };
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
-    nodes: 3,
-    partitions: false,
-    settings: &[],
-});
+static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
 const DEADLINE: Duration = Duration::from_secs(45);
 
@@ -208,7 +204,7 @@ fn a_minority_refuses_in_time_and_the_majority_goes_on() {
     }
     let mut cluster = Cluster::start_with(&Options {
         partitions: true,
-        ..Options::default()
+        ..Options::DEFAULT
     });
     let ledger = Ledger::on(&cluster);
     for lost in [cluster.leader(), cluster.follower()] {
@@ -255,7 +251,7 @@ fn links_cut_in_one_direction_stop_nobody_for_good() {
     }
     let mut cluster = Cluster::start_with(&Options {
         partitions: true,
-        ..Options::default()
+        ..Options::DEFAULT
     });
     let ledger = Ledger::on(&cluster);
     let mut rng = Rng::new(11);
@@ -291,4 +287,42 @@ fn a_returning_node_catches_up_with_much() {
     drop(session);
     cluster.server_mut(node).start();
     assert_converged(&cluster, &["missed"]);
+}
+
+#[test]
+fn a_full_disk_stops_one_node_and_loses_nothing() {
+    const NAME: &str = "a_full_disk_stops_one_node_and_loses_nothing";
+    if !Cluster::small_disks_possible(NAME) {
+        return;
+    }
+    let full = 2;
+    let mut cluster = Cluster::start_with(&Options {
+        small_disk: Some((full, 300)),
+        ..Options::DEFAULT
+    });
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], PROGRESS);
+    cluster.server(full).disk().fill();
+    // More than the space that files already have.
+    let mut session = Session::new(cluster.server(0));
+    for batch in 0..40 {
+        let outcome = session.transact("", |transaction| {
+            transaction.execute(
+                "INSERT INTO ledger SELECT -1000 - $1 * 1000 - i, 0 FROM generate_series(1, 1000) i",
+                &[&batch],
+            )
+        });
+        assert!(
+            matches!(outcome, synod_testkit::Outcome::Committed(1000)),
+            "{outcome:?}"
+        );
+    }
+    drop(session);
+    ledger.write_until(&cluster, &others(full), PROGRESS);
+    cluster.server(full).disk().free();
+    // PostgreSQL itself may have ended for want of space; what stopped must go on when there is space again.
+    if cluster.server_mut(full).has_ended() {
+        cluster.server_mut(full).start();
+    }
+    ledger.assert_kept(&cluster);
 }

@@ -9,6 +9,7 @@ static CLUSTER: SharedCluster = SharedCluster::new(Options {
     nodes: 3,
     partitions: false,
     settings: &[("synod.lock_grace", "500ms")],
+    ..Options::DEFAULT
 });
 
 /// `lock_grace`, plus the 50 ms of the promise, plus what two busy cores add.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use synod_testkit::{Cluster, Network, Options, Server, StopMode, checksum, wait_until};
+use synod_testkit::{Cluster, Network, Options, Server, StopMode, checksum, failed, wait_until};
 
 const PLAIN: &[(&str, &str)] = &[("shared_preload_libraries", "")];
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -77,6 +77,7 @@ fn links_are_cut_in_one_direction_and_heal() {
         nodes: 2,
         partitions: true,
         settings: PLAIN,
+        ..Options::DEFAULT
     });
     cluster.on_all("CREATE EXTENSION dblink");
     let reaches = |cluster: &Cluster, from: usize, to: usize| {
@@ -139,4 +140,24 @@ fn a_killed_test_leaves_nothing_behind() {
     wait_until(DEADLINE, "the guard", || {
         (!process.exists() && !run_directory.exists()).then_some(())
     });
+}
+
+#[test]
+fn a_disk_is_full_and_has_space_again() {
+    if !Cluster::small_disks_possible("a_disk_is_full_and_has_space_again") {
+        return;
+    }
+    let cluster = Cluster::servers(&Options {
+        nodes: 1,
+        small_disk: Some((0, 200)),
+        settings: PLAIN,
+        ..Options::DEFAULT
+    });
+    let mut client = cluster.client(0);
+    client.batch_execute("CREATE TABLE t (a text)").unwrap();
+    cluster.server(0).disk().fill();
+    let fill = "INSERT INTO t SELECT repeat(md5(i::text), 50) FROM generate_series(1, 20000) i";
+    failed("an insert on a full disk", client.batch_execute(fill), &["53100"]);
+    cluster.server(0).disk().free();
+    client.batch_execute("INSERT INTO t VALUES ('fits')").unwrap();
 }

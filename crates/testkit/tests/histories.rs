@@ -231,7 +231,7 @@ fn snapshot_isolation_in_real_time_while_links_are_cut() {
     }
     let mut cluster = Cluster::start_with(&Options {
         partitions: true,
-        ..Options::default()
+        ..Options::DEFAULT
     });
     list_append_under(&mut cluster, 2, cut_links);
 }
@@ -300,7 +300,7 @@ fn strong_reads_are_never_stale_while_links_are_cut() {
     }
     let mut cluster = Cluster::start_with(&Options {
         partitions: true,
-        ..Options::default()
+        ..Options::DEFAULT
     });
     counters_under(&mut cluster, 4, cut_links);
 }

@@ -5,11 +5,7 @@ use std::time::Duration;
 use postgres::Client;
 use synod_testkit::{Cluster, Options, Server, SharedCluster, assert_converged, checksum, wait_until};
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
-    nodes: 3,
-    partitions: false,
-    settings: &[],
-});
+static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn number(client: &mut Client, query: &str) -> i64 {
