@@ -34,6 +34,7 @@ endif
 TARGET   = $(or $(CARGO_TARGET_DIR),target)
 CARGO    = PGRX_PG_CONFIG_PATH='$(PG_CONFIG)' cargo
 FEATURES = --no-default-features --features pg$(PG)
+SQL      = crates/extension/sql/synod--0.1.0.sql
 PURE     = --workspace --exclude synod
 RUNNER   = $(shell command -v cargo-nextest >/dev/null && echo 'nextest run --no-fail-fast --status-level fail' || echo 'test --quiet --no-fail-fast')
 # Which servers the test kit starts. Tests run unoptimised code, with overflow checks and debug assertions.
@@ -112,6 +113,7 @@ check-source:
 
 check-sql:
 	@scripts/check-sql.py crates/extension/sql/*.sql
+	@scripts/sql-reference.py --check $(SQL) docs/src/sql-reference.md
 
 # Majors that must compile; their servers are not tested.
 check-16 check-17:
@@ -127,4 +129,4 @@ fix:
 	$(MAKE) sql-reference
 
 sql-reference:
-	scripts/sql-reference.py crates/extension/sql/synod--0.1.0.sql > docs/src/sql-reference.md
+	scripts/sql-reference.py $(SQL) > docs/src/sql-reference.md

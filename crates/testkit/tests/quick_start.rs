@@ -1,0 +1,95 @@
+//! The documentation's quick start does what it says: its blocks are run in order, its output is compared.
+
+use std::path::Path;
+use std::process::Command;
+
+use synod_testkit::{PgInstall, Server};
+
+const PAGE: &str = include_str!("../../../docs/src/quick-start.md");
+
+/// A fenced block: the words after the fence, and what is inside.
+struct Block {
+    line: usize,
+    info: String,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in page.lines().enumerate() {
+        match (line.strip_prefix("```"), open) {
+            (Some(_), true) => open = false,
+            (Some(info), false) => {
+                open = true;
+                found.push(Block {
+                    line: number + 1,
+                    info: info.into(),
+                    text: String::new(),
+                });
+            }
+            (None, true) => {
+                let block = found.last_mut().expect("a block is open");
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, false) => {}
+        }
+    }
+    found
+}
+
+/// A shell's line, with this server in place of the default one.
+fn run_console(install: &PgInstall, server: &Server, socket: &Path, line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let output = Command::new(install.program(words[0]))
+        .args(&words[1..])
+        .env("PGHOST", socket)
+        .env("PGPORT", server.port().to_string())
+        .env("PGUSER", "postgres")
+        .output()
+        .expect("the program starts");
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn the_quick_start_does_what_it_says() {
+    let install = PgInstall::from_environment();
+    install.require_extension();
+    let mut server = Server::new("quick", &[("max_worker_processes", "16")]);
+    server.start();
+    let socket = server.data().parent().expect("data lies in a directory").to_path_buf();
+    let mut ran = 0;
+    let mut printed = String::new();
+    for block in blocks(PAGE) {
+        let text = block
+            .text
+            .replace("/var/run/postgresql", &socket.display().to_string())
+            .replace("port=5432", &format!("port={}", server.port()));
+        match block.info.split_once(',') {
+            Some(("console", "run")) => {
+                for line in text.lines().filter_map(|line| line.strip_prefix("$ ")) {
+                    run_console(&install, &server, &socket, line);
+                }
+                ran += 1;
+            }
+            Some(("sql", database)) => {
+                printed = server.psql(database, &["-v", "ON_ERROR_STOP=1"], &text);
+                assert!(
+                    !printed.contains("ERROR:"),
+                    "the block at line {}: {printed}\n{}",
+                    block.line,
+                    server.log_tail(20)
+                );
+                ran += 1;
+            }
+            _ if block.info == "output" => assert_eq!(printed, block.text, "after the block before line {}", block.line),
+            _ => {}
+        }
+    }
+    assert!(ran >= 7, "only {ran} blocks were found to run");
+}
