@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod index;
 mod index_reader;
+mod memory;
 mod options;
 mod paxos_log;
 mod places;
@@ -28,6 +29,7 @@ pub use synod_paxos::{
 pub use error::StorageError;
 pub use index::{DecidedIndex, Verdict};
 pub use index_reader::{Decided, ReadError, Reader};
+pub use memory::{MemoryGroup, MemoryLog};
 pub use options::LogOptions;
 pub use paxos_log::PaxosLog;
 pub use storage::{Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker};

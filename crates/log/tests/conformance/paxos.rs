@@ -1,0 +1,86 @@
+//! The log over Multi-Paxos under test: real segment files, a network in memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_log::{LogId, LogOptions, Membership, NodeId, PaxosLog, Position};
+
+use crate::network::{Link, Network};
+use crate::world::Implementation;
+
+pub struct Cluster {
+    pub network: Network,
+    root: tempfile::TempDir,
+    pub segment_bytes: u32,
+}
+
+impl Cluster {
+    pub fn directory(&self, node: NodeId) -> PathBuf {
+        self.root.path().join(format!("node{}", node.0))
+    }
+
+    pub fn options(&self, node: NodeId) -> LogOptions {
+        let network = self.network.clone();
+        LogOptions {
+            heartbeat: Duration::from_millis(20),
+            election_timeout: Duration::from_millis(150),
+            segment_bytes: self.segment_bytes,
+            fsync: false,
+            waker: Arc::new(move || network.wake()),
+            ..LogOptions::new(node)
+        }
+    }
+}
+
+impl Implementation for Cluster {
+    type Log = PaxosLog<Link>;
+    const FORGETS: bool = true;
+
+    fn new() -> Self {
+        let network = Network::default();
+        Cluster {
+            network,
+            root: tempfile::tempdir().unwrap(),
+            segment_bytes: 64 << 10,
+        }
+    }
+
+    fn create(&mut self) -> Self::Log {
+        let node = NodeId(1);
+        let info = Bytes::from_static(b"node 1");
+        PaxosLog::create(&self.directory(node), self.options(node), info, self.network.link(node)).unwrap()
+    }
+
+    fn reserve(&mut self, node: NodeId) -> LogId {
+        PaxosLog::<Link>::reserve(&self.directory(node), &self.options(node)).unwrap()
+    }
+
+    fn join(&mut self, node: NodeId, copied: Position, membership: Membership) -> Self::Log {
+        let options = LogOptions {
+            deliver_from: copied + 1,
+            ..self.options(node)
+        };
+        let link = self.network.link(node);
+        PaxosLog::create_learner(&self.directory(node), options, copied, membership, link).unwrap()
+    }
+
+    fn open(&mut self, node: NodeId, deliver_from: Position) -> Self::Log {
+        let options = LogOptions {
+            deliver_from,
+            ..self.options(node)
+        };
+        PaxosLog::open(&self.directory(node), options, self.network.link(node)).unwrap()
+    }
+
+    fn set_connected(&mut self, node: NodeId, connected: bool) {
+        self.network.set_connected(node, connected);
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.network.wait(timeout);
+    }
+}
+
+crate::suite::tests!(Cluster);
