@@ -28,3 +28,19 @@ COMMENT ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) IS
     'called by the nodes of a group to send messages to this one; not for users';
 REVOKE ALL ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE synod.link(integer, uuid, integer, integer, bytea) TO synod_replicator;
+
+-- Replicated tables: src/table.rs, src/pg/catalog.rs, src/pg/capture/
+
+CREATE TABLE synod.replicated_table (
+    table_id bigint NOT NULL CONSTRAINT replicated_table_pkey PRIMARY KEY,
+    relation regclass NOT NULL CONSTRAINT replicated_table_relation_key UNIQUE
+);
+COMMENT ON TABLE synod.replicated_table IS 'replicated tables of this node; written by the extension only';
+COMMENT ON COLUMN synod.replicated_table.table_id IS 'the number of the table in the group';
+COMMENT ON COLUMN synod.replicated_table.relation IS 'the table on this node';
+REVOKE ALL ON TABLE synod.replicated_table FROM PUBLIC;
+
+CREATE FUNCTION synod.capture() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'synod_capture';
+COMMENT ON FUNCTION synod.capture() IS 'notes changes of replicated tables; called by their triggers only';
+REVOKE ALL ON FUNCTION synod.capture() FROM PUBLIC;

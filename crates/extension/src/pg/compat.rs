@@ -41,3 +41,52 @@ pub unsafe fn create_wait_event_set(events: i32) -> *mut pg_sys::WaitEventSet {
         return pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events);
     }
 }
+
+/// `TupleDescAttr`: 18 keeps full attributes behind an array of compact ones.
+///
+/// # Safety
+/// `index` is below the descriptor's `natts`.
+pub unsafe fn tuple_attribute(descriptor: pg_sys::TupleDesc, index: usize) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*descriptor).attrs.as_ptr().add(index);
+        #[cfg(feature = "pg18")]
+        return pg_sys::TupleDescAttr(descriptor, index as i32);
+    }
+}
+
+/// `heap_fetch` with `SnapshotAny`: the row version at `tuple.t_self`, whoever may see it.
+///
+/// # Safety
+/// An open, locked heap relation; on success the buffer stays pinned.
+pub unsafe fn heap_fetch_any(
+    relation: pg_sys::Relation,
+    tuple: &mut pg_sys::HeapTupleData,
+    buffer: &mut pg_sys::Buffer,
+) -> bool {
+    // SAFETY: by contract; SnapshotAnyData is a constant of the server.
+    unsafe { pg_sys::heap_fetch(relation, &raw mut pg_sys::SnapshotAnyData, tuple, buffer, false) }
+}
+
+/// `GetPerTupleExprContext`.
+///
+/// # Safety
+/// A valid executor state.
+pub unsafe fn per_tuple_context(state: *mut pg_sys::EState) -> *mut pg_sys::ExprContext {
+    // SAFETY: by contract.
+    unsafe {
+        if (*state).es_per_tuple_exprcontext.is_null() {
+            pg_sys::MakePerTupleExprContext(state)
+        } else {
+            (*state).es_per_tuple_exprcontext
+        }
+    }
+}
+
+/// `Anum_pg_constraint_conindid`: 18 put `conenforced` before it.
+pub const CONSTRAINT_INDEX: i16 = if cfg!(feature = "pg18") { 11 } else { 10 };
+/// `Anum_pg_constraint_confupdtype`
+pub const CONSTRAINT_ON_UPDATE: i16 = CONSTRAINT_INDEX + 3;
+/// `Anum_pg_constraint_confdeltype`
+pub const CONSTRAINT_ON_DELETE: i16 = CONSTRAINT_INDEX + 4;

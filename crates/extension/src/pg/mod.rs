@@ -6,25 +6,37 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+pub mod capture;
+pub mod catalog;
 pub mod client;
 pub mod compat;
+pub mod definition;
 pub mod failpoint;
+pub mod format;
+pub mod guard;
 pub mod hooks;
+pub mod keys;
 pub mod latch;
 pub mod launcher;
 pub mod libpq;
 pub mod link;
+pub mod list;
 pub mod mixed;
 pub mod origin_state;
 pub mod poller;
 pub mod random;
+pub mod relation;
+pub mod relcache;
 pub mod ring;
+pub mod row;
+pub mod scratch;
 pub mod server;
 pub mod shmem;
 pub mod slot;
 pub mod threads;
 pub mod turn;
 pub mod wait_set;
+pub mod wire;
 pub mod worker;
 
 /// True while `shared_preload_libraries` is being loaded.

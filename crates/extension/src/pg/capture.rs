@@ -1,0 +1,199 @@
+//! Capture: what a transaction did to strong tables, as net effects, ready for the log.
+//!
+//! Triggers note which row versions came and went ([`trigger`], [`events`]); before commit the versions are followed to the
+//! last one ([`chain`]), and what remains is written as a record body with its certification keys ([`seal`]).
+//! Invariants:
+//! - the order in which triggers fired means nothing: only first and last version of each row count;
+//! - events of a subtransaction that was rolled back are as if they had not been ([`subtransactions`]);
+//! - memory is bounded: events spill to a temporary file, the body to a spill file;
+//! - nothing can be captured after the seal: the trigger raises.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+
+use pgrx::pg_sys;
+use synod_change::TableId;
+
+use crate::errors::UserError;
+use crate::local_key::LocalKey;
+use events::EventLog;
+pub use image::Image;
+use subtransactions::Subtransactions;
+
+mod chain;
+mod emit;
+pub mod events;
+mod image;
+mod seal;
+mod sequence;
+mod sink;
+mod subtransactions;
+pub mod trigger;
+
+/// A sealed transaction.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Certification keys, each with its base. At most [`synod_change::MAX_KEYS_PER_RECORD`].
+    pub keys: Vec<LocalKey>,
+    /// The changes.
+    pub body: SealedBody,
+    /// Rows inserted, updated or deleted.
+    pub rows: u64,
+}
+
+impl Sealed {
+    /// No net effect: nothing for the log.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && matches!(&self.body, SealedBody::Inline(bytes) if bytes.is_empty())
+    }
+}
+
+/// Where the body is.
+#[derive(Debug)]
+pub enum SealedBody {
+    /// Here; empty when there is no net effect.
+    Inline(Vec<u8>),
+    /// In a file of the node's `spill` directory, which the receiver of this value owns from here on.
+    Spilled {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+        /// [`synod_change::body_crc`] over all of it.
+        crc: u32,
+    },
+}
+
+/// A change of a table as a whole, noted beside the row events.
+#[derive(Clone, Debug)]
+struct TableEvent {
+    subtransaction: pg_sys::SubTransactionId,
+    relation: pg_sys::Oid,
+    /// Number of row events before it.
+    at: u64,
+    /// Applied CSN when it was noted.
+    base: u64,
+    what: TableChange,
+}
+
+#[derive(Clone, Debug)]
+enum TableChange {
+    Truncated { restart_identity: bool },
+    Added { id: TableId },
+    Removed { id: TableId, schema: String, name: String },
+}
+
+/// What the current transaction has done so far.
+#[derive(Default)]
+struct Pending {
+    events: EventLog,
+    tables: Vec<TableEvent>,
+    subtransactions: Subtransactions,
+    /// Applied CSN at the first event.
+    first_base: Option<u64>,
+}
+
+thread_local! {
+    static PENDING: RefCell<Pending> = RefCell::new(Pending::default());
+    static SEALED: Cell<bool> = const { Cell::new(false) };
+    static APPLYING: Cell<bool> = const { Cell::new(false) };
+    static RESTART_IDENTITY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether something of this transaction may have to be replicated.
+pub fn pending() -> bool {
+    PENDING.with_borrow(|pending| !pending.events.is_empty() || !pending.tables.is_empty())
+}
+
+/// Whether something was noted about this relation; scans the tables noted, not the rows.
+pub fn pending_on(relation: pg_sys::Oid) -> bool {
+    PENDING.with_borrow(|pending| {
+        pending.events.relations().contains(&relation) || pending.tables.iter().any(|event| event.relation == relation)
+    })
+}
+
+/// The applied CSN when this transaction first wrote a strong table.
+pub fn first_base() -> Option<u64> {
+    PENDING.with_borrow(|pending| pending.first_base)
+}
+
+/// The apply worker writes what was captured elsewhere: its own writes are not captured.
+pub fn set_applying(applying: bool) {
+    APPLYING.set(applying);
+}
+
+/// Whether this process is an apply worker.
+pub fn applying() -> bool {
+    APPLYING.get()
+}
+
+/// The TRUNCATE that begins now restarts sequences (the trigger does not tell).
+pub fn note_restart_identity(restart: bool) {
+    RESTART_IDENTITY.set(restart);
+}
+
+/// A table is replicated from this transaction on; its rows are read when the transaction is sealed.
+pub fn note_added(relation: pg_sys::Oid, id: TableId) {
+    note_table(relation, TableChange::Added { id });
+}
+
+/// A table is no longer replicated from this transaction on.
+pub fn note_removed(relation: pg_sys::Oid, id: TableId, schema: String, name: String) {
+    note_table(relation, TableChange::Removed { id, schema, name });
+}
+
+fn note_table(relation: pg_sys::Oid, what: TableChange) {
+    let base = super::shmem::applied();
+    // SAFETY: inside a transaction.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    PENDING.with_borrow_mut(|pending| {
+        pending.first_base.get_or_insert(base);
+        let at = pending.events.len();
+        pending.tables.push(TableEvent {
+            subtransaction,
+            relation,
+            at,
+            base,
+            what,
+        });
+    });
+}
+
+/// Turn what was captured into a record body and its keys. Once per transaction, before commit, when no trigger is due any
+/// more. `applied_now` is the base of the keys that our locks protect.
+pub fn seal(applied_now: u64) -> Result<Sealed, UserError> {
+    SEALED.set(true);
+    // Taken out, because following versions may run the server's invalidation callbacks and user-defined functions.
+    let mut pending = PENDING.take();
+    let sealed = seal::seal(&mut pending, applied_now);
+    pending.events.close();
+    sealed
+}
+
+/// From the subtransaction callback.
+pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
+    PENDING.with_borrow_mut(|pending| {
+        if pending.events.is_empty() && pending.tables.is_empty() {
+            return;
+        }
+        match event {
+            pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => pending.subtransactions.merged(mine, parent),
+            pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+                pending.events.drop_last_of(mine);
+                pending.subtransactions.rolled_back(mine);
+            }
+            _ => {}
+        }
+    });
+}
+
+/// Forget everything, at the end of the transaction.
+pub fn reset() {
+    SEALED.set(false);
+    RESTART_IDENTITY.set(false);
+    PENDING.with_borrow_mut(|pending| {
+        if !pending.events.is_empty() || !pending.tables.is_empty() {
+            *pending = Pending::default();
+        }
+    });
+}

@@ -1,0 +1,255 @@
+//! One net effect to changes and keys.
+//!
+//! An update that changes a unique key (of any unique or exclusion index) is written as a delete and an insert: all deletes
+//! of a record come before its inserts, so that rows that swap their keys never meet in an index on the receiving side.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use synod_change::{Change, KeyMode, Row, Value};
+
+use super::image::{Image, same_bytes};
+use super::sink::Sink;
+use crate::errors::UserError;
+use crate::pg::keys::{Base, IndexEvaluator, KeySet, RowKey, plain_key, referenced_key, whole_row_key};
+use crate::pg::relation::{Column, StrongTable, UniqueKey};
+use crate::pg::relcache::Relation;
+use crate::pg::row;
+
+/// Where changes and keys go.
+pub(super) struct Output {
+    pub(super) sink: Sink,
+    pub(super) keys: KeySet,
+    pub(super) rows: u64,
+}
+
+/// A table whose rows are being sealed.
+pub(super) struct Emitter {
+    pub(super) table: Rc<StrongTable>,
+    pub(super) relation: Relation,
+    evaluator: Option<IndexEvaluator>,
+    /// Whether rows were inserted, so that sequences may have moved.
+    pub(super) inserted: bool,
+}
+
+impl Emitter {
+    pub(super) fn new(table: Rc<StrongTable>, relation: Relation) -> Self {
+        // Made in the memory context of the whole seal, not of a row.
+        let evaluator = table
+            .keys
+            .iter()
+            .any(|key| key.computed)
+            .then(|| IndexEvaluator::new(&relation));
+        Self {
+            table,
+            relation,
+            evaluator,
+            inserted: false,
+        }
+    }
+
+    pub(super) fn close(self) {
+        if let Some(evaluator) = self.evaluator {
+            evaluator.close();
+        }
+    }
+
+    /// A new row, or the new side of an update that changes a key. `before`: the row it replaces.
+    pub(super) fn insert(
+        &mut self,
+        new: &Image<'_>,
+        before: Option<&Image<'_>>,
+        base: u64,
+        out: &mut Output,
+    ) -> Result<(), UserError> {
+        self.inserted = true;
+        out.keys.touch(self.table.id, base);
+        self.claim_unique(new, before, base, out);
+        self.claim_referenced(new, before, base, out);
+        let values = self.new_values(new, None);
+        out.rows += u64::from(before.is_none());
+        out.sink.write(&Change::Insert {
+            table: self.table.id,
+            new: Row::new(&values),
+        })
+    }
+
+    /// A row that is gone, or the old side of an update that changes a key. `after`: the row that replaces it.
+    pub(super) fn delete(
+        &mut self,
+        old: &Image<'_>,
+        after: Option<&Image<'_>>,
+        base: u64,
+        out: &mut Output,
+    ) -> Result<(), UserError> {
+        out.keys.touch(self.table.id, base);
+        self.claim_unique(old, after, base, out);
+        let key = self.identity_values(old);
+        self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
+        out.rows += 1;
+        out.sink.write(&Change::Delete {
+            table: self.table.id,
+            key: Row::new(&key),
+        })
+    }
+
+    /// A row that changed, but no unique key of it.
+    pub(super) fn update(
+        &mut self,
+        old: &Image<'_>,
+        new: &Image<'_>,
+        base: u64,
+        out: &mut Output,
+    ) -> Result<(), UserError> {
+        out.keys.touch(self.table.id, base);
+        let key = self.identity_values(old);
+        self.claim_identity(&key, KeyMode::NoKeyUpdate, base, true, old, out);
+        self.claim_referenced(new, Some(old), base, out);
+        let values = self.new_values(new, Some(old));
+        out.rows += 1;
+        out.sink.write(&Change::Update {
+            table: self.table.id,
+            key: Row::new(&key),
+            new: Row::new(&values),
+        })
+    }
+
+    /// Whether the two versions of a row differ in some unique or exclusion key.
+    pub(super) fn changes_key(&mut self, old: &Image<'_>, new: &Image<'_>) -> bool {
+        let table = Rc::clone(&self.table);
+        table.keys.iter().any(|key| match self.key_of(key, old) {
+            Some(before) => Some(before) != self.key_of(key, new),
+            // Not hashable: by its columns' bytes, and by suspicion if it has expressions.
+            None => key.computed || key.attributes.iter().any(|number| !self.same(*number, old, new)),
+        })
+    }
+
+    fn same(&self, number: i16, old: &Image<'_>, new: &Image<'_>) -> bool {
+        let attribute = self.relation.attribute(number as usize - 1);
+        match (old.get(number as usize - 1), new.get(number as usize - 1)) {
+            (None, None) => true,
+            // SAFETY: both are values of this attribute.
+            (Some(a), Some(b)) => unsafe { same_bytes(a, b, attribute.attbyval, attribute.attlen) },
+            _ => false,
+        }
+    }
+
+    /// The key of a row in one index; `None` when the index cannot be hashed.
+    fn key_of(&mut self, key: &UniqueKey, image: &Image<'_>) -> Option<RowKey> {
+        let hashing = key.hashing.as_deref()?;
+        // SAFETY: the image is of this table, and so is the key.
+        Some(unsafe {
+            match &mut self.evaluator {
+                Some(evaluator) if key.computed => evaluator.key(&self.table, key, hashing, image),
+                _ => plain_key(self.table.id, key, hashing, image),
+            }
+        })
+    }
+
+    /// Claim the unique keys of a row that comes or goes; with `other`, only those that the other version does not have.
+    fn claim_unique(&mut self, image: &Image<'_>, other: Option<&Image<'_>>, base: u64, out: &mut Output) {
+        let table = Rc::clone(&self.table);
+        for key in &table.keys {
+            match self.key_of(key, image) {
+                Some(RowKey::Hash(hash)) => {
+                    if other.is_some_and(|other| self.key_of(key, other) == Some(RowKey::Hash(hash))) {
+                        continue;
+                    }
+                    let physical = !key.deferrable && !table.referenced;
+                    let claimed = if physical { Base::Now } else { Base::At(base) };
+                    out.keys.claim(table.id, hash, KeyMode::Update, claimed, base);
+                }
+                Some(RowKey::Absent) => {}
+                None => out.keys.claim_table(table.id, KeyMode::Update, base),
+            }
+        }
+    }
+
+    /// Claim what identifies a row that changes or goes, unless [`Self::claim_unique`] did so already.
+    fn claim_identity(
+        &mut self,
+        identity: &[Value<'_>],
+        mode: KeyMode,
+        base: u64,
+        replaced: bool,
+        old: &Image<'_>,
+        out: &mut Output,
+    ) {
+        let table = Rc::clone(&self.table);
+        let Some(key) = table.keys.iter().find(|key| key.identity) else {
+            // Any one of equal rows will do on the receiving side, and ours may be another one than there: no lock
+            // of ours stands for the key.
+            let hash = whole_row_key(table.id, identity);
+            return out.keys.claim(table.id, hash, KeyMode::Update, Base::At(base), base);
+        };
+        match self.key_of(key, old) {
+            // A row that is gone claimed it with its other keys; one that is replaced under the same identity did not.
+            Some(RowKey::Hash(hash)) if replaced => {
+                out.keys
+                    .claim(table.id, hash, mode.min(KeyMode::NoKeyUpdate), Base::Now, base);
+            }
+            Some(_) => {}
+            None => out.keys.claim_table(table.id, KeyMode::Update, base),
+        }
+    }
+
+    /// Claim the keys that a row refers to; with `before`, only what the earlier version did not refer to.
+    fn claim_referenced(&mut self, new: &Image<'_>, before: Option<&Image<'_>>, base: u64, out: &mut Output) {
+        for key in &self.table.foreign_keys {
+            let Some(hashing) = key.hashing.as_deref() else {
+                let complete = key.attributes.iter().all(|number| !new.nulls[*number as usize - 1]);
+                let moved =
+                    before.is_none_or(|before| key.attributes.iter().any(|number| !self.same(*number, before, new)));
+                if complete && moved {
+                    out.keys.claim_table(key.referenced, KeyMode::Update, base);
+                }
+                continue;
+            };
+            // SAFETY: the images are of this table, and so is the key.
+            let (now, earlier) = unsafe {
+                (
+                    referenced_key(key, hashing, new),
+                    before.map(|before| referenced_key(key, hashing, before)),
+                )
+            };
+            if let RowKey::Hash(hash) = now
+                && earlier != Some(now)
+            {
+                out.keys
+                    .claim(key.referenced, hash, KeyMode::KeyShare, Base::At(base), base);
+            }
+        }
+    }
+
+    fn identity_values<'i>(&self, image: &'i Image<'_>) -> Vec<Value<'i>> {
+        let columns = self.table.identity.iter().map(|column| &self.table.columns[*column]);
+        // SAFETY: the image is of this table; what is allocated lives in the row's memory context, like the values.
+        columns.map(|column| unsafe { encode(column, image) }).collect()
+    }
+
+    /// All columns of a new row; unchanged ones as `Same`, generated ones left out as NULL.
+    fn new_values<'i>(&self, new: &'i Image<'_>, old: Option<&Image<'_>>) -> Vec<Value<'i>> {
+        self.table
+            .columns
+            .iter()
+            .map(|column| {
+                let unchanged = |old: &Image<'_>| self.same(column.index as i16 + 1, old, new);
+                match old {
+                    _ if column.generated => Value::Null,
+                    // Only where it saves something.
+                    Some(old) if !column.by_value && !new.nulls[column.index] && unchanged(old) => Value::Same,
+                    // SAFETY: as above.
+                    _ => unsafe { encode(column, new) },
+                }
+            })
+            .collect()
+    }
+}
+
+/// # Safety
+/// The image is of the table that the column belongs to.
+unsafe fn encode<'i>(column: &Column, image: &'i Image<'_>) -> Value<'i> {
+    let (datum, is_null): (pg_sys::Datum, bool) = (image.values[column.index], image.nulls[column.index]);
+    // SAFETY: by contract.
+    unsafe { row::encode(column, datum, is_null) }
+}

@@ -1,0 +1,289 @@
+//! The seal: from the events of a transaction to its record.
+//!
+//! Order of the body: tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
+//! then sequences. Rows of a table that was truncated are read from the events after the last TRUNCATE only; rows of a table
+//! that was added are all rows that it has now.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_change::{Change, KeyMode, TableId, name_key};
+
+use super::chain::{self, NetEffect};
+use super::emit::{Emitter, Output};
+use super::events::Event;
+use super::image::Image;
+use super::sequence;
+use super::sink::Sink;
+use super::{Pending, Sealed, SealedBody, TableChange, TableEvent};
+use crate::errors::UserError;
+use crate::pg::definition;
+use crate::pg::format::{FixedSettings, PlainEncoding};
+use crate::pg::keys::KeySet;
+use crate::pg::relation::{self, StrongTable};
+use crate::pg::relcache::Relation;
+use crate::pg::scratch::{ActiveSnapshot, Scratch};
+
+pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
+    let _encoding = PlainEncoding::enter();
+    let _snapshot = ActiveSnapshot::push();
+    let scratch = Scratch::enter();
+    let mut sealer = Sealer {
+        emitters: HashMap::new(),
+        cut: HashMap::new(),
+        added: HashMap::new(),
+        settings: None,
+        out: Output {
+            sink: Sink::new(),
+            keys: KeySet::default(),
+            rows: 0,
+        },
+        scratch,
+    };
+    sealer.table_events(pending)?;
+    sealer.rows(pending)?;
+    sealer.sequences()?;
+    sealer.finish(applied_now)
+}
+
+struct Sealer {
+    emitters: HashMap<pg_sys::Oid, Emitter>,
+    /// Row events of these tables count from this number on.
+    cut: HashMap<pg_sys::Oid, u64>,
+    /// Rows of these tables are read from the table: event base.
+    added: HashMap<pg_sys::Oid, u64>,
+    settings: Option<FixedSettings>,
+    out: Output,
+    scratch: Scratch,
+}
+
+impl Sealer {
+    fn table_events(&mut self, pending: &Pending) -> Result<(), UserError> {
+        let counting: Vec<&TableEvent> = pending
+            .tables
+            .iter()
+            .filter(|event| pending.subtransactions.counts(event.subtransaction))
+            .collect();
+        for event in &counting {
+            if let TableChange::Removed { id, schema, name } = &event.what {
+                self.out.keys.claim_table(*id, KeyMode::Update, event.base);
+                self.out.keys.claim_name(name_key(schema, name), event.base);
+                self.out.sink.write(&Change::RemoveTable(*id))?;
+            }
+        }
+        for event in &counting {
+            if let TableChange::Added { id } = &event.what {
+                self.add_table(event, *id)?;
+            }
+        }
+        self.truncates(&counting)
+    }
+
+    fn add_table(&mut self, event: &TableEvent, id: TableId) -> Result<(), UserError> {
+        let relation = Relation::open(event.relation).ok_or_else(|| table_is_gone(event.relation))?;
+        let definition = definition::of(&relation, id, &crate::pg::catalog::number_of);
+        self.out.keys.claim_table(id, KeyMode::Update, event.base);
+        self.out
+            .keys
+            .claim_name(name_key(&definition.schema, &definition.name), event.base);
+        self.added.insert(event.relation, event.base);
+        self.out.sink.write(&Change::AddTable(Box::new(definition)))
+    }
+
+    fn truncates(&mut self, counting: &[&TableEvent]) -> Result<(), UserError> {
+        let mut tables: Vec<TableId> = Vec::new();
+        let mut restart = false;
+        for event in counting {
+            let TableChange::Truncated { restart_identity } = event.what else {
+                continue;
+            };
+            if self.added.contains_key(&event.relation) {
+                continue;
+            }
+            let id = self.emitter(event.relation)?.table.id;
+            self.out.keys.claim_table(id, KeyMode::Update, event.base);
+            self.cut.insert(event.relation, event.at);
+            restart |= restart_identity;
+            if !tables.contains(&id) {
+                tables.push(id);
+            }
+        }
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.out.sink.write(&Change::Truncate {
+            tables,
+            restart_identity: restart,
+            cascade: false,
+        })
+    }
+
+    fn rows(&mut self, pending: &mut Pending) -> Result<(), UserError> {
+        let Pending {
+            events,
+            subtransactions,
+            ..
+        } = pending;
+        let mut arriving = false;
+        events.visit(|number, event| {
+            if event.old.is_none() {
+                arriving = true;
+            } else if subtransactions.counts(event.subtransaction) && self.stands(number, event) {
+                arriving |= self.leaving_or_changing(event)?;
+            }
+            Ok::<(), UserError>(())
+        })?;
+        if arriving {
+            events.visit(|number, event| {
+                if !event.new.is_none() && subtransactions.counts(event.subtransaction) && self.stands(number, event) {
+                    self.arriving(event)?;
+                }
+                Ok::<(), UserError>(())
+            })?;
+        }
+        let added: Vec<(pg_sys::Oid, u64)> = self.added.iter().map(|(oid, base)| (*oid, *base)).collect();
+        for (oid, base) in added {
+            self.whole_table(oid, base)?;
+        }
+        Ok(())
+    }
+
+    fn stands(&self, number: u64, event: &Event) -> bool {
+        !self.added.contains_key(&event.relation) && self.cut.get(&event.relation).is_none_or(|from| number >= *from)
+    }
+
+    /// Writes rows that go, and rows that change without changing a key. True when the event also has a new row to write.
+    fn leaving_or_changing(&mut self, event: &Event) -> Result<bool, UserError> {
+        self.scratch.reset();
+        let (emitter, out) = self.emitter_and_output(event.relation)?;
+        match chain::follow(&emitter.relation, event)? {
+            NetEffect::Deleted(mut old) => {
+                let old = old.image(&emitter.relation);
+                emitter.delete(&old, None, event.base, out)?;
+            }
+            NetEffect::Updated { mut old, mut new } => {
+                let (old, new) = (old.image(&emitter.relation), new.image(&emitter.relation));
+                if emitter.changes_key(&old, &new) {
+                    emitter.delete(&old, Some(&new), event.base, out)?;
+                    return Ok(true);
+                }
+                emitter.update(&old, &new, event.base, out)?;
+            }
+            NetEffect::Inserted(_) | NetEffect::Nothing => {}
+        }
+        Ok(false)
+    }
+
+    /// Writes rows that come.
+    fn arriving(&mut self, event: &Event) -> Result<(), UserError> {
+        self.scratch.reset();
+        let (emitter, out) = self.emitter_and_output(event.relation)?;
+        match chain::follow(&emitter.relation, event)? {
+            NetEffect::Inserted(mut new) => {
+                let new = new.image(&emitter.relation);
+                emitter.insert(&new, None, event.base, out)?;
+            }
+            NetEffect::Updated { mut old, mut new } => {
+                let (old, new) = (old.image(&emitter.relation), new.image(&emitter.relation));
+                if emitter.changes_key(&old, &new) {
+                    emitter.insert(&new, Some(&old), event.base, out)?;
+                }
+            }
+            NetEffect::Deleted(_) | NetEffect::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Writes every row of a table that is replicated from here on. Its lock keeps other writers out.
+    fn whole_table(&mut self, oid: pg_sys::Oid, base: u64) -> Result<(), UserError> {
+        self.emitter(oid)?;
+        let Self {
+            emitters, out, scratch, ..
+        } = self;
+        let emitter = emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))?;
+        let count = emitter.table.attribute_count;
+        // SAFETY: an open, locked table; the active snapshot sees this transaction's own rows. The slot's values are
+        // used before the next row is asked for.
+        unsafe {
+            let relation = emitter.relation.raw();
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            let scan = pg_sys::table_beginscan(relation, pg_sys::GetActiveSnapshot(), 0, std::ptr::null_mut());
+            pg_sys::CurrentMemoryContext = before;
+            while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+                scratch.reset();
+                pg_sys::slot_getallattrs(slot);
+                let values = std::slice::from_raw_parts((*slot).tts_values, count).to_vec();
+                let nulls = std::slice::from_raw_parts((*slot).tts_isnull, count).to_vec();
+                emitter.insert(&Image::new(values, nulls), None, base, out)?;
+            }
+            pg_sys::table_endscan(scan);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        Ok(())
+    }
+
+    fn sequences(&mut self) -> Result<(), UserError> {
+        for emitter in self.emitters.values().filter(|emitter| emitter.inserted) {
+            for feeding in &emitter.table.sequences {
+                if let Some(last_value) = sequence::last_value(feeding.sequence) {
+                    let (table, column) = (emitter.table.id, feeding.column);
+                    self.out.sink.write(&Change::Sequence {
+                        table,
+                        column,
+                        last_value,
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, applied_now: u64) -> Result<Sealed, UserError> {
+        for emitter in self.emitters.into_values() {
+            emitter.close();
+        }
+        if self.out.sink.is_empty() {
+            return Ok(Sealed {
+                keys: Vec::new(),
+                body: SealedBody::Inline(Vec::new()),
+                rows: 0,
+            });
+        }
+        Ok(Sealed {
+            keys: self.out.keys.finish(applied_now),
+            body: self.out.sink.finish()?,
+            rows: self.out.rows,
+        })
+    }
+
+    fn emitter_and_output(&mut self, oid: pg_sys::Oid) -> Result<(&mut Emitter, &mut Output), UserError> {
+        self.emitter(oid)?;
+        let emitter = self.emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))?;
+        Ok((emitter, &mut self.out))
+    }
+
+    fn emitter(&mut self, oid: pg_sys::Oid) -> Result<&mut Emitter, UserError> {
+        if !self.emitters.contains_key(&oid) {
+            let table: Rc<StrongTable> = relation::by_oid(oid).ok_or_else(|| table_is_gone(oid))?;
+            let relation = Relation::open(oid).ok_or_else(|| table_is_gone(oid))?;
+            if table.needs_fixed_settings && self.settings.is_none() {
+                self.settings = Some(FixedSettings::for_values());
+            }
+            let emitter = self.scratch.outside(|| Emitter::new(table, relation));
+            self.emitters.insert(oid, emitter);
+        }
+        self.emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))
+    }
+}
+
+fn table_is_gone(oid: pg_sys::Oid) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table with OID {} is no longer replicated", u32::from(oid)),
+        "It was written in a transaction that then stopped replicating or dropped it.",
+        "Use two transactions.",
+    )
+}

@@ -1,0 +1,137 @@
+//! Where a record body goes: memory while it is small, then a spill file.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+
+use pgrx::PgSqlErrorCode;
+use synod_change::{BodyWriter, Change, body_crc};
+
+use super::SealedBody;
+use crate::errors::UserError;
+
+/// Bodies above this many bytes go to a file.
+const MEMORY_BYTES: usize = 256 * 1024;
+
+fn my_database() -> u32 {
+    // SAFETY: reads this process' own global.
+    unsafe { pgrx::pg_sys::MyDatabaseId.into() }
+}
+
+/// A body being written.
+pub(super) struct Sink {
+    writer: BodyWriter,
+    spill: Option<Spill>,
+}
+
+struct Spill {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    crc: u32,
+    kept: bool,
+}
+
+impl Sink {
+    pub(super) fn new() -> Self {
+        Self {
+            writer: BodyWriter::new(),
+            spill: None,
+        }
+    }
+
+    pub(super) fn write(&mut self, change: &Change<'_>) -> Result<(), UserError> {
+        self.writer.write(change);
+        if self.writer.buffered() > MEMORY_BYTES {
+            check_size(self.writer.length())?;
+            let bytes = self.writer.take_buffer();
+            self.spill()?.append(&bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.writer.changes() == 0
+    }
+
+    pub(super) fn finish(mut self) -> Result<SealedBody, UserError> {
+        let rest = std::mem::take(&mut self.writer).finish();
+        let Some(mut spill) = self.spill else {
+            return Ok(SealedBody::Inline(rest));
+        };
+        spill.append(&rest)?;
+        spill.kept = true;
+        Ok(SealedBody::Spilled {
+            path: std::mem::take(&mut spill.path),
+            length: spill.length,
+            crc: spill.crc,
+        })
+    }
+
+    fn spill(&mut self) -> Result<&mut Spill, UserError> {
+        if self.spill.is_none() {
+            self.spill = Some(Spill::create()?);
+        }
+        // Just put there; the alternative cannot happen but must not panic.
+        self.spill
+            .as_mut()
+            .ok_or_else(|| failed(&PathBuf::new(), &std::io::Error::other("no spill file")))
+    }
+}
+
+impl Spill {
+    fn create() -> Result<Self, UserError> {
+        let directory = crate::node::directory(my_database()).join("spill");
+        let path = directory.join(format!("{}.sealing", std::process::id()));
+        let file = fs::create_dir_all(&directory)
+            .and_then(|()| File::create(&path))
+            .map_err(|error| failed(&path, &error))?;
+        Ok(Self {
+            path,
+            file,
+            length: 0,
+            crc: 0,
+            kept: false,
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), UserError> {
+        self.crc = body_crc(self.crc, bytes);
+        self.length += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|error| failed(&self.path, &error))
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn check_size(length: u64) -> Result<(), UserError> {
+    let limit = crate::settings::MAX_TRANSACTION_SIZE_MB.get().max(1) as u64 * (1 << 20);
+    if length <= limit {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "the transaction's changes to strong tables are larger than synod.max_transaction_size",
+        format!("The limit is {limit} bytes."),
+        "Use smaller transactions or raise synod.max_transaction_size.",
+    ))
+}
+
+fn failed(path: &std::path::Path, error: &std::io::Error) -> UserError {
+    let code = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => PgSqlErrorCode::ERRCODE_DISK_FULL,
+        _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
+    };
+    UserError::new(
+        code,
+        format!("could not write \"{}\": {error}", path.display()),
+        "The changes of a large transaction are kept in this file until the shared log has them.",
+        "",
+    )
+}

@@ -1,0 +1,213 @@
+//! The extension's one catalog table, `synod.replicated_table` (table_id bigint, relation regclass).
+//!
+//! Read and written without SPI, because it is read where no query can run: in triggers, at the start of the executor, before
+//! commit. Its rows change in strong transactions only, so that its content is a function of the applied CSN.
+
+use pgrx::pg_sys;
+use synod_change::TableId;
+
+use super::relcache::Relation;
+
+/// `InheritsRelationId` and `InheritsRelidSeqnoIndexId` of catalog/pg_inherits.h, which the bindings lack.
+const PG_INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
+const PG_INHERITS_BY_CHILD: pg_sys::Oid = pg_sys::Oid::from_u32(2680);
+
+const ATTRIBUTE_ID: i16 = 1;
+const ATTRIBUTE_RELATION: i16 = 2;
+
+/// The catalog and its two indexes; `None` without the extension.
+struct Catalog {
+    table: Relation,
+    by_id: pg_sys::Oid,
+    by_relation: pg_sys::Oid,
+}
+
+impl Catalog {
+    fn open(lock: u32) -> Option<Self> {
+        // SAFETY: inside a transaction; each look-up gives InvalidOid for what does not exist.
+        let (table, by_id, by_relation) = unsafe {
+            let schema = pg_sys::get_namespace_oid(c"synod".as_ptr(), true);
+            if schema == pg_sys::InvalidOid {
+                return None;
+            }
+            let named = |name: &std::ffi::CStr| pg_sys::get_relname_relid(name.as_ptr(), schema);
+            (
+                named(c"replicated_table"),
+                named(c"replicated_table_pkey"),
+                named(c"replicated_table_relation_key"),
+            )
+        };
+        if [table, by_id, by_relation].contains(&pg_sys::InvalidOid) {
+            return None;
+        }
+        Some(Self {
+            table: Relation::open_locked(table, lock)?,
+            by_id,
+            by_relation,
+        })
+    }
+
+    /// The first row where `attribute` has this value, given to `read`.
+    fn find<T>(
+        &self,
+        attribute: i16,
+        value: pg_sys::Datum,
+        read: impl FnOnce(pg_sys::HeapTuple, pg_sys::TupleDesc) -> T,
+    ) -> Option<T> {
+        let (index, function) = match attribute {
+            ATTRIBUTE_ID => (self.by_id, pg_sys::F_INT8EQ),
+            _ => (self.by_relation, pg_sys::F_OIDEQ),
+        };
+        // SAFETY: a scan of an open, locked relation by its index on this attribute, with the latest snapshot; the tuple
+        // is read before the scan ends.
+        unsafe {
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                attribute,
+                pg_sys::BTEqualStrategyNumber as u16,
+                function.into(),
+                value,
+            );
+            let scan = pg_sys::systable_beginscan(self.table.raw(), index, true, std::ptr::null_mut(), 1, &mut key);
+            let tuple = pg_sys::systable_getnext(scan);
+            let found = (!tuple.is_null()).then(|| read(tuple, self.table.descriptor()));
+            pg_sys::systable_endscan(scan);
+            found
+        }
+    }
+}
+
+/// One attribute of a catalog row; all are NOT NULL.
+fn attribute(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Datum {
+    let mut is_null = false;
+    // SAFETY: the tuple is of this row type.
+    unsafe { pg_sys::heap_getattr(tuple, i32::from(number), descriptor, &mut is_null) }
+}
+
+/// The number under which a relation is replicated.
+pub fn number_of(relation: pg_sys::Oid) -> Option<TableId> {
+    Catalog::open(pg_sys::AccessShareLock)?.find(ATTRIBUTE_RELATION, relation.into(), |tuple, descriptor| {
+        TableId(attribute(tuple, descriptor, ATTRIBUTE_ID).value() as u64)
+    })
+}
+
+/// The relation that is replicated under this number.
+pub fn relation_of(id: TableId) -> Option<pg_sys::Oid> {
+    Catalog::open(pg_sys::AccessShareLock)?.find(ATTRIBUTE_ID, pg_sys::Datum::from(id.0), |tuple, descriptor| {
+        pg_sys::Oid::from(attribute(tuple, descriptor, ATTRIBUTE_RELATION).value() as u32)
+    })
+}
+
+/// All replicated tables.
+pub fn all() -> Vec<(TableId, pg_sys::Oid)> {
+    let Some(catalog) = Catalog::open(pg_sys::AccessShareLock) else {
+        return Vec::new();
+    };
+    let mut rows = Vec::new();
+    // SAFETY: as in `find`, without a key.
+    unsafe {
+        let raw = catalog.table.raw();
+        let scan = pg_sys::systable_beginscan(
+            raw,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let descriptor = catalog.table.descriptor();
+            rows.push((
+                TableId(attribute(tuple, descriptor, ATTRIBUTE_ID).value() as u64),
+                pg_sys::Oid::from(attribute(tuple, descriptor, ATTRIBUTE_RELATION).value() as u32),
+            ));
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    rows.sort_by_key(|(id, _)| *id);
+    rows
+}
+
+/// Add a row. The caller checked that there is none; a unique index is behind it.
+pub fn insert(id: TableId, relation: pg_sys::Oid) {
+    let Some(catalog) = Catalog::open(pg_sys::RowExclusiveLock) else {
+        return;
+    };
+    // SAFETY: a tuple of the table's two columns; CatalogTupleInsert keeps the indexes.
+    unsafe {
+        let mut values = [pg_sys::Datum::from(id.0), relation.into()];
+        let mut nulls = [false; 2];
+        let tuple = pg_sys::heap_form_tuple(catalog.table.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::CatalogTupleInsert(catalog.table.raw(), tuple);
+        pg_sys::heap_freetuple(tuple);
+        pg_sys::CacheInvalidateRelcacheByRelid(relation);
+        pg_sys::CommandCounterIncrement();
+    }
+    super::relation::forget(relation);
+}
+
+/// Remove the row of a relation.
+pub fn remove(relation: pg_sys::Oid) {
+    let Some(catalog) = Catalog::open(pg_sys::RowExclusiveLock) else {
+        return;
+    };
+    catalog.find(ATTRIBUTE_RELATION, relation.into(), |tuple, _| {
+        // SAFETY: t_self is the tuple's place; deleting during the scan is what the server's catalog code does.
+        unsafe { pg_sys::CatalogTupleDelete(catalog.table.raw(), &mut (*tuple).t_self) }
+    });
+    // SAFETY: inside a transaction; the relation still exists.
+    unsafe {
+        pg_sys::CacheInvalidateRelcacheByRelid(relation);
+        pg_sys::CommandCounterIncrement();
+    }
+    super::relation::forget(relation);
+}
+
+/// Table and name of a trigger.
+pub fn trigger(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, String)> {
+    let table = Relation::open_locked(pg_sys::TriggerRelationId, pg_sys::AccessShareLock)?;
+    // SAFETY: a scan of pg_trigger by its index on oid; the row is read before the scan ends.
+    unsafe {
+        let mut key = pg_sys::ScanKeyData::default();
+        let equal = pg_sys::BTEqualStrategyNumber as u16;
+        pg_sys::ScanKeyInit(&mut key, 1, equal, pg_sys::F_OIDEQ.into(), oid.into());
+        let scan = pg_sys::systable_beginscan(
+            table.raw(),
+            pg_sys::Oid::from(pg_sys::TriggerOidIndexId),
+            true,
+            std::ptr::null_mut(),
+            1,
+            &mut key,
+        );
+        let tuple = pg_sys::systable_getnext(scan);
+        let found = (!tuple.is_null()).then(|| {
+            let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>();
+            (form.tgrelid, super::relcache::name_text(&form.tgname))
+        });
+        pg_sys::systable_endscan(scan);
+        found
+    }
+}
+
+/// Whether a table inherits from another.
+pub fn inherits(oid: pg_sys::Oid) -> bool {
+    let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
+        return false;
+    };
+    // SAFETY: a scan of pg_inherits by the first column of its index on (inhrelid, inhseqno).
+    unsafe {
+        let mut key = pg_sys::ScanKeyData::default();
+        let equal = pg_sys::BTEqualStrategyNumber as u16;
+        pg_sys::ScanKeyInit(&mut key, 1, equal, pg_sys::F_OIDEQ.into(), oid.into());
+        let index = PG_INHERITS_BY_CHILD;
+        let scan = pg_sys::systable_beginscan(table.raw(), index, true, std::ptr::null_mut(), 1, &mut key);
+        let found = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        found
+    }
+}

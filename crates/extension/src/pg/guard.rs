@@ -1,0 +1,396 @@
+//! Keeping strong tables as the group knows them: changes of their definition are refused in this release.
+//!
+//! Two doors: utility statements are looked at before they run ([`check_utility`], called by the ProcessUtility hook), and
+//! every drop, also by CASCADE or DROP OWNED, passes the object access hook ([`init`]). What only one node sees and what changes
+//! no row stays allowed: plain indexes, ANALYZE, VACUUM, CLUSTER, REINDEX, COMMENT, GRANT, owners, storage parameters,
+//! triggers and policies of users.
+
+use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
+
+use super::capture::{self, trigger};
+use super::list;
+use super::relation::{self, StrongTable};
+use super::relcache::{Relation, name_text};
+use crate::errors::UserError;
+
+static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
+
+/// Install the object access hook. From `_PG_init` in the postmaster.
+pub fn init() {
+    // SAFETY: single-threaded server start; chained.
+    unsafe {
+        PREVIOUS_ACCESS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: i32,
+    argument: *mut std::ffi::c_void,
+) {
+    // SAFETY: the previous hook has the same contract.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, part, argument));
+        }
+    }
+    if access == pg_sys::ObjectAccessType::OAT_DROP
+        && let Err(error) = check_drop(class, object, part)
+    {
+        error.raise();
+    }
+}
+
+fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), UserError> {
+    if class == pg_sys::RelationRelationId {
+        if let Some(table) = relation::by_oid(object) {
+            return Err(refused(&table, if part == 0 { "drop" } else { "drop a column of" }));
+        }
+        return check_index(object, "drop a unique index of");
+    }
+    if class == pg_sys::TriggerRelationId
+        && let Some((relation, name)) = super::catalog::trigger(object)
+        && trigger::is_our_name(&name)
+        && let Some(table) = relation::by_oid(relation)
+    {
+        return Err(refused(&table, "drop the capture triggers of"));
+    }
+    Ok(())
+}
+
+fn check_index(object: pg_sys::Oid, what: &str) -> Result<(), UserError> {
+    // SAFETY: inside a transaction; InvalidOid for what is no index.
+    let of = unsafe { pg_sys::IndexGetRelation(object, true) };
+    if of == pg_sys::InvalidOid {
+        return Ok(());
+    }
+    match relation::by_oid(of) {
+        Some(table) if table.keys.iter().any(|key| key.index == object) => Err(refused(&table, what)),
+        _ => Ok(()),
+    }
+}
+
+fn refused(table: &StrongTable, what: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot {what} table {} while it is replicated", table.name),
+        "The definition of a replicated table must be the same on every node of the group.",
+        format!(
+            "Call synod.unreplicate_table('{}'), change the definition on every node, then replicate the table again.",
+            table.name
+        ),
+    )
+}
+
+/// Refuse a utility statement that would change a strong table's definition or get around capture.
+///
+/// # Safety
+/// `statement` is the utility statement of a valid plan.
+pub unsafe fn check_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    use pg_sys::NodeTag;
+    // SAFETY: the tag says what each pointer may be cast to.
+    unsafe {
+        match (*statement).type_ {
+            NodeTag::T_AlterTableStmt => alter_table(&*statement.cast()),
+            NodeTag::T_RenameStmt => rename(&*statement.cast()),
+            NodeTag::T_AlterObjectSchemaStmt => {
+                let statement = &*statement.cast::<pg_sys::AlterObjectSchemaStmt>();
+                refuse_if_strong(statement.relation, "change the schema of")
+            }
+            NodeTag::T_IndexStmt => {
+                let statement = &*statement.cast::<pg_sys::IndexStmt>();
+                if statement.unique || statement.primary || !statement.excludeOpNames.is_null() {
+                    return refuse_if_strong(statement.relation, "add a unique index to");
+                }
+                Ok(())
+            }
+            NodeTag::T_CreateStmt => create_table(&*statement.cast()),
+            NodeTag::T_TruncateStmt => {
+                let statement = &*statement.cast::<pg_sys::TruncateStmt>();
+                capture::note_restart_identity(statement.restart_seqs);
+                Ok(())
+            }
+            NodeTag::T_CopyStmt => copy(&*statement.cast()),
+            NodeTag::T_ClusterStmt => {
+                let statement = &*statement.cast::<pg_sys::ClusterStmt>();
+                refuse_if_pending(statement.relation)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The relation that a RangeVar names; `None` when there is none.
+unsafe fn named(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    if range.is_null() {
+        return None;
+    }
+    // SAFETY: a valid RangeVar; no lock, missing is allowed.
+    let oid = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            range,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+unsafe fn refuse_if_strong(range: *mut pg_sys::RangeVar, what: &str) -> Result<(), UserError> {
+    // SAFETY: by contract of `named`.
+    match unsafe { named(range) }.and_then(relation::by_oid) {
+        Some(table) => Err(refused(&table, what)),
+        None => Ok(()),
+    }
+}
+
+/// Rewriting a table moves the row versions that capture has noted.
+unsafe fn refuse_if_pending(range: *mut pg_sys::RangeVar) -> Result<(), UserError> {
+    // SAFETY: by contract of `named`.
+    let Some(oid) = (unsafe { named(range) }) else {
+        return Ok(());
+    };
+    match relation::by_oid(oid) {
+        Some(table) if capture::pending_on(oid) => Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            format!(
+                "cannot rewrite table {} in a transaction that has written it",
+                table.name
+            ),
+            "",
+            "Use two transactions.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), UserError> {
+    // SAFETY: the statement's parts are of the types that its tag promises.
+    unsafe {
+        let strong = named(statement.relation).and_then(relation::by_oid);
+        for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
+            let command = &*command;
+            if let Some(table) = &strong
+                && !stays_local(command)
+            {
+                return Err(refused(table, "alter"));
+            }
+            match command.subtype {
+                pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn => {
+                    refuse_references(command.def)?;
+                }
+                pg_sys::AlterTableType::AT_AddInherit => {
+                    refuse_if_strong(command.def.cast(), "inherit from")?;
+                }
+                pg_sys::AlterTableType::AT_AttachPartition => {
+                    let partition = &*command.def.cast::<pg_sys::PartitionCmd>();
+                    refuse_if_strong(partition.name, "attach")?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Subcommands that neither change rows or definitions nor touch our triggers.
+unsafe fn stays_local(command: &pg_sys::AlterTableCmd) -> bool {
+    use pg_sys::AlterTableType as Kind;
+    match command.subtype {
+        Kind::AT_ChangeOwner
+        | Kind::AT_SetStatistics
+        | Kind::AT_SetOptions
+        | Kind::AT_ResetOptions
+        | Kind::AT_SetStorage
+        | Kind::AT_SetCompression
+        | Kind::AT_SetRelOptions
+        | Kind::AT_ResetRelOptions
+        | Kind::AT_ClusterOn
+        | Kind::AT_DropCluster
+        | Kind::AT_EnableRowSecurity
+        | Kind::AT_DisableRowSecurity
+        | Kind::AT_ForceRowSecurity
+        | Kind::AT_NoForceRowSecurity
+        | Kind::AT_EnableTrigUser
+        | Kind::AT_DisableTrigUser => true,
+        Kind::AT_EnableTrig | Kind::AT_EnableAlwaysTrig | Kind::AT_EnableReplicaTrig | Kind::AT_DisableTrig => {
+            // SAFETY: these subcommands name a trigger.
+            !trigger::is_our_name(&unsafe { super::relcache::c_text(command.name) })
+        }
+        _ => false,
+    }
+}
+
+unsafe fn rename(statement: &pg_sys::RenameStmt) -> Result<(), UserError> {
+    use pg_sys::ObjectType as Kind;
+    // SAFETY: `relation` is set for these kinds.
+    unsafe {
+        match statement.renameType {
+            Kind::OBJECT_TABLE | Kind::OBJECT_COLUMN | Kind::OBJECT_TABCONSTRAINT => {
+                refuse_if_strong(statement.relation, "rename (a part of)")
+            }
+            Kind::OBJECT_TRIGGER if trigger::is_our_name(&super::relcache::c_text(statement.subname)) => {
+                refuse_if_strong(statement.relation, "rename the capture triggers of")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+unsafe fn create_table(statement: &pg_sys::CreateStmt) -> Result<(), UserError> {
+    // SAFETY: lists of the types that the grammar puts there.
+    unsafe {
+        for parent in list::pointers::<pg_sys::RangeVar>(statement.inhRelations) {
+            refuse_if_strong(parent, "inherit from")?;
+        }
+        for element in list::pointers::<pg_sys::Node>(statement.tableElts) {
+            refuse_references(element)?;
+        }
+        for constraint in list::pointers::<pg_sys::Node>(statement.constraints) {
+            refuse_references(constraint)?;
+        }
+    }
+    Ok(())
+}
+
+/// A table that is not replicated must not refer to one that is: rows removed elsewhere would leave it dangling.
+unsafe fn refuse_references(node: *mut pg_sys::Node) -> Result<(), UserError> {
+    if node.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the tag says what the node is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Constraint => {
+                let constraint = &*node.cast::<pg_sys::Constraint>();
+                if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN {
+                    return Ok(());
+                }
+                refuse_if_strong(constraint.pktable, "add a foreign key to")
+            }
+            pg_sys::NodeTag::T_ColumnDef => {
+                let column = &*node.cast::<pg_sys::ColumnDef>();
+                for constraint in list::pointers::<pg_sys::Node>(column.constraints) {
+                    refuse_references(constraint)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// COPY FREEZE makes rows that do not look like the transaction's own.
+unsafe fn copy(statement: &pg_sys::CopyStmt) -> Result<(), UserError> {
+    // SAFETY: options are DefElems with a name.
+    unsafe {
+        let freezes = list::pointers::<pg_sys::DefElem>(statement.options)
+            .into_iter()
+            .any(|option| super::relcache::c_text((*option).defname) == "freeze");
+        if !statement.is_from || !freezes {
+            return Ok(());
+        }
+        refuse_if_strong(statement.relation, "COPY with FREEZE into")
+    }
+}
+
+/// Why a relation cannot be replicated, apart from what other nodes say.
+pub fn check_replicable(relation: &Relation) -> Result<(), UserError> {
+    let class = relation.class();
+    let name = name_text(&class.relname);
+    let wrong = |what: &str, code: PgSqlErrorCode, detail: &str, hint: &str| {
+        Err(UserError::new(
+            code,
+            format!("cannot replicate {what} \"{name}\""),
+            detail,
+            hint,
+        ))
+    };
+    let wrong_type = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
+    let unsupported = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
+    match class.relkind as u8 {
+        pg_sys::RELKIND_RELATION => {}
+        pg_sys::RELKIND_VIEW => {
+            return wrong(
+                "view",
+                wrong_type,
+                "Only ordinary tables can be replicated.",
+                "Replicate the tables behind it.",
+            );
+        }
+        pg_sys::RELKIND_MATVIEW => {
+            return wrong(
+                "materialized view",
+                wrong_type,
+                "Only ordinary tables can be replicated.",
+                "Replicate the tables behind it.",
+            );
+        }
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
+            return wrong(
+                "index",
+                wrong_type,
+                "Only ordinary tables can be replicated.",
+                "Replicate its table.",
+            );
+        }
+        pg_sys::RELKIND_SEQUENCE => {
+            return wrong(
+                "sequence",
+                wrong_type,
+                "Only ordinary tables can be replicated.",
+                "A sequence follows the table whose column owns it.",
+            );
+        }
+        pg_sys::RELKIND_FOREIGN_TABLE => {
+            return wrong("foreign table", unsupported, "Its rows are on another server.", "");
+        }
+        pg_sys::RELKIND_PARTITIONED_TABLE => {
+            return wrong(
+                "partitioned table",
+                unsupported,
+                "This release replicates ordinary tables only.",
+                "",
+            );
+        }
+        _ => return wrong("relation", wrong_type, "Only ordinary tables can be replicated.", ""),
+    }
+    match class.relpersistence as u8 {
+        pg_sys::RELPERSISTENCE_TEMP => return wrong("temporary table", unsupported, "It belongs to one session.", ""),
+        pg_sys::RELPERSISTENCE_UNLOGGED => {
+            return wrong(
+                "unlogged table",
+                unsupported,
+                "A crash would empty it on one node.",
+                "ALTER TABLE … SET LOGGED first.",
+            );
+        }
+        _ => {}
+    }
+    if class.relispartition || class.relhassubclass || super::catalog::inherits(relation.oid()) {
+        return wrong(
+            "table",
+            unsupported,
+            "It is a partition, or part of an inheritance hierarchy.",
+            "This release replicates ordinary tables only.",
+        );
+    }
+    if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || relation.schema() == "synod" {
+        return wrong(
+            "system table",
+            wrong_type,
+            "It belongs to the server or to the extension.",
+            "",
+        );
+    }
+    if class.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
+        return wrong("table", unsupported, "Its access method is not heap.", "");
+    }
+    Ok(())
+}

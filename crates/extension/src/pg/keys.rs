@@ -1,0 +1,274 @@
+//! Certification keys of a transaction: which it claims, how strongly, and from which base on.
+//!
+//! Each record that writes rows of a table claims the table's key as KeyShare, so that a claim of the whole table conflicts
+//! with every writer of it. A key's *base* is the applied CSN up to which its holder knows it to be free of conflicts:
+//! - [`Base::Now`] for keys that our own row lock or index entry protects: the apply worker waits for it, and we are told to
+//!   give way, so that whatever is applied before our commit did not conflict;
+//! - [`Base::At`] the applied CSN when the trigger fired for everything else: keys of tables and of referenced rows, keys
+//!   of deferrable constraints, and strong claims on keys of tables that foreign keys refer to (a referencing row that
+//!   is applied takes no lock on ours).
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+use synod_change::{INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, MAX_KEYS_PER_RECORD, TableId, Value, table_key};
+
+use super::capture::Image;
+use super::relation::{ForeignKey, StrongTable, UniqueKey};
+use super::wire::Hashing;
+use crate::local_key::LocalKey;
+
+/// From where on conflicts with a key matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Base {
+    /// From this applied CSN on. Orders before `Now`: the older base of two is the safe one.
+    At(u64),
+    /// From the applied CSN at the seal on.
+    Now,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    mode: KeyMode,
+    base: Base,
+}
+
+impl Claim {
+    fn merge(&mut self, other: Self) {
+        self.mode = self.mode.max(other.mode);
+        self.base = self.base.min(other.base);
+    }
+}
+
+/// The keys of a transaction. When there are too many, each table becomes one key.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    rows: HashMap<u64, Claim>,
+    tables: HashMap<TableId, Claim>,
+    names: Vec<(u64, Base)>,
+    whole_tables: bool,
+}
+
+impl KeySet {
+    /// Claim a key of a table's index. `base` is that of the claim, `event_base` the applied CSN when its row was written.
+    pub fn claim(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base, event_base: u64) {
+        self.touch(table, event_base);
+        if self.whole_tables {
+            return self.claim_table(table, KeyMode::Update, event_base);
+        }
+        merge(&mut self.rows, hash, Claim { mode, base });
+        if self.rows.len() + self.tables.len() + self.names.len() > MAX_KEYS_PER_RECORD {
+            self.whole_tables = true;
+            self.rows = HashMap::new();
+            self.tables.values_mut().for_each(|claim| claim.mode = KeyMode::Update);
+        }
+    }
+
+    /// Rows of the table are written.
+    pub fn touch(&mut self, table: TableId, event_base: u64) {
+        self.claim_table(table, KeyMode::KeyShare, event_base);
+    }
+
+    /// Claim a table as a whole.
+    pub fn claim_table(&mut self, table: TableId, mode: KeyMode, event_base: u64) {
+        merge(
+            &mut self.tables,
+            table,
+            Claim {
+                mode,
+                base: Base::At(event_base),
+            },
+        );
+    }
+
+    /// Claim a name (see [`synod_change::name_key`]).
+    pub fn claim_name(&mut self, hash: u64, event_base: u64) {
+        self.names.push((hash, Base::At(event_base)));
+    }
+
+    /// All keys.
+    pub fn finish(self, applied_now: u64) -> Vec<LocalKey> {
+        let local = |hash: u64, claim: Claim| LocalKey {
+            key: Key { hash, mode: claim.mode },
+            base: match claim.base {
+                Base::At(base) => base,
+                Base::Now => applied_now,
+            },
+        };
+        let tables = self
+            .tables
+            .into_iter()
+            .map(|(table, claim)| local(table_key(table), claim));
+        let names = self.names.into_iter().map(|(hash, base)| {
+            local(
+                hash,
+                Claim {
+                    mode: KeyMode::Update,
+                    base,
+                },
+            )
+        });
+        let rows = self.rows.into_iter().map(|(hash, claim)| local(hash, claim));
+        tables.chain(names).chain(rows).collect()
+    }
+}
+
+fn merge<K: std::hash::Hash + Eq>(claims: &mut HashMap<K, Claim>, key: K, claim: Claim) {
+    claims
+        .entry(key)
+        .and_modify(|known| known.merge(claim))
+        .or_insert(claim);
+}
+
+/// What an index makes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowKey {
+    /// The row is not in the index, or a NULL keeps it from conflicting.
+    Absent,
+    /// Its key.
+    Hash(u64),
+}
+
+/// The key of a row in a plain index.
+///
+/// # Safety
+/// `image` is of the table that `key` belongs to.
+pub unsafe fn plain_key(table: TableId, key: &UniqueKey, hashing: &[Hashing], image: &Image<'_>) -> RowKey {
+    let values = key.attributes.iter().map(|number| image.get(*number as usize - 1));
+    // SAFETY: by contract.
+    unsafe { hash(table, key.number, hashing, key.nulls_equal, values) }
+}
+
+/// The key in the referenced index that a row refers to.
+///
+/// # Safety
+/// `image` is of the table that `key` belongs to.
+pub unsafe fn referenced_key(key: &ForeignKey, hashing: &[Hashing], image: &Image<'_>) -> RowKey {
+    let values = key.attributes.iter().map(|number| image.get(*number as usize - 1));
+    // SAFETY: by contract.
+    unsafe { hash(key.referenced, key.index_number, hashing, false, values) }
+}
+
+/// Hash the values of a key; `None` is NULL.
+///
+/// # Safety
+/// The values are of the types that `hashing` was made for.
+unsafe fn hash(
+    table: TableId,
+    index: u32,
+    hashing: &[Hashing],
+    nulls_equal: bool,
+    values: impl Iterator<Item = Option<pg_sys::Datum>>,
+) -> RowKey {
+    let mut hasher = KeyHasher::new(table, index);
+    for (hashing, value) in hashing.iter().zip(values) {
+        match value {
+            // SAFETY: by contract.
+            Some(datum) => unsafe { hashing.feed(&mut hasher, datum) },
+            None if nulls_equal => {
+                hasher.null();
+            }
+            None => return RowKey::Absent,
+        }
+    }
+    RowKey::Hash(hasher.finish())
+}
+
+/// The key of a row of a table without a key: all of it, as it travels.
+pub fn whole_row_key(table: TableId, row: &[Value<'_>]) -> u64 {
+    let mut hasher = KeyHasher::new(table, INDEX_WHOLE_ROW);
+    for value in row {
+        match value {
+            Value::Null | Value::Same => hasher.null(),
+            Value::Text(bytes) | Value::Binary(bytes) => hasher.bytes(bytes),
+        };
+    }
+    hasher.finish()
+}
+
+/// Evaluates index expressions and predicates for the rows of one table. All it allocates is in the memory context in which
+/// it was made, and in the executor state's own.
+pub struct IndexEvaluator {
+    state: *mut pg_sys::EState,
+    slot: *mut pg_sys::TupleTableSlot,
+    infos: HashMap<pg_sys::Oid, (*mut pg_sys::IndexInfo, *mut pg_sys::ExprState)>,
+}
+
+impl IndexEvaluator {
+    /// For rows of this relation, which stays open as long as this lives.
+    pub fn new(relation: &super::relcache::Relation) -> Self {
+        // SAFETY: inside a transaction; both live until `close`, or go with their memory context.
+        unsafe {
+            let state = pg_sys::CreateExecutorState();
+            let slot = pg_sys::MakeSingleTupleTableSlot(relation.descriptor(), &raw const pg_sys::TTSOpsVirtual);
+            Self {
+                state,
+                slot,
+                infos: HashMap::new(),
+            }
+        }
+    }
+
+    /// The key of a row in an index with expressions or a predicate.
+    ///
+    /// # Safety
+    /// `image` is of the relation that this was made for, and `key` one of its indexes.
+    pub unsafe fn key(
+        &mut self,
+        table: &StrongTable,
+        key: &UniqueKey,
+        hashing: &[Hashing],
+        image: &Image<'_>,
+    ) -> RowKey {
+        // SAFETY: by contract; the expression context is reset per row, its results are used before that.
+        unsafe {
+            let Some((info, predicate)) = self.prepare(key.index) else {
+                return RowKey::Absent;
+            };
+            pg_sys::ExecClearTuple(self.slot);
+            let count = table.attribute_count;
+            std::ptr::copy_nonoverlapping(image.values.as_ptr(), (*self.slot).tts_values, count);
+            std::ptr::copy_nonoverlapping(image.nulls.as_ptr(), (*self.slot).tts_isnull, count);
+            pg_sys::ExecStoreVirtualTuple(self.slot);
+            let context = super::compat::per_tuple_context(self.state);
+            (*context).ecxt_scantuple = self.slot;
+            if !pg_sys::ExecQual(predicate, context) {
+                return RowKey::Absent;
+            }
+            let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+            let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+            pg_sys::FormIndexDatum(info, self.slot, self.state, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let values = (0..hashing.len()).map(|at| (!nulls[at]).then_some(values[at]));
+            let found = hash(table.id, key.number, hashing, key.nulls_equal, values);
+            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            found
+        }
+    }
+
+    unsafe fn prepare(&mut self, index: pg_sys::Oid) -> Option<(*mut pg_sys::IndexInfo, *mut pg_sys::ExprState)> {
+        if let Some(known) = self.infos.get(&index) {
+            return Some(*known);
+        }
+        let relation = super::relcache::Relation::open(index)?;
+        // SAFETY: made in the executor state's query context, which lives as long as `self`.
+        let made = unsafe {
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = (*self.state).es_query_cxt;
+            let info = pg_sys::BuildIndexInfo(relation.raw());
+            let predicate = pg_sys::ExecPrepareQual((*info).ii_Predicate, self.state);
+            pg_sys::CurrentMemoryContext = before;
+            (info, predicate)
+        };
+        self.infos.insert(index, made);
+        Some(made)
+    }
+
+    /// Give back what it holds.
+    pub fn close(self) {
+        // SAFETY: made in `new`, not used again.
+        unsafe {
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::FreeExecutorState(self.state);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Rows of a local table to and from [`Value`]s, for capture and for apply.
+//!
+//! What is allocated on the way lives in the current memory context; callers reset one of their own per row. The
+//! client encoding must be the database's ([`super::format::PlainEncoding`]), and, for tables that need it
+//! ([`StrongTable::needs_fixed_settings`]), the settings fixed ([`super::format::FixedSettings`]).
+
+use pgrx::pg_sys;
+use synod_change::{Row, Value, Wire};
+
+use super::relation::{Column, StrongTable};
+use super::wire::varlena_bytes;
+
+/// A row that does not fit the table. Only a defect or a definition that differs makes one.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    /// Another number of columns.
+    #[error("the row has {found} columns, table {table} has {expected}")]
+    ColumnCount {
+        /// The local table.
+        table: String,
+        /// Columns here.
+        expected: usize,
+        /// Columns in the row.
+        found: usize,
+    },
+    /// "Unchanged" without a row that it could be unchanged from.
+    #[error("column \"{0}\" is marked as unchanged, but there is no earlier row")]
+    NothingBefore(String),
+}
+
+/// Encode one value. What it borrows from lives as long as the datum and the current memory context.
+///
+/// # Safety
+/// `datum` is a value of the column's type; the relation's locks and the settings are as the module says.
+pub unsafe fn encode<'a>(column: &Column, datum: pg_sys::Datum, is_null: bool) -> Value<'a> {
+    if is_null {
+        return Value::Null;
+    }
+    // SAFETY: by contract; the function infos were made for this type's functions.
+    unsafe {
+        if column.plain_bytes {
+            return Value::Binary(varlena_bytes(datum));
+        }
+        let output = column.output.get();
+        match column.wire {
+            Wire::Binary => Value::Binary(varlena_bytes(pg_sys::Datum::from(pg_sys::SendFunctionCall(
+                output, datum,
+            )))),
+            Wire::Text => Value::Text(std::ffi::CStr::from_ptr(pg_sys::OutputFunctionCall(output, datum)).to_bytes()),
+        }
+    }
+}
+
+/// Decode one value to a datum in the current memory context, and whether it is NULL. `Same` gives NULL: callers that
+/// allow it look for it first.
+///
+/// # Safety
+/// Inside a transaction, with the settings as the module says. Raises for bytes that the type does not take.
+pub unsafe fn decode(column: &Column, value: Value<'_>) -> (pg_sys::Datum, bool) {
+    // SAFETY: the function infos were made for this type's functions; buffers are copies that they may write to.
+    unsafe {
+        match value {
+            Value::Null | Value::Same => (pg_sys::Datum::from(0), true),
+            Value::Binary(bytes) if column.plain_bytes => {
+                let text = pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32);
+                (pg_sys::Datum::from(text), false)
+            }
+            Value::Binary(bytes) => {
+                let mut buffer = terminated_copy(bytes);
+                let datum = pg_sys::ReceiveFunctionCall(
+                    column.input_binary.get(),
+                    &mut buffer,
+                    column.input_parameter,
+                    column.typmod,
+                );
+                (datum, false)
+            }
+            Value::Text(bytes) => {
+                let buffer = terminated_copy(bytes);
+                let datum = pg_sys::InputFunctionCall(
+                    column.input_text.get(),
+                    buffer.data,
+                    column.input_text_parameter,
+                    column.typmod,
+                );
+                (datum, false)
+            }
+        }
+    }
+}
+
+/// A palloc'd copy with a NUL behind it: array_recv and others write and read one byte past the end.
+unsafe fn terminated_copy(bytes: &[u8]) -> pg_sys::StringInfoData {
+    // SAFETY: palloc gives len + 1 bytes or raises.
+    unsafe {
+        let data = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, bytes.len());
+        *data.add(bytes.len()) = 0;
+        pg_sys::StringInfoData {
+            data: data.cast(),
+            len: bytes.len() as i32,
+            maxlen: bytes.len() as i32 + 1,
+            cursor: 0,
+        }
+    }
+}
+
+/// Put a whole new row into `slot` as a virtual tuple. Generated and dropped columns are NULL (the executor computes
+/// the former); `Same` comes from `old`, which must be deformed already and outlive the slot's contents.
+///
+/// # Safety
+/// `slot` and `old` (or null) are slots of the table's row type; see the module.
+pub unsafe fn fill_slot(
+    table: &StrongTable,
+    row: Row<'_>,
+    old: *mut pg_sys::TupleTableSlot,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> Result<(), RowError> {
+    check_count(table, table.columns.len(), row.len())?;
+    // SAFETY: the slots have one value and flag per attribute.
+    unsafe {
+        clear(table, slot);
+        for (column, value) in table.columns.iter().zip(row.iter()) {
+            if column.generated {
+                continue;
+            }
+            let (datum, is_null) = match value {
+                Value::Same if old.is_null() => return Err(RowError::NothingBefore(column.name.clone())),
+                Value::Same => (
+                    *(*old).tts_values.add(column.index),
+                    *(*old).tts_isnull.add(column.index),
+                ),
+                value => decode(column, value),
+            };
+            *(*slot).tts_values.add(column.index) = datum;
+            *(*slot).tts_isnull.add(column.index) = is_null;
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+    }
+    Ok(())
+}
+
+/// Put the identity of a row into `slot` as a virtual tuple: the identity columns, or the whole row for a table without
+/// a key; everything else is NULL.
+///
+/// # Safety
+/// As for [`fill_slot`].
+pub unsafe fn fill_identity(
+    table: &StrongTable,
+    key: Row<'_>,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> Result<(), RowError> {
+    check_count(table, table.identity.len(), key.len())?;
+    // SAFETY: the slot has one value and flag per attribute.
+    unsafe {
+        clear(table, slot);
+        for (column, value) in table.identity.iter().zip(key.iter()) {
+            let column = &table.columns[*column];
+            let (datum, is_null) = decode(column, value);
+            *(*slot).tts_values.add(column.index) = datum;
+            *(*slot).tts_isnull.add(column.index) = is_null;
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+    }
+    Ok(())
+}
+
+/// Whether the row in `slot` has this identity, byte by byte in wire form. For tables without a key, whose types need not
+/// have an equality.
+///
+/// # Safety
+/// As for [`fill_slot`]; the slot holds a tuple.
+pub unsafe fn has_identity(table: &StrongTable, key: Row<'_>, slot: *mut pg_sys::TupleTableSlot) -> bool {
+    // SAFETY: slot_getallattrs fills one value and flag per attribute.
+    unsafe {
+        pg_sys::slot_getallattrs(slot);
+        key.len() == table.identity.len()
+            && table.identity.iter().zip(key.iter()).all(|(column, value)| {
+                let column = &table.columns[*column];
+                let datum = *(*slot).tts_values.add(column.index);
+                encode(column, datum, *(*slot).tts_isnull.add(column.index)) == value
+            })
+    }
+}
+
+unsafe fn clear(table: &StrongTable, slot: *mut pg_sys::TupleTableSlot) {
+    // SAFETY: by the callers' contract; ExecClearTuple leaves the arrays for us to fill.
+    unsafe {
+        pg_sys::ExecClearTuple(slot);
+        for index in 0..table.attribute_count {
+            *(*slot).tts_values.add(index) = pg_sys::Datum::from(0);
+            *(*slot).tts_isnull.add(index) = true;
+        }
+    }
+}
+
+fn check_count(table: &StrongTable, expected: usize, found: usize) -> Result<(), RowError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(RowError::ColumnCount {
+            table: table.name.clone(),
+            expected,
+            found,
+        })
+    }
+}
