@@ -113,6 +113,7 @@ check-source:
 
 check-sql:
 	@scripts/check-sql.py crates/extension/sql/*.sql
+	@scripts/check-pgspot.sh '$(SYNOD_SCRATCH)/pgspot' crates/extension/sql/*.sql
 	@scripts/sql-reference.py --check $(SQL) docs/src/sql-reference.md
 
 # Majors that must compile; their servers are not tested.

@@ -87,7 +87,9 @@ fn the_quick_start_does_what_it_says() {
                 );
                 ran += 1;
             }
-            _ if block.info == "output" => assert_eq!(printed, block.text, "after the block before line {}", block.line),
+            _ if block.info == "output" => {
+                assert_eq!(printed, block.text, "after the block before line {}", block.line)
+            }
             _ => {}
         }
     }
