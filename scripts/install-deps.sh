@@ -10,7 +10,7 @@ packages=(
     libpq-dev                              # links between nodes
     clang libclang-dev pkg-config gcc make # bindings to the server's headers
     python3 python3-pip python3-venv       # the checks of `make verify`, the PostgreSQL 18 of `make PG=18`
-    iproute2 nftables util-linux procps    # fault injection, runuser
+    iproute2 util-linux                    # networks that can be cut, servers under another user
 )
 
 missing=()

@@ -6,11 +6,11 @@
 
 DO $roles$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'synod_admin') THEN
+    IF pg_catalog.to_regrole('synod_admin') IS NULL THEN
         CREATE ROLE synod_admin NOLOGIN;
         COMMENT ON ROLE synod_admin IS 'may form, join and leave groups and replicate tables';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'synod_replicator') THEN
+    IF pg_catalog.to_regrole('synod_replicator') IS NULL THEN
         CREATE ROLE synod_replicator NOLOGIN;
         COMMENT ON ROLE synod_replicator IS 'may be used by the nodes of a group to reach each other';
     END IF;
