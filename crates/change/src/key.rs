@@ -1,7 +1,7 @@
 //! Certification keys: what a transaction claims, as 64-bit hashes with a lock mode.
 //!
 //! The hash is part of the log's meaning: nodes of different releases, majors and architectures must compute the same
-//! one, so it is fixed here for ever and pinned by golden values (`tests/key_hash.rs`). It is XXH3-64 with the seed
+//! one, so it is fixed here for ever and pinned by golden values (`tests/change/key.rs`). It is XXH3-64 with the seed
 //! [`SEED`] over the bytes that the [`KeyHasher`] methods document. Two different keys with one hash only cost a
 //! needless serialization failure, never a lost conflict.
 //!

@@ -41,10 +41,10 @@ pub(crate) enum Admission {
 impl Nodes {
     pub(crate) fn admit(&mut self, id: CommandId, is_start: bool) -> Admission {
         let known = match self.current.get_mut(&id.node) {
-            Some(known) if id.incarnation == known.number => known,
             Some(known) if id.incarnation < known.number && !active(Mutant::NoFencing) => {
                 return Admission::Refused(Skip::Fenced);
             }
+            Some(known) if id.incarnation <= known.number => known,
             _ => return self.begin(id, is_start),
         };
         if known.closed {

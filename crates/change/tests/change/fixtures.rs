@@ -1,0 +1,182 @@
+//! Bytes of released formats. Append-only: a format that changes gets a new version and new files.
+//!
+//! A fixture that is missing is written when `SYNOD_WRITE_FIXTURES` is set; one that exists is never touched.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use synod_change::{
+    Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition,
+    Identity, IndexDefinition, Key, KeyMode, Record, Row, TableDefinition, TableId, TransactionId, Value, Wire,
+    WriteRecord,
+};
+
+fn fixture(name: &str, encoded: &[u8]) -> Bytes {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name);
+    if !path.exists() && std::env::var_os("SYNOD_WRITE_FIXTURES").is_some() {
+        std::fs::write(&path, encoded).unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes, encoded, "{name}: today's encoder makes other bytes");
+    bytes.into()
+}
+
+fn write_record(body: Body) -> WriteRecord {
+    let key = |(hash, mode)| Key { hash, mode };
+    WriteRecord {
+        base: 4711,
+        transaction: TransactionId {
+            node: 3,
+            incarnation: 2 << 32 | 77,
+            number: 300,
+        },
+        commit_time_us: 800_000_000_000_000,
+        keys: KeyMode::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(n, mode)| (n as u64 * 1_000_003, mode))
+            .map(key)
+            .collect(),
+        body,
+    }
+}
+
+#[test]
+fn records_of_version_1() {
+    let records = [
+        (
+            "record_start_v1.bin",
+            Record::Start {
+                postgres_version: 150_020,
+                synod_version: 100,
+            },
+        ),
+        (
+            "record_write_inline_v1.bin",
+            Record::Write(write_record(Body::Inline(Bytes::from_static(b"the body")))),
+        ),
+        (
+            "record_write_fragments_v1.bin",
+            Record::Write(write_record(Body::Fragments {
+                positions: vec![4000, 4001, 4710],
+                length: 600_000,
+                crc: 0xdead_beef,
+            })),
+        ),
+        (
+            "record_fragment_v1.bin",
+            Record::Fragment(Bytes::from_static(b"a piece")),
+        ),
+    ];
+    for (name, record) in records {
+        assert_eq!(Record::decode(&fixture(name, &record.encode())), Ok(record), "{name}");
+    }
+}
+
+fn definition() -> TableDefinition {
+    TableDefinition {
+        id: TableId(0x0123_4567_89ab_cdef),
+        schema: "public".into(),
+        name: "Konten".into(),
+        columns: vec![
+            ColumnDefinition {
+                name: "aid".into(),
+                type_name: "pg_catalog.int4".into(),
+                typmod: -1,
+                not_null: true,
+                identity: Some('d'),
+                wire: Wire::Binary,
+                ..ColumnDefinition::default()
+            },
+            ColumnDefinition {
+                name: "größe".into(),
+                type_name: "pg_catalog.varchar".into(),
+                typmod: 84,
+                collation: Some("pg_catalog.\"de_DE\"".into()),
+                generated: Some("upper(x)".into()),
+                ..ColumnDefinition::default()
+            },
+        ],
+        identity: Identity::Columns(vec![0]),
+        indexes: vec![IndexDefinition {
+            id: 1,
+            unique: true,
+            definition: "UNIQUE btree (aid)".into(),
+            columns: vec![0],
+        }],
+        foreign_keys: vec![ForeignKeyDefinition {
+            referenced: TableId(9),
+            referenced_name: "public.branches".into(),
+            columns: vec![1],
+            referenced_index: 2,
+            on_update: ForeignKeyAction::Cascade,
+            on_delete: ForeignKeyAction::SetNull,
+            definition: "FOREIGN KEY (\"größe\") REFERENCES public.branches(bid)".into(),
+        }],
+        checks: vec![CheckDefinition {
+            name: "positive".into(),
+            definition: "CHECK ((aid > 0))".into(),
+        }],
+    }
+}
+
+#[test]
+fn definition_of_version_1() {
+    let bytes = fixture("definition_v1.bin", &definition().encode());
+    assert_eq!(TableDefinition::decode(&bytes), Ok(definition()));
+}
+
+#[test]
+fn body_of_version_1() {
+    let long = [b'x'; 300];
+    let row = [
+        Value::Binary(&[0, 0, 0, 42]),
+        Value::Text("Zürich".as_bytes()),
+        Value::Null,
+        Value::Text(&long),
+    ];
+    let new = [
+        Value::Binary(&[0, 0, 0, 42]),
+        Value::Text(b""),
+        Value::Null,
+        Value::Same,
+    ];
+    let (table, other) = (TableId(7), TableId(u64::MAX));
+    let changes = [
+        Change::AddTable(Box::new(definition())),
+        Change::Insert {
+            table,
+            new: Row::new(&row),
+        },
+        Change::Update {
+            table,
+            key: Row::new(&row[..1]),
+            new: Row::new(&new),
+        },
+        Change::Delete {
+            table: other,
+            key: Row::new(&row[..2]),
+        },
+        Change::Sequence {
+            table: other,
+            column: 2,
+            last_value: -5,
+        },
+        Change::Truncate {
+            tables: vec![table, other],
+            restart_identity: true,
+            cascade: false,
+        },
+        Change::RemoveTable(other),
+    ];
+    let mut writer = BodyWriter::new();
+    changes.iter().for_each(|change| writer.write(change));
+    let bytes = fixture("body_v1.bin", &writer.finish());
+    let mut reader = BodyReader::new(&bytes[..]);
+    for change in changes {
+        assert_eq!(reader.next(), Ok(Some(change)));
+    }
+    assert_eq!(reader.next(), Ok(None));
+}

@@ -1,0 +1,8 @@
+//! What travels must arrive as it was sent, whatever is damaged must be noticed, and no bytes may panic.
+
+mod body;
+mod definition;
+mod fixtures;
+mod key;
+mod made;
+mod record;
