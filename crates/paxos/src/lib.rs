@@ -3,13 +3,21 @@
 //! No clock, no randomness and no I/O live here: time, seeds and storage come in as events and go out as actions.
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod api;
+mod catch_up;
 mod codec;
+mod election;
+mod follower;
+mod leader;
+mod membership;
 mod message;
-#[cfg(feature = "mutants")]
 mod mutant;
 mod node;
+mod outbox;
+mod proposals;
 mod record;
+mod tail;
 mod types;
 mod wire;
 

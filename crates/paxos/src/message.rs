@@ -112,7 +112,8 @@ pub enum Body {
         received: Position,
         /// As in `Accepted`.
         upto: Position,
-        /// As in `Accepted`.
+        /// The highest position that the sender holds in any ballot, durably or not: at least what it ever said to be
+        /// durable, unless its disk went back in time. `Position::MAX`: the disk is damaged and cannot say.
         last: Position,
         /// What the sender knows to be chosen.
         chosen: Position,
