@@ -36,7 +36,6 @@ CARGO    = PGRX_PG_CONFIG_PATH='$(PG_CONFIG)' cargo
 FEATURES = --no-default-features --features pg$(PG)
 SQL      = crates/extension/sql/synod--0.1.0.sql
 PURE     = --workspace --exclude synod
-RUNNER   = $(shell command -v cargo-nextest >/dev/null && echo 'nextest run --no-fail-fast --status-level fail' || echo 'test --quiet --no-fail-fast')
 # Which servers the test kit starts. Tests run unoptimised code, with overflow checks and debug assertions.
 KIT      = SYNOD_PG_CONFIG='$(TREE)'
 
@@ -60,17 +59,16 @@ test: test-pure test-servers
 	@echo 'all tests passed (PostgreSQL $(PG))'
 
 test-pure: deps
-	cargo $(RUNNER) --locked $(PURE) --exclude synod-testkit
-	cargo test --quiet --locked --doc $(PURE) --exclude synod-testkit
+	cargo test --quiet --locked --no-fail-fast $(PURE) --exclude synod-testkit
 
 test-servers: deps
 	$(CARGO) build --locked -p synod $(FEATURES)
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/debug/libsynod.so'
-	$(KIT) cargo $(RUNNER) --locked -p synod-testkit
+	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit
 
 soak: build
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
-	$(KIT) cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
+	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
 
 ## Showing
 
@@ -82,7 +80,7 @@ demo: build
 bench: build
 	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	@cargo build --quiet --locked --release -p synod-testkit --bin bench
-	@$(KIT) '$(TARGET)/release/bench' $(BENCH)
+	@$(KIT) SYNOD_TEST_WATCHDOG_S=14400 '$(TARGET)/release/bench' $(BENCH)
 
 ## Checking: changes nothing
 

@@ -4,10 +4,13 @@
 //! neighbours; what counts is the ratio within a round. Writes `docs/benchmarks.md` and the figures of every slice
 //! beside it.
 //!
-//!     make bench BENCH='--rounds 7 --slice 4 --scale 10 --incidents 5 --only plain,quorum,synod --out docs'
+//! ```text
+//! make bench BENCH='--rounds 7 --slice 4 --scale 10 --incidents 5 --only plain,quorum,synod --out docs'
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod breakdown;
 mod contestant;
 mod incident;
 mod machine;
@@ -19,6 +22,7 @@ use std::process::ExitCode;
 
 use synod_testkit::Rng;
 
+use crate::breakdown::Breakdown;
 use crate::contestant::{Contestant, Kind};
 use crate::slice::{Case, Measured};
 
@@ -91,11 +95,19 @@ fn main() -> ExitCode {
         .collect();
 
     let measured = measure(&options, &contestants);
+    let breakdowns: Vec<Breakdown> = contestants
+        .iter()
+        .filter_map(|contestant| match contestant {
+            Contestant::Synod(cluster) => Some(cluster),
+            Contestant::Plain(_) | Contestant::Quorum(..) => None,
+        })
+        .flat_map(|cluster| [1, 32].map(|clients| breakdown::run(cluster, clients)))
+        .collect();
     let mut incidents = incident::Incidents::default();
     for contestant in &mut contestants {
         incidents.extend(incident::run(contestant, options.incidents));
     }
-    match report::write(&options, &measured, &incidents) {
+    match report::write(&options, &measured, &breakdowns, &incidents) {
         Ok(path) => {
             println!("written: {}", path.display());
             ExitCode::SUCCESS

@@ -6,12 +6,18 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Options;
+use crate::breakdown::Breakdown;
 use crate::incident::Incidents;
 use crate::machine;
 use crate::slice::{Case, Column, Measured, Workload};
 
 /// Writes both files; the path of the readable one.
-pub fn write(options: &Options, measured: &[Measured], incidents: &Incidents) -> io::Result<PathBuf> {
+pub fn write(
+    options: &Options,
+    measured: &[Measured],
+    breakdowns: &[Breakdown],
+    incidents: &Incidents,
+) -> io::Result<PathBuf> {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -19,11 +25,17 @@ pub fn write(options: &Options, measured: &[Measured], incidents: &Incidents) ->
     std::fs::create_dir_all(options.out.join("benchmarks"))?;
     std::fs::write(options.out.join("benchmarks").join(&raw), json(measured, incidents))?;
     let path = options.out.join("benchmarks.md");
-    std::fs::write(&path, markdown(options, measured, incidents, &raw))?;
+    std::fs::write(&path, markdown(options, measured, breakdowns, incidents, &raw))?;
     Ok(path)
 }
 
-fn markdown(options: &Options, measured: &[Measured], incidents: &Incidents, raw: &str) -> String {
+fn markdown(
+    options: &Options,
+    measured: &[Measured],
+    breakdowns: &[Breakdown],
+    incidents: &Incidents,
+    raw: &str,
+) -> String {
     let mut page = String::from("# Benchmarks\n\n");
     let _ = writeln!(
         page,
@@ -55,8 +67,28 @@ fn markdown(options: &Options, measured: &[Measured], incidents: &Incidents, raw
     for workload in Workload::ALL {
         cases(&mut page, workload, measured);
     }
+    for breakdown in breakdowns {
+        costs(&mut page, breakdown);
+    }
     deaths(&mut page, incidents);
     page
+}
+
+fn costs(page: &mut String, breakdown: &Breakdown) {
+    let _ = writeln!(
+        page,
+        "## What one INSERT costs, {} client{} on the leader\n\n{:.0} transactions a second. For one of them:\n\n\
+         | | CPU µs | wake-ups |\n|---|--:|--:|",
+        breakdown.clients,
+        if breakdown.clients == 1 { "" } else { "s" },
+        breakdown.tps
+    );
+    for (kind, spent) in &breakdown.rows {
+        let _ = writeln!(page, "| {kind} | {:.0} | {:.2} |", spent.cpu_us, spent.wake_ups);
+    }
+    let total: f64 = breakdown.rows.iter().map(|(_, spent)| spent.cpu_us).sum();
+    let wake_ups: f64 = breakdown.rows.iter().map(|(_, spent)| spent.wake_ups).sum();
+    let _ = writeln!(page, "| **together** | **{total:.0}** | **{wake_ups:.2}** |\n");
 }
 
 fn cases(page: &mut String, workload: Workload, measured: &[Measured]) {
