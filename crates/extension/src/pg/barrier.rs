@@ -1,0 +1,378 @@
+//! The read barrier: a statement that reads a strong table first waits until everything committed anywhere in the group
+//! before it began is visible here, and then runs under a snapshot taken after that.
+//!
+//! No hook runs before a statement's snapshot is taken, so the barrier sits in `ExecutorStart_hook` and replaces the
+//! snapshot there. When it may not be replaced (REPEATABLE READ, or a snapshot shared with an enclosing query, which must
+//! not see time move) the barrier proves that the snapshot covers the CSN, or fails with 40001. Invariants:
+//!
+//! - a query on a strong table runs under a snapshot that sees every CSN <= the group's tail at some moment after the
+//!   top-level command began (`strong`), or this session's last CSN (`session`), or it fails;
+//! - one quorum round per top-level command and transaction, however many queries it runs;
+//! - a snapshot that is in use by a running query is never replaced.
+//!
+//! Called by `pg/hooks.rs` only. A crash here loses nothing: all state is this process'.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+use super::shmem::{self, ApplyState, NodeShared, NodeState};
+use super::{compat, relation};
+use crate::errors::UserError;
+use crate::settings::{self, ReadConsistency};
+
+mod functions;
+mod snapshot;
+pub mod wait;
+
+/// What this process remembers between two calls of its hooks.
+struct Session {
+    /// Numbers top-level commands.
+    command: Cell<u64>,
+    /// The command, transaction and CSN of the last barrier.
+    passed: Cell<Option<Passed>>,
+    /// Transaction with a fixed snapshot taken after a barrier.
+    covered_transaction: Cell<u32>,
+    /// Highest CSN that this session wrote or saw.
+    seen: Cell<u64>,
+    /// Utility commands being executed, the outermost first; true: its queries may run inside functions.
+    utilities: RefCell<Vec<bool>>,
+    /// Depth of planner calls: functions run there for estimates only.
+    planning: Cell<u32>,
+    /// This process maintains the tables, it does not read them for a client.
+    exempt: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct Passed {
+    command: u64,
+    transaction: u32,
+    csn: u64,
+}
+
+thread_local! {
+    static SESSION: Session = const {
+        Session {
+            command: Cell::new(0),
+            passed: Cell::new(None),
+            covered_transaction: Cell::new(0),
+            seen: Cell::new(0),
+            utilities: RefCell::new(Vec::new()),
+            planning: Cell::new(0),
+            exempt: Cell::new(false),
+        }
+    };
+}
+
+/// From here on this process' queries pass no barrier: for workers that keep the tables up to date.
+pub fn exempt_this_process() {
+    SESSION.with(|session| session.exempt.set(true));
+}
+
+/// This session's own transaction committed at `csn` (or it waited for it): reads with `session` consistency see it.
+pub fn note_seen(csn: u64) {
+    SESSION.with(|session| session.seen.set(session.seen.get().max(csn)));
+}
+
+/// Highest CSN that this session wrote or saw.
+pub fn seen() -> u64 {
+    SESSION.with(|session| session.seen.get())
+}
+
+/// From `ExecutorStart_hook`, before the executor is started.
+///
+/// # Safety
+/// `query` is the hook's argument.
+pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    let session_ready = SESSION.with(|session| {
+        if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
+            session.command.set(session.command.get() + 1);
+        }
+        !session.exempt.get() && session.planning.get() == 0
+    });
+    let explain_only = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
+    if !session_ready || explain_only || is_parallel_worker() {
+        return;
+    }
+    let consistency = settings::READ_CONSISTENCY.get();
+    if consistency == ReadConsistency::Local {
+        return;
+    }
+    let Some(node) = shmem::my_node() else { return };
+    // SAFETY: the hook's argument has a plan; the relations in it are locked.
+    unsafe {
+        if reads_strong_table((*query).plannedstmt) {
+            functions::strong_table_read();
+            if let Err(error) = pass(node, query, consistency) {
+                error.raise();
+            }
+        } else if snapshot::enclosing() == 0 && functions::may_read((*query).plannedstmt) {
+            pass_if_possible(node, query, consistency);
+        }
+    }
+}
+
+/// A query between the start and the end of its run.
+pub struct Running {
+    // Dropped first: what it learns depends on whether the query was the outermost one.
+    _functions: functions::Watch,
+    _snapshot: snapshot::InUse,
+}
+
+/// Around `ExecutorRun` and `ExecutorFinish`: the query's snapshot is in use until the result is dropped.
+///
+/// # Safety
+/// `query` is the hook's argument.
+pub unsafe fn running(query: *mut pg_sys::QueryDesc) -> Running {
+    // SAFETY: by contract; both only copy what they need.
+    unsafe {
+        Running {
+            _functions: functions::Watch::new((*query).plannedstmt),
+            _snapshot: snapshot::InUse::new((*query).snapshot),
+        }
+    }
+}
+
+/// Around the planner: functions that it runs for its estimates read without a barrier.
+pub fn planning<R>(plan: impl FnOnce() -> R) -> R {
+    struct Depth;
+    impl Drop for Depth {
+        fn drop(&mut self) {
+            SESSION.with(|session| session.planning.set(session.planning.get() - 1));
+        }
+    }
+    SESSION.with(|session| session.planning.set(session.planning.get() + 1));
+    let _depth = Depth;
+    plan()
+}
+
+/// Around `ProcessUtility`: `run` is the rest of the chain.
+///
+/// # Safety
+/// `statement` is the hook's argument.
+pub unsafe fn around_utility<R>(statement: *mut pg_sys::PlannedStmt, run: impl FnOnce() -> R) -> R {
+    struct Level;
+    impl Drop for Level {
+        fn drop(&mut self) {
+            SESSION.with(|session| session.utilities.borrow_mut().pop());
+        }
+    }
+    SESSION.with(|session| {
+        if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
+            session.command.set(session.command.get() + 1);
+        }
+        // SAFETY: a utility's PlannedStmt has a utilityStmt.
+        let runs_functions = unsafe { !snapshot::is_taken_for((*statement).utilityStmt) };
+        session.utilities.borrow_mut().push(runs_functions);
+    });
+    let _level = Level;
+    // SAFETY: by contract.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        match (*node).type_ {
+            pg_sys::NodeTag::T_CopyStmt => around_copy(node.cast(), run),
+            pg_sys::NodeTag::T_TransactionStmt | pg_sys::NodeTag::T_VariableSetStmt => {
+                let may_begin = fixes_snapshot(node);
+                let result = run();
+                if may_begin {
+                    before_first_snapshot();
+                }
+                result
+            }
+            _ => run(),
+        }
+    }
+}
+
+/// Whether the command may be followed by the one snapshot of a REPEATABLE READ transaction.
+///
+/// # Safety
+/// `node` is a TransactionStmt or VariableSetStmt.
+unsafe fn fixes_snapshot(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        if (*node).type_ == pg_sys::NodeTag::T_TransactionStmt {
+            use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
+            return [TRANS_STMT_BEGIN, TRANS_STMT_START].contains(&(*node.cast::<pg_sys::TransactionStmt>()).kind);
+        }
+        let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
+        !name.is_null()
+            && [c"TRANSACTION", c"transaction_isolation"].iter().any(|known| CStr::from_ptr(name) == *known)
+    }
+}
+
+/// After BEGIN or SET TRANSACTION: a REPEATABLE READ transaction takes its snapshot with its next command, before any of our
+/// hooks. So the barrier comes now. Without a quorum the transaction may go on: it fails when it reads a strong table.
+fn before_first_snapshot() {
+    let consistency = settings::READ_CONSISTENCY.get();
+    let exempt = SESSION.with(|session| session.exempt.get());
+    if exempt || !snapshot::is_fixed() || consistency == ReadConsistency::Local || snapshot::is_taken() {
+        return;
+    }
+    let Some(node) = shmem::my_node() else { return };
+    if is_working(node) && reach(node, consistency).is_ok() {
+        SESSION.with(|session| session.covered_transaction.set(compat::local_transaction_id()));
+    }
+}
+
+/// `COPY table TO` scans with the active snapshot and never calls the executor.
+///
+/// # Safety
+/// `copy` is a CopyStmt.
+unsafe fn around_copy<R>(copy: *mut pg_sys::CopyStmt, run: impl FnOnce() -> R) -> R {
+    let consistency = settings::READ_CONSISTENCY.get();
+    let exempt = SESSION.with(|session| session.exempt.get());
+    // SAFETY: by contract; the lock is the one COPY itself takes, and missing relations are its business.
+    let strong = unsafe {
+        let reads = !(*copy).is_from && !(*copy).relation.is_null();
+        reads && !exempt && consistency != ReadConsistency::Local && {
+            let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
+            let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let oid = pg_sys::RangeVarGetRelidExtended(
+                (*copy).relation,
+                mode,
+                missing_ok,
+                None,
+                std::ptr::null_mut(),
+            );
+            oid != pg_sys::InvalidOid && relation::is_strong(oid)
+        }
+    };
+    let Some(node) = strong.then(shmem::my_node).flatten() else {
+        return run();
+    };
+    // SAFETY: inside a transaction; what is pushed is popped, by abort if `run` raises.
+    unsafe {
+        if snapshot::is_fixed() {
+            if let Err(error) = cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency) {
+                error.raise();
+            }
+        } else if let Err(error) = reach(node, consistency) {
+            error.raise();
+        }
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = run();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
+/// The barrier for a query that reads a strong table.
+///
+/// # Safety
+/// `query` has not been started.
+unsafe fn pass(
+    node: &NodeShared,
+    query: *mut pg_sys::QueryDesc,
+    consistency: ReadConsistency,
+) -> Result<(), UserError> {
+    // SAFETY: by contract.
+    unsafe {
+        if snapshot::is_fixed() {
+            return cover_fixed(node, (*query).snapshot, consistency);
+        }
+        let csn = pass_command(node, consistency)?;
+        let nested = SESSION.with(|session| {
+            snapshot::enclosing() > 0 || session.utilities.borrow().iter().any(|runs_functions| *runs_functions)
+        });
+        if node.recent.covers(csn, (*query).snapshot) || snapshot::replace(query, nested) {
+            return Ok(());
+        }
+    }
+    Err(snapshot_too_old())
+}
+
+/// As [`pass`] for a query that may call functions that read strong tables. They fail themselves when this did not work.
+///
+/// # Safety
+/// As for [`pass`].
+unsafe fn pass_if_possible(node: &NodeShared, query: *mut pg_sys::QueryDesc, consistency: ReadConsistency) {
+    if !snapshot::is_fixed() && is_working(node) {
+        // SAFETY: by contract.
+        let _ = unsafe { pass(node, query, consistency) };
+    }
+}
+
+/// Wait, once per top-level command and transaction.
+fn pass_command(node: &NodeShared, consistency: ReadConsistency) -> Result<u64, UserError> {
+    let transaction = compat::local_transaction_id();
+    let command = SESSION.with(|session| session.command.get());
+    let passed = SESSION.with(|session| session.passed.get());
+    if let Some(passed) = passed.filter(|it| it.command == command && it.transaction == transaction) {
+        return Ok(passed.csn);
+    }
+    let csn = reach(node, consistency)?;
+    SESSION.with(|session| session.passed.set(Some(Passed { command, transaction, csn })));
+    Ok(csn)
+}
+
+/// A REPEATABLE READ transaction has one snapshot: it covers what is needed, or the transaction cannot go on.
+///
+/// # Safety
+/// `snapshot` is the transaction's snapshot.
+unsafe fn cover_fixed(
+    node: &NodeShared,
+    snapshot: pg_sys::Snapshot,
+    consistency: ReadConsistency,
+) -> Result<(), UserError> {
+    let transaction = compat::local_transaction_id();
+    if SESSION.with(|session| session.covered_transaction.get()) == transaction {
+        return Ok(());
+    }
+    let csn = reach(node, consistency)?;
+    // SAFETY: by contract.
+    if unsafe { !node.recent.covers(csn, snapshot) } {
+        return Err(snapshot_too_old());
+    }
+    SESSION.with(|session| session.covered_transaction.set(transaction));
+    Ok(())
+}
+
+/// Wait until what this level of consistency asks for is visible here. Returns up to where.
+fn reach(node: &NodeShared, consistency: ReadConsistency) -> Result<u64, UserError> {
+    let deadline = wait::read_deadline();
+    let csn = match consistency {
+        ReadConsistency::Strong => wait::caught_up(node, deadline)?,
+        ReadConsistency::Session => {
+            wait::applied(node, seen(), deadline)?;
+            seen()
+        }
+        ReadConsistency::Local => 0,
+    };
+    note_seen(csn);
+    Ok(csn)
+}
+
+/// Whether waiting has a chance to end well.
+fn is_working(node: &NodeShared) -> bool {
+    node.quorum.load(Ordering::SeqCst)
+        && node.state() == NodeState::Running
+        && node.apply_state() == ApplyState::Running
+}
+
+fn is_parallel_worker() -> bool {
+    // SAFETY: reads a global of this process.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
+/// # Safety
+/// `plan` is the plan of a query about to start: its relations are locked.
+unsafe fn reads_strong_table(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let relations = (*plan).relationOids;
+        (0..super::list::length(relations)).any(|at| relation::is_strong(super::list::oid(relations, at)))
+    }
+}
+
+fn snapshot_too_old() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not read a strong table because of a concurrent commit on another node",
+        "The snapshot in use is older than a transaction that committed before this read began.",
+        "The transaction might succeed if retried.",
+    )
+}

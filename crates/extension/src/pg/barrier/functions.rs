@@ -1,0 +1,93 @@
+//! Which functions read strong tables: learnt by each session from what it sees them do.
+//!
+//! A plan does not say what its functions read. A function that is not known yet is taken for one that reads, so that the
+//! barrier comes before the query's snapshot is in use; a query that ran without such a read clears its functions of the
+//! suspicion. A wrong guess is safe: a read without the barrier passes it then, and fails with 40001 if it came too late.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use super::super::list;
+use super::snapshot;
+
+/// Functions remembered; beyond it all are forgotten.
+const FUNCTIONS: usize = 4096;
+
+thread_local! {
+    /// By the hash of the function's pg_proc entry: whether it has been seen to read a strong table.
+    static KNOWN: RefCell<HashMap<u32, bool>> = RefCell::new(HashMap::new());
+    /// Queries on strong tables started so far.
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A query that reads a strong table is about to start.
+pub fn strong_table_read() {
+    READS.set(READS.get() + 1);
+}
+
+/// Whether functions that this plan calls may read strong tables.
+///
+/// # Safety
+/// `plan` is valid.
+pub unsafe fn may_read(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: by contract.
+    let called = unsafe { called(plan) };
+    !called.is_empty() && KNOWN.with_borrow(|known| called.iter().any(|hash| known.get(hash) != Some(&false)))
+}
+
+/// Watches the outermost query of a command.
+pub struct Watch {
+    functions: Vec<u32>,
+    reads_before: u64,
+}
+
+impl Watch {
+    /// From now until it is dropped.
+    ///
+    /// # Safety
+    /// `plan` is valid.
+    pub unsafe fn new(plan: *const pg_sys::PlannedStmt) -> Self {
+        let functions = if snapshot::enclosing() == 0 {
+            // SAFETY: by contract.
+            unsafe { called(plan) }
+        } else {
+            Vec::new()
+        };
+        Self { functions, reads_before: READS.get() }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.functions.is_empty() {
+            return;
+        }
+        let read = READS.get() != self.reads_before;
+        if !read && std::thread::panicking() {
+            return;
+        }
+        KNOWN.with_borrow_mut(|known| {
+            if known.len() > FUNCTIONS {
+                known.clear();
+            }
+            for hash in &self.functions {
+                let reads = known.entry(*hash).or_insert(false);
+                *reads |= read;
+            }
+        });
+    }
+}
+
+/// Hashes of the user-defined functions that the plan depends on.
+unsafe fn called(plan: *const pg_sys::PlannedStmt) -> Vec<u32> {
+    // SAFETY: invalItems is a list of PlanInvalItem.
+    unsafe {
+        list::pointers::<pg_sys::PlanInvalItem>((*plan).invalItems)
+            .into_iter()
+            .filter(|item| (**item).cacheId == pg_sys::SysCacheIdentifier::PROCOID as i32)
+            .map(|item| (*item).hashValue)
+            .collect()
+    }
+}
