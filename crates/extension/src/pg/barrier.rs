@@ -20,7 +20,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
 use super::shmem::{self, ApplyState, NodeShared, NodeState};
-use super::{compat, relation};
+use super::{compat, relation, xact};
 use crate::errors::UserError;
 use crate::settings::{self, ReadConsistency};
 
@@ -36,8 +36,6 @@ struct Session {
     passed: Cell<Option<Passed>>,
     /// Transaction with a fixed snapshot taken after a barrier.
     covered_transaction: Cell<u32>,
-    /// Highest CSN that this session wrote or saw.
-    seen: Cell<u64>,
     /// Utility commands being executed, the outermost first; true: its queries may run inside functions.
     utilities: RefCell<Vec<bool>>,
     /// Depth of planner calls: functions run there for estimates only.
@@ -59,7 +57,6 @@ thread_local! {
             command: Cell::new(0),
             passed: Cell::new(None),
             covered_transaction: Cell::new(0),
-            seen: Cell::new(0),
             utilities: RefCell::new(Vec::new()),
             planning: Cell::new(0),
             exempt: Cell::new(false),
@@ -70,16 +67,6 @@ thread_local! {
 /// From here on this process' queries pass no barrier: for workers that keep the tables up to date.
 pub fn exempt_this_process() {
     SESSION.with(|session| session.exempt.set(true));
-}
-
-/// This session's own transaction committed at `csn` (or it waited for it): reads with `session` consistency see it.
-pub fn note_seen(csn: u64) {
-    SESSION.with(|session| session.seen.set(session.seen.get().max(csn)));
-}
-
-/// Highest CSN that this session wrote or saw.
-pub fn seen() -> u64 {
-    SESSION.with(|session| session.seen.get())
 }
 
 /// From `ExecutorStart_hook`, before the executor is started.
@@ -117,72 +104,82 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
 
 /// A query between the start and the end of its run.
 pub struct Running {
-    // Dropped first: what it learns depends on whether the query was the outermost one.
-    _functions: functions::Watch,
-    _snapshot: snapshot::InUse,
+    functions: functions::Watch,
 }
 
-/// Around `ExecutorRun` and `ExecutorFinish`: the query's snapshot is in use until the result is dropped.
+/// At the start of `ExecutorRun` and `ExecutorFinish`: the query's snapshot is in use until [`Running::end`].
 ///
 /// # Safety
 /// `query` is the hook's argument.
 pub unsafe fn running(query: *mut pg_sys::QueryDesc) -> Running {
     // SAFETY: by contract; both only copy what they need.
     unsafe {
-        Running {
-            _functions: functions::Watch::new((*query).plannedstmt),
-            _snapshot: snapshot::InUse::new((*query).snapshot),
-        }
+        let functions = functions::Watch::new((*query).plannedstmt);
+        snapshot::enter((*query).snapshot);
+        Running { functions }
     }
 }
 
-/// Around the planner: functions that it runs for its estimates read without a barrier.
-pub fn planning<R>(plan: impl FnOnce() -> R) -> R {
-    struct Depth;
-    impl Drop for Depth {
-        fn drop(&mut self) {
-            SESSION.with(|session| session.planning.set(session.planning.get() - 1));
-        }
+impl Running {
+    /// The query returned, or failed.
+    pub fn end(self, failed: bool) {
+        snapshot::leave();
+        self.functions.end(failed);
     }
+}
+
+/// The planner begins: functions that it runs for its estimates read without a barrier.
+pub fn planning_begins() {
     SESSION.with(|session| session.planning.set(session.planning.get() + 1));
-    let _depth = Depth;
-    plan()
 }
 
-/// Around `ProcessUtility`: `run` is the rest of the chain.
+/// The planner returned, or failed.
+pub fn planning_ends() {
+    SESSION.with(|session| session.planning.set(session.planning.get() - 1));
+}
+
+/// What is left to do after a utility command.
+pub struct Utility {
+    /// A snapshot was pushed for it.
+    pushed: bool,
+    /// A REPEATABLE READ transaction may have begun.
+    may_fix_snapshot: bool,
+}
+
+/// At the start of `ProcessUtility`.
 ///
 /// # Safety
 /// `statement` is the hook's argument.
-pub unsafe fn around_utility<R>(statement: *mut pg_sys::PlannedStmt, run: impl FnOnce() -> R) -> R {
-    struct Level;
-    impl Drop for Level {
-        fn drop(&mut self) {
-            SESSION.with(|session| session.utilities.borrow_mut().pop());
-        }
-    }
-    SESSION.with(|session| {
-        if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
-            session.command.set(session.command.get() + 1);
-        }
-        // SAFETY: a utility's PlannedStmt has a utilityStmt.
-        let runs_functions = unsafe { !snapshot::is_taken_for((*statement).utilityStmt) };
-        session.utilities.borrow_mut().push(runs_functions);
-    });
-    let _level = Level;
-    // SAFETY: by contract.
+pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
+    // SAFETY: by contract: a utility's PlannedStmt has a utilityStmt.
     unsafe {
         let node = (*statement).utilityStmt;
-        match (*node).type_ {
-            pg_sys::NodeTag::T_CopyStmt => around_copy(node.cast(), run),
-            pg_sys::NodeTag::T_TransactionStmt | pg_sys::NodeTag::T_VariableSetStmt => {
-                let may_begin = fixes_snapshot(node);
-                let result = run();
-                if may_begin {
-                    before_first_snapshot();
-                }
-                result
+        let pushed = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && before_copy(node.cast());
+        SESSION.with(|session| {
+            if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
+                session.command.set(session.command.get() + 1);
             }
-            _ => run(),
+            session.utilities.borrow_mut().push(!snapshot::is_taken_for(node));
+        });
+        Utility { pushed, may_fix_snapshot: fixes_snapshot(node) }
+    }
+}
+
+impl Utility {
+    /// The command failed.
+    pub fn abandon(self) {
+        SESSION.with(|session| session.utilities.borrow_mut().pop());
+    }
+
+    /// The command is done.
+    pub fn end(self) {
+        SESSION.with(|session| session.utilities.borrow_mut().pop());
+        if self.pushed {
+            // SAFETY: pushed in `before_copy`; COPY left the stack as it was.
+            unsafe { pg_sys::PopActiveSnapshot() }
+        }
+        if self.may_fix_snapshot {
+            before_first_snapshot();
         }
     }
 }
@@ -190,17 +187,22 @@ pub unsafe fn around_utility<R>(statement: *mut pg_sys::PlannedStmt, run: impl F
 /// Whether the command may be followed by the one snapshot of a REPEATABLE READ transaction.
 ///
 /// # Safety
-/// `node` is a TransactionStmt or VariableSetStmt.
+/// `node` is a utility statement.
 unsafe fn fixes_snapshot(node: *mut pg_sys::Node) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: each tag tells the struct.
     unsafe {
-        if (*node).type_ == pg_sys::NodeTag::T_TransactionStmt {
-            use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
-            return [TRANS_STMT_BEGIN, TRANS_STMT_START].contains(&(*node.cast::<pg_sys::TransactionStmt>()).kind);
+        match (*node).type_ {
+            pg_sys::NodeTag::T_TransactionStmt => {
+                use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
+                [TRANS_STMT_BEGIN, TRANS_STMT_START].contains(&(*node.cast::<pg_sys::TransactionStmt>()).kind)
+            }
+            pg_sys::NodeTag::T_VariableSetStmt => {
+                let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
+                !name.is_null()
+                    && [c"TRANSACTION", c"transaction_isolation"].iter().any(|known| CStr::from_ptr(name) == *known)
+            }
+            _ => false,
         }
-        let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
-        !name.is_null()
-            && [c"TRANSACTION", c"transaction_isolation"].iter().any(|known| CStr::from_ptr(name) == *known)
     }
 }
 
@@ -218,46 +220,41 @@ fn before_first_snapshot() {
     }
 }
 
-/// `COPY table TO` scans with the active snapshot and never calls the executor.
+/// `COPY table TO` scans with the active snapshot and never calls the executor: push a snapshot taken after the barrier.
+/// Returns whether one was pushed.
 ///
 /// # Safety
-/// `copy` is a CopyStmt.
-unsafe fn around_copy<R>(copy: *mut pg_sys::CopyStmt, run: impl FnOnce() -> R) -> R {
+/// `copy` is a CopyStmt, inside a transaction.
+unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
     let consistency = settings::READ_CONSISTENCY.get();
     let exempt = SESSION.with(|session| session.exempt.get());
-    // SAFETY: by contract; the lock is the one COPY itself takes, and missing relations are its business.
-    let strong = unsafe {
-        let reads = !(*copy).is_from && !(*copy).relation.is_null();
-        reads && !exempt && consistency != ReadConsistency::Local && {
-            let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
-            let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            let oid = pg_sys::RangeVarGetRelidExtended(
-                (*copy).relation,
-                mode,
-                missing_ok,
-                None,
-                std::ptr::null_mut(),
-            );
-            oid != pg_sys::InvalidOid && relation::is_strong(oid)
-        }
-    };
-    let Some(node) = strong.then(shmem::my_node).flatten() else {
-        return run();
-    };
-    // SAFETY: inside a transaction; what is pushed is popped, by abort if `run` raises.
+    // SAFETY: by contract; the lock is the one COPY itself takes, and a missing relation is its business.
     unsafe {
-        if snapshot::is_fixed() {
-            if let Err(error) = cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency) {
-                error.raise();
-            }
-        } else if let Err(error) = reach(node, consistency) {
+        if (*copy).is_from || (*copy).relation.is_null() || exempt || consistency == ReadConsistency::Local {
+            return false;
+        }
+        let Some(node) = shmem::my_node() else { return false };
+        let oid = pg_sys::RangeVarGetRelidExtended(
+            (*copy).relation,
+            pg_sys::AccessShareLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        );
+        if oid == pg_sys::InvalidOid || !relation::is_strong(oid) {
+            return false;
+        }
+        let passed = if snapshot::is_fixed() {
+            cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency)
+        } else {
+            reach(node, consistency).map(drop)
+        };
+        if let Err(error) = passed {
             error.raise();
         }
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let result = run();
-        pg_sys::PopActiveSnapshot();
-        result
     }
+    true
 }
 
 /// The barrier for a query that reads a strong table.
@@ -337,12 +334,12 @@ fn reach(node: &NodeShared, consistency: ReadConsistency) -> Result<u64, UserErr
     let csn = match consistency {
         ReadConsistency::Strong => wait::caught_up(node, deadline)?,
         ReadConsistency::Session => {
-            wait::applied(node, seen(), deadline)?;
-            seen()
+            wait::applied(node, xact::last_csn(), deadline)?;
+            xact::last_csn()
         }
         ReadConsistency::Local => 0,
     };
-    note_seen(csn);
+    xact::saw(csn);
     Ok(csn)
 }
 

@@ -90,3 +90,37 @@ pub const CONSTRAINT_INDEX: i16 = if cfg!(feature = "pg18") { 11 } else { 10 };
 pub const CONSTRAINT_ON_UPDATE: i16 = CONSTRAINT_INDEX + 3;
 /// `Anum_pg_constraint_confdeltype`
 pub const CONSTRAINT_ON_DELETE: i16 = CONSTRAINT_INDEX + 4;
+/// `USER_TIMEOUT` (utils/timeout.h): 17 added a time-out of its own before it.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const USER_TIMEOUT: i32 = 12;
+/// `USER_TIMEOUT` (utils/timeout.h): 17 added a time-out of its own before it.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+pub const USER_TIMEOUT: i32 = 13;
+
+/// The local transaction id of a process; 0: it is in no transaction.
+///
+/// # Safety
+/// `process` is a PGPROC.
+pub unsafe fn local_transaction_id_of(process: *const pg_sys::PGPROC) -> u32 {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return (*process).lxid;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return (*process).vxid.lxid;
+    }
+}
+
+/// The local transaction id of this process; 0: it is in no transaction.
+pub fn local_transaction_id() -> u32 {
+    // SAFETY: MyProc is set for every process that runs our code.
+    unsafe { local_transaction_id_of(pg_sys::MyProc) }
+}
+
+/// The local transaction id of a lock's holder; the transaction id, if that is a prepared transaction.
+pub fn transaction_of_lock(lock: &pg_sys::LockInstanceData) -> u32 {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    return lock.lxid;
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    return lock.vxid.localTransactionId;
+}

@@ -1,17 +1,61 @@
 //! The server's hooks, each chained to whoever was there before. What is done at each point lives in its own module.
+//!
+//! The functions here own nothing that needs dropping, so that errors jump over them as over C (see `pg/protect.rs`).
 
-use pgrx::pg_guard;
-use pgrx::pg_sys::{self, submodules::ffi::pg_guard_ffi_boundary};
+use std::mem::ManuallyDrop;
 
+use pgrx::pg_sys;
+
+use super::protect::{finally, guarded};
+use super::{barrier, give_way};
+
+static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+static mut PREVIOUS_EMIT_LOG: pg_sys::emit_log_hook_type = None;
+
+type Query = *mut pg_sys::QueryDesc;
+
+unsafe extern "C-unwind" {
+    // The server's functions themselves: pgrx's wrappers would rewrite errors.
+    #[link_name = "standard_planner"]
+    fn plan_raw(
+        parse: *mut pg_sys::Query,
+        source: *const core::ffi::c_char,
+        options: i32,
+        parameters: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+    #[link_name = "standard_ExecutorStart"]
+    fn start_raw(query: Query, flags: i32);
+    #[cfg(not(feature = "pg18"))]
+    #[link_name = "standard_ExecutorRun"]
+    fn run_raw(query: Query, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    #[cfg(feature = "pg18")]
+    #[link_name = "standard_ExecutorRun"]
+    fn run_raw(query: Query, direction: pg_sys::ScanDirection::Type, count: u64);
+    #[link_name = "standard_ExecutorFinish"]
+    fn finish_raw(query: Query);
+    #[link_name = "standard_ProcessUtility"]
+    fn utility_raw(
+        statement: *mut pg_sys::PlannedStmt,
+        source: *const core::ffi::c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        receiver: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
 
 /// Install the hooks.
 pub fn init() {
     // SAFETY: called from _PG_init in the postmaster, single-threaded.
     unsafe {
+        PREVIOUS_PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
         PREVIOUS_START = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(executor_start);
         PREVIOUS_RUN = pg_sys::ExecutorRun_hook;
@@ -20,65 +64,105 @@ pub fn init() {
         pg_sys::ExecutorFinish_hook = Some(executor_finish);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
+        PREVIOUS_EMIT_LOG = pg_sys::emit_log_hook;
+        pg_sys::emit_log_hook = Some(emit_log);
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    // SAFETY: called by the executor with a valid QueryDesc; the previous hook has the same contract.
+unsafe extern "C-unwind" fn planner(
+    parse: *mut pg_sys::Query,
+    source: *const core::ffi::c_char,
+    options: i32,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: called by the server with the hook's contract; no frame owns anything.
     unsafe {
+        barrier::planning_begins();
+        let plan = finally(
+            || match PREVIOUS_PLANNER {
+                Some(previous) => previous(parse, source, options, parameters),
+                None => plan_raw(parse, source, options, parameters),
+            },
+            |failure| {
+                barrier::planning_ends();
+                give_way::replacement(&failure)
+            },
+        );
+        barrier::planning_ends();
+        plan
+    }
+}
+
+unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
+    // SAFETY: as above.
+    unsafe {
+        guarded(|| {
+            give_way::check_doomed();
+            barrier::before_executor_start(query, flags);
+        });
         match PREVIOUS_START {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            Some(previous) => previous(query, flags),
+            None => start_raw(query, flags),
         }
     }
 }
 
 #[cfg(not(feature = "pg18"))]
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_run(
-    query: *mut pg_sys::QueryDesc,
+    query: Query,
     direction: pg_sys::ScanDirection::Type,
     count: u64,
     once: bool,
 ) {
     // SAFETY: as above.
     unsafe {
-        match PREVIOUS_RUN {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count, once)),
-            None => pg_sys::standard_ExecutorRun(query, direction, count, once),
-        }
+        around_query(query, || match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count, once),
+            None => run_raw(query, direction, count, once),
+        });
     }
 }
 
 #[cfg(feature = "pg18")]
-#[pg_guard]
-unsafe extern "C-unwind" fn executor_run(
-    query: *mut pg_sys::QueryDesc,
-    direction: pg_sys::ScanDirection::Type,
-    count: u64,
-) {
+unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64) {
     // SAFETY: as above.
     unsafe {
-        match PREVIOUS_RUN {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count)),
-            None => pg_sys::standard_ExecutorRun(query, direction, count),
-        }
+        around_query(query, || match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count),
+            None => run_raw(query, direction, count),
+        });
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+unsafe extern "C-unwind" fn executor_finish(query: Query) {
     // SAFETY: as above.
     unsafe {
-        match PREVIOUS_FINISH {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query)),
-            None => pg_sys::standard_ExecutorFinish(query),
-        }
+        around_query(query, || match PREVIOUS_FINISH {
+            Some(previous) => previous(query),
+            None => finish_raw(query),
+        });
     }
 }
 
-#[pg_guard]
+/// # Safety
+/// As for [`finally`]; `query` has been started.
+unsafe fn around_query(query: Query, run: impl FnOnce()) {
+    // SAFETY: by contract. `running` is taken exactly once, on either way out.
+    unsafe {
+        let mut running = guarded(|| {
+            give_way::check_doomed();
+            ManuallyDrop::new(barrier::running(query))
+        });
+        let place = &raw mut running;
+        finally(run, |failure| {
+            ManuallyDrop::take(&mut *place).end(true);
+            give_way::replacement(&failure)
+        });
+        ManuallyDrop::take(&mut *place).end(false);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     source: *const core::ffi::c_char,
@@ -91,9 +175,17 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: as above.
     unsafe {
-        match PREVIOUS_UTILITY {
-            Some(previous) => pg_guard_ffi_boundary(|| {
-                previous(
+        let mut utility = guarded(|| {
+            // A doomed transaction must still be able to end.
+            if (*(*statement).utilityStmt).type_ != pg_sys::NodeTag::T_TransactionStmt {
+                give_way::check_doomed();
+            }
+            ManuallyDrop::new(barrier::before_utility(statement))
+        });
+        let place = &raw mut utility;
+        finally(
+            || match PREVIOUS_UTILITY {
+                Some(previous) => previous(
                     statement,
                     source,
                     read_only_tree,
@@ -102,18 +194,33 @@ unsafe extern "C-unwind" fn process_utility(
                     environment,
                     receiver,
                     completion,
-                );
-            }),
-            None => pg_sys::standard_ProcessUtility(
-                statement,
-                source,
-                read_only_tree,
-                context,
-                parameters,
-                environment,
-                receiver,
-                completion,
-            ),
+                ),
+                None => utility_raw(
+                    statement,
+                    source,
+                    read_only_tree,
+                    context,
+                    parameters,
+                    environment,
+                    receiver,
+                    completion,
+                ),
+            },
+            |failure| {
+                ManuallyDrop::take(&mut *place).abandon();
+                give_way::replacement(&failure)
+            },
+        );
+        guarded(|| ManuallyDrop::take(&mut *place).end());
+    }
+}
+
+unsafe extern "C-unwind" fn emit_log(report: *mut pg_sys::ErrorData) {
+    // SAFETY: as above; the report is the server's own, on its way out.
+    unsafe {
+        give_way::rewrite_report(report);
+        if let Some(previous) = PREVIOUS_EMIT_LOG {
+            previous(report);
         }
     }
 }

@@ -9,13 +9,31 @@ use pgrx::pg_sys;
 
 /// This process' PGPROC number.
 pub fn my_number() -> i32 {
-    // SAFETY: MyProc and ProcGlobal are set for every process that runs our code; allProcs is one array.
+    // SAFETY: MyProc is set for every process that runs our code.
     unsafe {
         if pg_sys::MyProc.is_null() {
             return -1;
         }
-        pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32
+        number_of(pg_sys::MyProc)
     }
+}
+
+/// A PGPROC's number.
+///
+/// # Safety
+/// `process` is an element of allProcs.
+pub unsafe fn number_of(process: *const pg_sys::PGPROC) -> i32 {
+    // SAFETY: by contract; allProcs is one array.
+    unsafe { process.offset_from((*pg_sys::ProcGlobal).allProcs) as i32 }
+}
+
+/// The PGPROC with this number.
+///
+/// # Safety
+/// `number` came from [`my_number`] of some process of this server.
+pub unsafe fn process(number: i32) -> *mut pg_sys::PGPROC {
+    // SAFETY: by contract inside allProcs.
+    unsafe { (*pg_sys::ProcGlobal).allProcs.add(number as usize) }
 }
 
 /// Set the latch of the process with this PGPROC number; -1 is nobody.

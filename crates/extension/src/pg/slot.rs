@@ -106,6 +106,8 @@ pub struct Slot {
     pub doomed: AtomicBool,
     /// The process id that `doomed` is meant for.
     pub doomed_pid: AtomicI32,
+    /// The local transaction id that `doomed` is meant for; 0: any of the process.
+    pub doomed_transaction: AtomicU32,
 
     /// Keys, then body.
     pub payload: [AtomicU8; INLINE_BYTES],

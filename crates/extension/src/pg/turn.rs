@@ -58,6 +58,7 @@ impl Turn {
     /// In `XACT_EVENT_COMMIT`: publish the new applied CSN and wake who comes next. Never raises.
     pub fn finish(mut self) {
         reset_origin();
+        self.node.recent.note_current(self.csn);
         self.node.applied.store(self.csn, Ordering::SeqCst);
         self.lock = None;
         wake_successor(self.node, self.csn);

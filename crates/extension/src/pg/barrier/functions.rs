@@ -59,22 +59,19 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if self.functions.is_empty() {
-            return;
-        }
+impl Watch {
+    /// The query returned, or failed.
+    pub fn end(self, failed: bool) {
         let read = READS.get() != self.reads_before;
-        if !read && std::thread::panicking() {
+        if self.functions.is_empty() || (failed && !read) {
             return;
         }
         KNOWN.with_borrow_mut(|known| {
             if known.len() > FUNCTIONS {
                 known.clear();
             }
-            for hash in &self.functions {
-                let reads = known.entry(*hash).or_insert(false);
-                *reads |= read;
+            for hash in self.functions {
+                *known.entry(hash).or_insert(false) |= read;
             }
         });
     }

@@ -9,21 +9,14 @@ thread_local! {
     static IN_USE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Marks a snapshot as used by a running query, until dropped.
-pub struct InUse;
-
-impl InUse {
-    /// A query with this snapshot begins to run.
-    pub fn new(snapshot: pg_sys::Snapshot) -> Self {
-        IN_USE.with_borrow_mut(|stack| stack.push(snapshot as usize));
-        Self
-    }
+/// A query with this snapshot begins to run.
+pub fn enter(snapshot: pg_sys::Snapshot) {
+    IN_USE.with_borrow_mut(|stack| stack.push(snapshot as usize));
 }
 
-impl Drop for InUse {
-    fn drop(&mut self) {
-        IN_USE.with_borrow_mut(Vec::pop);
-    }
+/// It returned, or failed.
+pub fn leave() {
+    IN_USE.with_borrow_mut(Vec::pop);
 }
 
 /// How many queries are being run, one inside the other.

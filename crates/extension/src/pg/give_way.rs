@@ -1,0 +1,78 @@
+//! Whoever holds a lock that apply needs gives way: what the group has committed cannot be undone, a local transaction can.
+//!
+//! ```text
+//! apply worker waits for a lock ── timer (2 ms) ──> wakes the log worker
+//! log worker: Watcher::look ── who blocks it? ──> doomed + SIGINT, or a set latch; SIGTERM after synod.lock_grace
+//! the blocker: the cancel becomes 40001; every later entry, and its commit, refuse with 40001 until it ends
+//! ```
+//!
+//! This file is the blocker's side. `give_way/watcher.rs` is the log worker's, `give_way/timer.rs` the apply worker's.
+//! A doom is meant for one transaction of one process (pid and local transaction id), so one that comes late hits nobody.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+use super::protect::Failure;
+use super::{compat, latch, shmem};
+use crate::errors::{self, UserError};
+
+pub mod timer;
+mod watcher;
+
+pub use watcher::{Watcher, overdue};
+
+/// Whether this process' transaction has to give way.
+pub fn is_doomed() -> bool {
+    let Some(slot) = shmem::slot(latch::my_number()) else { return false };
+    if !slot.doomed.load(Ordering::SeqCst) {
+        return false;
+    }
+    let transaction = slot.doomed_transaction.load(Ordering::SeqCst);
+    // SAFETY: reads a global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    slot.doomed_pid.load(Ordering::SeqCst) == pid
+        && (transaction == 0 || transaction == compat::local_transaction_id())
+}
+
+/// 40001 if this transaction has to give way.
+pub fn check() -> Result<(), UserError> {
+    if is_doomed() { Err(errors::gave_way()) } else { Ok(()) }
+}
+
+/// As [`check`], raised. At the entry of every command and before commit; ROLLBACK must stay possible.
+pub fn check_doomed() {
+    if let Err(error) = check() {
+        error.raise();
+    }
+}
+
+/// The cancel that made this transaction give way is no user's: clients know 40001 as "try again".
+pub fn replacement(failure: &Failure) -> Option<UserError> {
+    let cancelled = failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED);
+    (cancelled && is_doomed()).then(errors::gave_way)
+}
+
+/// As [`replacement`] for cancels that came where no hook of ours is on the stack (parse analysis, deferred triggers).
+///
+/// # Safety
+/// `report` is the argument of `emit_log_hook`.
+pub unsafe fn rewrite_report(report: *mut pg_sys::ErrorData) {
+    // SAFETY: by contract; the texts are allocated where the report's own are.
+    unsafe {
+        let cancelled = (*report).sqlerrcode == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32;
+        if (*report).elevel != pg_sys::ERROR as i32 || !cancelled || !is_doomed() {
+            return;
+        }
+        let error = errors::gave_way();
+        let text = |text: &str| {
+            std::ffi::CString::new(text)
+                .map_or(std::ptr::null_mut(), |text| pg_sys::MemoryContextStrdup((*report).assoc_context, text.as_ptr()))
+        };
+        (*report).sqlerrcode = error.code as i32;
+        (*report).message = text(&error.message);
+        (*report).detail = text(&error.detail);
+        (*report).hint = text(&error.hint);
+    }
+}
