@@ -62,13 +62,14 @@ pub unsafe fn rewrite_report(report: *mut pg_sys::ErrorData) {
     // SAFETY: by contract; the texts are allocated where the report's own are.
     unsafe {
         let cancelled = (*report).sqlerrcode == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32;
-        if (*report).elevel != pg_sys::ERROR as i32 || !cancelled || !is_doomed() {
+        if (*report).elevel != pgrx::PgLogLevel::ERROR as i32 || !cancelled || !is_doomed() {
             return;
         }
         let error = errors::gave_way();
+        let context = (*report).assoc_context;
         let text = |text: &str| {
             std::ffi::CString::new(text)
-                .map_or(std::ptr::null_mut(), |text| pg_sys::MemoryContextStrdup((*report).assoc_context, text.as_ptr()))
+                .map_or(std::ptr::null_mut(), |text| pg_sys::MemoryContextStrdup(context, text.as_ptr()))
         };
         (*report).sqlerrcode = error.code as i32;
         (*report).message = text(&error.message);

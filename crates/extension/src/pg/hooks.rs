@@ -7,7 +7,7 @@ use std::mem::ManuallyDrop;
 use pgrx::pg_sys;
 
 use super::protect::{finally, guarded};
-use super::{barrier, give_way};
+use super::{barrier, give_way, guard, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -67,6 +67,8 @@ pub fn init() {
         PREVIOUS_EMIT_LOG = pg_sys::emit_log_hook;
         pg_sys::emit_log_hook = Some(emit_log);
     }
+    guard::init();
+    xact::init();
 }
 
 unsafe extern "C-unwind" fn planner(
@@ -179,6 +181,9 @@ unsafe extern "C-unwind" fn process_utility(
             // A doomed transaction must still be able to end.
             if (*(*statement).utilityStmt).type_ != pg_sys::NodeTag::T_TransactionStmt {
                 give_way::check_doomed();
+            }
+            if let Err(error) = guard::check_utility((*statement).utilityStmt) {
+                error.raise();
             }
             ManuallyDrop::new(barrier::before_utility(statement))
         });

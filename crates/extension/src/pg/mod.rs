@@ -6,6 +6,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+pub mod barrier;
 pub mod capture;
 pub mod catalog;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod compat;
 pub mod definition;
 pub mod failpoint;
 pub mod format;
+pub mod give_way;
 pub mod guard;
 pub mod hooks;
 pub mod keys;
@@ -24,7 +26,9 @@ pub mod list;
 pub mod mixed;
 pub mod origin_state;
 pub mod poller;
+pub mod protect;
 pub mod random;
+pub mod recent;
 pub mod relation;
 pub mod relcache;
 pub mod ring;
@@ -33,11 +37,13 @@ pub mod scratch;
 pub mod server;
 pub mod shmem;
 pub mod slot;
+pub mod submit;
 pub mod threads;
 pub mod turn;
 pub mod wait_set;
 pub mod wire;
 pub mod worker;
+pub mod xact;
 
 /// True while `shared_preload_libraries` is being loaded.
 pub fn preloading() -> bool {
