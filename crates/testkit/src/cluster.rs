@@ -153,7 +153,7 @@ impl Cluster {
                 &format!("{voters} voters as {} sees it", node.name),
                 || {
                     let row = client
-                        .query_one("SELECT count(*) FROM synod.nodes WHERE role = 'voter'", &[])
+                        .query_one("SELECT count(*) FROM synod.nodes WHERE voter", &[])
                         .ok()?;
                     (row.get::<_, i64>(0) == voters).then_some(())
                 },

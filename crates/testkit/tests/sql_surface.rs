@@ -157,7 +157,7 @@ fn wait_for_carries_a_session_to_another_node() {
     reader.batch_execute("SET synod.read_consistency = 'local'").unwrap();
     for id in 0..20 {
         writer.execute("INSERT INTO tokens VALUES ($1)", &[&id]).unwrap();
-        let token = text(&mut writer, "SELECT applied_csn::text FROM synod.stat_apply");
+        let token = text(&mut writer, "SELECT synod.last_csn()::text");
         reader
             .batch_execute(&format!("SELECT synod.wait_for({token})"))
             .unwrap();
@@ -227,7 +227,7 @@ fn a_joining_node_gets_the_rows_and_a_leaving_one_keeps_them() {
     wait_until(DEADLINE, "two voters", || {
         (number(
             &mut cluster.client(0),
-            "SELECT count(*) FROM synod.nodes WHERE role = 'voter'",
+            "SELECT count(*) FROM synod.nodes WHERE voter",
         ) == 2)
             .then_some(())
     });
