@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use postgres::{Client, Error, NoTls, Transaction};
 use synod_testkit::history::counter::{self, Operation};
 use synod_testkit::history::list_append::{self, End, Step};
-use synod_testkit::{Cluster, Options, Rng, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Cluster, Options, Rng, StopMode, assert_converged, sqlstate, wait_until};
 
-/// How long clients run in one test.
+/// How long clients run at least in one test.
 const DURATION: Duration = Duration::from_secs(12);
+
+/// Seconds of each round of the long form; `SYNOD_SOAK_ROUNDS` is their number.
+const SOAK_ROUND: Duration = Duration::from_secs(60);
 const KEYS: u64 = 6;
 const CLIENTS_PER_NODE: usize = 2;
 
@@ -65,7 +68,7 @@ fn run(
         let _stopper = Stopper(&stop);
         let start = Instant::now();
         nemesis(cluster);
-        wait_until(DURATION * 4, "the clients' time to pass", || {
+        wait_until(DURATION * 2, "the clients' time to pass", || {
             (start.elapsed() >= DURATION).then_some(())
         });
     });
@@ -118,6 +121,53 @@ fn cut_links(cluster: &mut Cluster) {
         pause_for(2 * second);
         cluster.network().heal();
     }
+}
+
+/// One random fault after the other, each undone before the next.
+fn any_faults(cluster: &mut Cluster, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let start = Instant::now();
+    while start.elapsed() < SOAK_ROUND {
+        pause_for(Duration::from_millis(200 + rng.below(2000)));
+        let node = usize::try_from(rng.below(3)).expect("few nodes");
+        let other = (node + 1 + usize::try_from(rng.below(2)).expect("few nodes")) % 3;
+        let length = Duration::from_millis(100 + rng.below(4000));
+        match rng.below(7) {
+            0 => {
+                cluster.server_mut(node).kill9();
+                pause_for(length);
+            }
+            1 => {
+                cluster.server(node).pause();
+                pause_for(length);
+                cluster.server(node).resume();
+            }
+            2 => {
+                cluster.network().isolate(node);
+                pause_for(length);
+            }
+            3 => {
+                cluster.network().cut_one_way(node, other);
+                pause_for(length);
+            }
+            4 => (0..3).for_each(|node| cluster.server_mut(node).kill9()),
+            5 => cluster.server_mut(node).restart(StopMode::Fast),
+            _ => {
+                cluster.server_mut(node).kill9();
+                cluster.network().isolate(other);
+                pause_for(length);
+            }
+        }
+        cluster.network().heal();
+        cluster.start_all();
+    }
+}
+
+fn soak_rounds() -> u64 {
+    std::env::var("SYNOD_SOAK_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(5)
 }
 
 fn random_steps(rng: &mut Rng, next: &AtomicI32) -> Vec<Step> {
@@ -303,4 +353,31 @@ fn strong_reads_are_never_stale_while_links_are_cut() {
         ..Options::DEFAULT
     });
     counters_under(&mut cluster, 4, cut_links);
+}
+
+#[test]
+#[ignore = "the long form: make soak"]
+fn soak_histories_under_any_faults() {
+    assert!(
+        Cluster::partitions_possible("soak_histories_under_any_faults"),
+        "the long form needs root"
+    );
+    for round in 0..soak_rounds() {
+        let seed = std::env::var("SYNOD_TEST_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or(100)
+            + round;
+        println!("round {round}, SYNOD_TEST_SEED={seed}");
+        let with_links = Options {
+            partitions: true,
+            ..Options::DEFAULT
+        };
+        list_append_under(&mut Cluster::start_with(&with_links), seed, |cluster| {
+            any_faults(cluster, seed)
+        });
+        counters_under(&mut Cluster::start_with(&with_links), seed, |cluster| {
+            any_faults(cluster, seed)
+        });
+    }
 }

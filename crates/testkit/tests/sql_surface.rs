@@ -225,11 +225,7 @@ fn a_joining_node_gets_the_rows_and_a_leaving_one_keeps_them() {
 
     client.batch_execute("SELECT synod.leave_group()").unwrap();
     wait_until(DEADLINE, "two voters", || {
-        (number(
-            &mut cluster.client(0),
-            "SELECT count(*) FROM synod.nodes WHERE voter",
-        ) == 2)
-            .then_some(())
+        (number(&mut cluster.client(0), "SELECT count(*) FROM synod.nodes WHERE voter") == 2).then_some(())
     });
     cluster.client(0).batch_execute("DELETE FROM stock").unwrap();
     let mut client = cluster.client(third);
