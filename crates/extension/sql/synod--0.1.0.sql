@@ -44,3 +44,43 @@ CREATE FUNCTION synod.capture() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'synod_capture';
 COMMENT ON FUNCTION synod.capture() IS 'notes changes of replicated tables; called by their triggers only';
 REVOKE ALL ON FUNCTION synod.capture() FROM PUBLIC;
+
+CREATE FUNCTION synod.replicate_table("table" regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'replicate_table_wrapper';
+COMMENT ON FUNCTION synod.replicate_table(regclass) IS
+    'replicates a table, with the rows that it has, to all nodes of the group; it must exist there, defined alike and empty';
+REVOKE ALL ON FUNCTION synod.replicate_table(regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.replicate_table(regclass) TO synod_admin;
+
+CREATE FUNCTION synod.unreplicate_table("table" regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'unreplicate_table_wrapper';
+COMMENT ON FUNCTION synod.unreplicate_table(regclass) IS
+    'ends the replication of a table on all nodes; each keeps the rows that it has';
+REVOKE ALL ON FUNCTION synod.unreplicate_table(regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.unreplicate_table(regclass) TO synod_admin;
+
+CREATE FUNCTION synod.table_definition(schema_name text, table_name text)
+    RETURNS TABLE (definition bytea, is_empty boolean, is_replicated boolean)
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'table_definition_wrapper';
+COMMENT ON FUNCTION synod.table_definition(text, text) IS
+    'a table as the nodes of a group compare it; no row when it does not exist; not for users';
+REVOKE ALL ON FUNCTION synod.table_definition(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.table_definition(text, text) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod.table_identity("table" regclass) RETURNS text[]
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'table_identity_wrapper';
+COMMENT ON FUNCTION synod.table_identity(regclass) IS
+    'the columns by which rows of a replicated table are found again; NULL when it is the whole row';
+
+CREATE VIEW synod.tables AS
+    SELECT t.relation AS table_name,
+           t.table_id,
+           'strong'::pg_catalog.text AS consistency,
+           synod.table_identity(t.relation) AS identity
+      FROM synod.replicated_table AS t;
+COMMENT ON VIEW synod.tables IS 'the tables that are replicated';
+COMMENT ON COLUMN synod.tables.table_name IS 'the table on this node';
+COMMENT ON COLUMN synod.tables.table_id IS 'its number, the same on every node';
+COMMENT ON COLUMN synod.tables.consistency IS 'strong: every write is ordered by the shared log';
+COMMENT ON COLUMN synod.tables.identity IS 'the columns by which rows are found again; NULL: by all of them';
+GRANT SELECT ON synod.tables TO PUBLIC;

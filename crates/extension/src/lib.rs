@@ -13,6 +13,7 @@ pub mod membership;
 pub mod node;
 pub mod pg;
 pub mod settings;
+pub mod table;
 pub mod text;
 pub mod transport;
 

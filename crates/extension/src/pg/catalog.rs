@@ -12,6 +12,11 @@ use super::relcache::Relation;
 const PG_INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
 const PG_INHERITS_BY_CHILD: pg_sys::Oid = pg_sys::Oid::from_u32(2680);
 
+/// `ConstraintRelationId` of catalog/pg_constraint.h, which the bindings lack.
+const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+/// `Anum_pg_constraint_contype`
+const CONSTRAINT_TYPE: i16 = 4;
+
 const ATTRIBUTE_ID: i16 = 1;
 const ATTRIBUTE_RELATION: i16 = 2;
 
@@ -210,4 +215,67 @@ pub fn inherits(oid: pg_sys::Oid) -> bool {
         pg_sys::systable_endscan(scan);
         found
     }
+}
+
+/// The table with this name.
+pub fn named(schema: &str, name: &str) -> Option<pg_sys::Oid> {
+    let (schema, name) = (super::definition::c_name(schema), super::definition::c_name(name));
+    // SAFETY: inside a transaction; both give InvalidOid for what does not exist.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether a locked table has rows that a new statement would see.
+pub fn has_rows(relation: &Relation) -> bool {
+    if relation.class().relkind as u8 != pg_sys::RELKIND_RELATION {
+        return false;
+    }
+    // SAFETY: an open, locked table; the snapshot is registered as long as the scan uses it.
+    unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let slot = pg_sys::table_slot_create(relation.raw(), std::ptr::null_mut());
+        let scan = pg_sys::table_beginscan(relation.raw(), snapshot, 0, std::ptr::null_mut());
+        let found = pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+        pg_sys::table_endscan(scan);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::UnregisterSnapshot(snapshot);
+        found
+    }
+}
+
+/// Other tables with foreign keys that refer to this one. `pg_constraint` has no index for it; asked only when a table
+/// begins or ends to be replicated.
+pub fn referring_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut tables = Vec::new();
+    let Some(constraints) = Relation::open_locked(PG_CONSTRAINT, pg_sys::AccessShareLock) else {
+        return tables;
+    };
+    // SAFETY: a sequential scan of an open, locked catalog; these columns are never NULL.
+    unsafe {
+        let raw = constraints.raw();
+        let none = pg_sys::InvalidOid;
+        let scan = pg_sys::systable_beginscan(raw, none, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let value = |number| attribute(tuple, constraints.descriptor(), number).value();
+            let is_foreign_key = value(CONSTRAINT_TYPE) as u8 == b'f';
+            if is_foreign_key && value(super::compat::CONSTRAINT_REFERENCED) as u32 == u32::from(oid) {
+                let table = pg_sys::Oid::from(value(super::compat::CONSTRAINT_TABLE) as u32);
+                if table != oid && !tables.contains(&table) {
+                    tables.push(table);
+                }
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    tables
 }

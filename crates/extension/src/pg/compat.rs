@@ -90,6 +90,25 @@ pub const CONSTRAINT_INDEX: i16 = if cfg!(feature = "pg18") { 11 } else { 10 };
 pub const CONSTRAINT_ON_UPDATE: i16 = CONSTRAINT_INDEX + 3;
 /// `Anum_pg_constraint_confdeltype`
 pub const CONSTRAINT_ON_DELETE: i16 = CONSTRAINT_INDEX + 4;
+/// `Anum_pg_constraint_conrelid`
+pub const CONSTRAINT_TABLE: i16 = CONSTRAINT_INDEX - 2;
+/// `Anum_pg_constraint_confrelid`
+pub const CONSTRAINT_REFERENCED: i16 = CONSTRAINT_INDEX + 2;
+
+/// `object_ownercheck` of a table; before 16 `pg_class_ownercheck`.
+///
+/// # Safety
+/// Inside a transaction; the relation exists.
+pub unsafe fn owns_table(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(relation, user);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
+    }
+}
+
 /// `USER_TIMEOUT` (utils/timeout.h): 17 added a time-out of its own before it.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub const USER_TIMEOUT: i32 = 12;

@@ -384,7 +384,7 @@ pub fn check_replicable(relation: &Relation) -> Result<(), UserError> {
     if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || relation.schema() == "synod" {
         return wrong(
             "system table",
-            wrong_type,
+            unsupported,
             "It belongs to the server or to the extension.",
             "",
         );

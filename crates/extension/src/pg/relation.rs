@@ -196,6 +196,22 @@ pub fn forget(oid: pg_sys::Oid) {
     drop(dropped);
 }
 
+/// Forget all, in this backend: a table that begins or ends to be replicated also changes what foreign keys mean.
+pub fn forget_all() {
+    INVALIDATIONS.set(INVALIDATIONS.get() + 1);
+    let dropped = TABLES.with_borrow_mut(std::mem::take);
+    drop(dropped);
+}
+
+/// Whether some unique index or exclusion constraint of a table cannot be hashed.
+pub fn has_unhashable_key(relation: &Relation) -> bool {
+    let indexes = definition::numbered_indexes(relation);
+    indexes
+        .iter()
+        .filter_map(|index| unique_key(index, None))
+        .any(|key| key.hashing.is_none())
+}
+
 fn register() {
     if !REGISTERED.replace(true) {
         // SAFETY: once per process; the callback lives as long as the library.

@@ -23,6 +23,7 @@ use crate::pg::format::{FixedSettings, PlainEncoding};
 use crate::pg::keys::KeySet;
 use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
+use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
 
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
@@ -67,6 +68,7 @@ impl Sealer {
             .collect();
         for event in &counting {
             if let TableChange::Removed { id, schema, name } = &event.what {
+                replicate::check_foreign_keys(event.relation)?;
                 self.out.keys.claim_table(*id, KeyMode::Update, event.base);
                 self.out.keys.claim_name(name_key(schema, name), event.base);
                 self.out.sink.write(&Change::RemoveTable(*id))?;
@@ -81,6 +83,7 @@ impl Sealer {
     }
 
     fn add_table(&mut self, event: &TableEvent, id: TableId) -> Result<(), UserError> {
+        replicate::check_foreign_keys(event.relation)?;
         let relation = Relation::open(event.relation).ok_or_else(|| table_is_gone(event.relation))?;
         let definition = definition::of(&relation, id, &crate::pg::catalog::number_of);
         self.out.keys.claim_table(id, KeyMode::Update, event.base);
@@ -203,14 +206,16 @@ impl Sealer {
         } = self;
         let emitter = emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))?;
         let count = emitter.table.attribute_count;
-        // SAFETY: an open, locked table; the active snapshot sees this transaction's own rows. The slot's values are
+        // SAFETY: an open, locked table; the latest snapshot sees this transaction's own rows. The slot's values are
         // used before the next row is asked for.
         unsafe {
             let relation = emitter.relation.raw();
             let before = pg_sys::CurrentMemoryContext;
             pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+            // Not the transaction's: in REPEATABLE READ that may be older than the lock.
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-            let scan = pg_sys::table_beginscan(relation, pg_sys::GetActiveSnapshot(), 0, std::ptr::null_mut());
+            let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
             pg_sys::CurrentMemoryContext = before;
             while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
                 scratch.reset();
@@ -221,6 +226,7 @@ impl Sealer {
             }
             pg_sys::table_endscan(scan);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::UnregisterSnapshot(snapshot);
         }
         Ok(())
     }

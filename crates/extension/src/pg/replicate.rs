@@ -1,0 +1,257 @@
+//! Beginning and ending the replication of a table: what the user's call does on its node ([`begin`], [`end`]), and what the
+//! record then does on the others ([`adopt`], [`release`]).
+//!
+//! The table, its rows and its name travel in the caller's transaction, through the same commit as any write. Foreign keys are
+//! looked at when that transaction is sealed ([`check_foreign_keys`]), so that tables that refer to each other can be
+//! replicated together in one transaction, in any order.
+
+use std::rc::Rc;
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use synod_change::{Identity, TableDefinition, TableId};
+
+use super::capture::{self, trigger};
+use super::catalog;
+use super::definition;
+use super::guard;
+use super::peers;
+use super::relation::{self, StrongTable};
+use super::relcache::{Relation, qualified};
+use crate::errors::UserError;
+
+/// What is expected of the rows of a table that begins to be replicated here because of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// There must be none: they come with the record.
+    None,
+    /// They are those of the group already (a copy was taken).
+    Copied,
+}
+
+/// `synod.replicate_table`: from the end of this transaction on, the table is the group's.
+pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let node = crate::node::required()?;
+    check_privilege(oid)?;
+    let relation = open_exclusively(oid)?;
+    guard::check_replicable(&relation)?;
+    let name = qualified(&relation.schema(), &relation.name());
+    if relation::is_strong(oid) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("table {name} is already replicated"),
+            "A table is replicated to all nodes of the group at once.",
+            "See synod.tables.",
+        ));
+    }
+    check_committed(&relation, &name)?;
+    let id = new_number()?;
+    let mine = definition::of(&relation, id, &catalog::number_of);
+    peers::check(node, &mine)?;
+    tell_limits(&relation, &mine, &name);
+    drop(relation);
+    enter(id, oid);
+    capture::note_added(oid, id);
+    Ok(())
+}
+
+/// `synod.unreplicate_table`: from the end of this transaction on, every node has a table of its own.
+pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
+    crate::node::required()?;
+    check_privilege(oid)?;
+    let relation = open_exclusively(oid)?;
+    let (schema, name) = (relation.schema(), relation.name());
+    drop(relation);
+    let Some(table) = relation::by_oid(oid) else {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} is not replicated", qualified(&schema, &name)),
+            "There is nothing to end.",
+            "See synod.tables.",
+        ));
+    };
+    if capture::pending_on(oid) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            format!(
+                "cannot end the replication of table {} in a transaction that has written it",
+                table.name
+            ),
+            "The other nodes could not take its rows any more.",
+            "Use two transactions.",
+        ));
+    }
+    leave(oid);
+    capture::note_removed(oid, table.id, schema, name);
+    Ok(())
+}
+
+/// A record begins to replicate a table: do the same here. The caller then writes the record's rows.
+pub fn adopt(definition: &TableDefinition, rows: Rows) -> Result<Rc<StrongTable>, UserError> {
+    let name = qualified(&definition.schema, &definition.name);
+    let missing = || {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("table {name} does not exist on this node"),
+            "The group has begun to replicate it.",
+            "Create it with the same definition as on the other nodes.",
+        )
+    };
+    let oid = catalog::named(&definition.schema, &definition.name).ok_or_else(missing)?;
+    let relation = Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).ok_or_else(missing)?;
+    guard::check_replicable(&relation)?;
+    let mine = definition::of(&relation, definition.id, &catalog::number_of);
+    let differences = mine.differences_to(definition, "in the group");
+    if !differences.is_empty() {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} is not defined on this node as in the group"),
+            format!("{}.", differences.join("; ")),
+            "Change its definition on this node.",
+        ));
+    }
+    if rows == Rows::None && catalog::has_rows(&relation) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} is not empty on this node"),
+            "The group has begun to replicate it with rows of its own.",
+            "Empty the table on this node.",
+        ));
+    }
+    drop(relation);
+    if !relation::is_strong(oid) {
+        enter(definition.id, oid);
+    }
+    relation::by_id(definition.id).ok_or_else(missing)
+}
+
+/// A record ends the replication of a table: do the same here. Its rows stay.
+pub fn release(id: TableId) {
+    if let Some(oid) = catalog::relation_of(id)
+        && Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).is_some()
+    {
+        leave(oid);
+    }
+}
+
+fn enter(id: TableId, oid: pg_sys::Oid) {
+    trigger::create(oid);
+    catalog::insert(id, oid);
+    relation::forget_all();
+}
+
+fn leave(oid: pg_sys::Oid) {
+    trigger::remove(oid);
+    catalog::remove(oid);
+    relation::forget_all();
+}
+
+/// Foreign keys must lie between strong tables, or between others, on both sides of `oid`. At the seal of a transaction that
+/// began or ended its replication.
+pub fn check_foreign_keys(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let Some(relation) = Relation::open(oid) else {
+        return Ok(());
+    };
+    let strong = relation::is_strong(oid);
+    let referenced = definition::local_foreign_keys(&relation)
+        .into_iter()
+        .map(|key| key.referenced);
+    let referring = catalog::referring_tables(oid);
+    for other in referenced.chain(referring) {
+        if relation::is_strong(other) == strong {
+            continue;
+        }
+        let Some(other) = Relation::open(other) else { continue };
+        let name = |relation: &Relation| qualified(&relation.schema(), &relation.name());
+        let (inside, outside) = if strong {
+            (&relation, &other)
+        } else {
+            (&other, &relation)
+        };
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "a foreign key lies between table {}, which is replicated, and {}, which is not",
+                name(inside),
+                name(outside)
+            ),
+            "Rows that come or go on another node could not be checked against it.",
+            "Replicate both tables, in one transaction if need be, or drop the foreign key.",
+        ));
+    }
+    Ok(())
+}
+
+fn open_exclusively(oid: pg_sys::Oid) -> Result<Relation, UserError> {
+    Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).ok_or_else(|| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("relation with OID {} does not exist", u32::from(oid)),
+            "It was dropped, or the number is not that of a relation.",
+            "Give the name of a table.",
+        )
+    })
+}
+
+/// The owner of a table, or an administrator of the group.
+fn check_privilege(oid: pg_sys::Oid) -> Result<(), UserError> {
+    // SAFETY: inside a transaction; get_role_oid gives InvalidOid for a role that does not exist.
+    let allowed = unsafe {
+        let user = pg_sys::GetUserId();
+        let admin = pg_sys::get_role_oid(c"synod_admin".as_ptr(), true);
+        super::compat::owns_table(oid, user) || (admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin))
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied to change what is replicated",
+        "Only the owner of a table and members of the role synod_admin may do so.",
+        "Ask an administrator of the group.",
+    ))
+}
+
+/// What this transaction created could be lost in a crash while the log has it already.
+fn check_committed(relation: &Relation, name: &str) -> Result<(), UserError> {
+    // SAFETY: an open relation.
+    let new = unsafe { (*relation.raw()).rd_createSubid != 0 };
+    if !new {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {name} was created in this transaction"),
+        "A table must exist on every node before it is replicated.",
+        "Commit first.",
+    ))
+}
+
+fn new_number() -> Result<TableId, UserError> {
+    loop {
+        let number = u64::from_le_bytes(super::random::bytes()?);
+        // 0 means "no table" in definitions.
+        if number != 0 && catalog::relation_of(TableId(number)).is_none() {
+            return Ok(TableId(number));
+        }
+    }
+}
+
+/// What works, but not as well as the user may expect.
+fn tell_limits(relation: &Relation, definition: &TableDefinition, name: &str) {
+    let notice = |message: String, detail: &str| {
+        UserError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, detail, "").report(PgLogLevel::NOTICE);
+    };
+    if definition.identity == Identity::FullRow {
+        notice(
+            format!("table {name} has no usable key: its rows are identified by all of their columns"),
+            "UPDATE and DELETE read the whole table on the other nodes. A primary key makes them fast.",
+        );
+    }
+    if relation::has_unhashable_key(relation) {
+        notice(
+            format!("transactions that write table {name} conflict with each other across nodes"),
+            "It has an exclusion constraint, or a unique index on a type, collation or operator class whose equality \
+             certification does not know, so that the table as a whole is the key.",
+        );
+    }
+}
