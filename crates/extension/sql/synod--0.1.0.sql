@@ -84,3 +84,84 @@ COMMENT ON COLUMN synod.tables.table_id IS 'its number, the same on every node';
 COMMENT ON COLUMN synod.tables.consistency IS 'strong: every write is ordered by the shared log';
 COMMENT ON COLUMN synod.tables.identity IS 'the columns by which rows are found again; NULL: by all of them';
 GRANT SELECT ON synod.tables TO PUBLIC;
+
+-- What a node is doing: src/status.rs
+
+CREATE FUNCTION synod._nodes(
+    OUT node_id integer, OUT name text, OUT dsn text, OUT voter boolean, OUT is_local boolean, OUT is_leader boolean,
+    OUT durable bigint, OUT server_version integer)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'nodes_wrapper';
+COMMENT ON FUNCTION synod._nodes() IS 'rows of synod.nodes';
+CREATE VIEW synod.nodes AS SELECT * FROM synod._nodes();
+COMMENT ON VIEW synod.nodes IS 'the members of this database''s group, as its shared log last said';
+COMMENT ON COLUMN synod.nodes.node_id IS 'never used again after the node has left';
+COMMENT ON COLUMN synod.nodes.name IS 'unique in the group';
+COMMENT ON COLUMN synod.nodes.dsn IS 'how the other nodes reach it, without the password';
+COMMENT ON COLUMN synod.nodes.voter IS 'counts for the majority; a node that joins gets its vote when it has caught up';
+COMMENT ON COLUMN synod.nodes.is_local IS 'this node';
+COMMENT ON COLUMN synod.nodes.is_leader IS 'the leader of the shared log, as far as this node knows';
+COMMENT ON COLUMN synod.nodes.durable IS 'position up to which it is known to have the log on disk; null when this node does not know';
+COMMENT ON COLUMN synod.nodes.server_version IS 'its server_version_num when it became a member';
+
+CREATE FUNCTION synod._stat_log(
+    OUT state text, OUT reason text, OUT leader integer, OUT round bigint, OUT quorum boolean, OUT proposed bigint,
+    OUT durable bigint, OUT chosen bigint, OUT certified bigint, OUT trimmed bigint, OUT incarnation bigint,
+    OUT proposals bigint, OUT batches bigint, OUT proposed_bytes bigint, OUT committed bigint, OUT conflicts bigint,
+    OUT detached bigint)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'stat_log_wrapper';
+COMMENT ON FUNCTION synod._stat_log() IS 'rows of synod.stat_log';
+CREATE VIEW synod.stat_log AS SELECT * FROM synod._stat_log();
+COMMENT ON VIEW synod.stat_log IS 'one row: the shared log as this node sees it, and what this node has put into it since its start';
+COMMENT ON COLUMN synod.stat_log.state IS 'starting, running or stopped';
+COMMENT ON COLUMN synod.stat_log.reason IS 'why it stopped';
+COMMENT ON COLUMN synod.stat_log.leader IS 'node id of the known leader';
+COMMENT ON COLUMN synod.stat_log.round IS 'grows with every election';
+COMMENT ON COLUMN synod.stat_log.quorum IS 'a majority is reachable: writes and strong reads go on';
+COMMENT ON COLUMN synod.stat_log.proposed IS 'highest position known here';
+COMMENT ON COLUMN synod.stat_log.durable IS 'on this node''s disk up to here';
+COMMENT ON COLUMN synod.stat_log.chosen IS 'decided by the group up to here';
+COMMENT ON COLUMN synod.stat_log.certified IS 'verdicts given up to here';
+COMMENT ON COLUMN synod.stat_log.trimmed IS 'everything below was given up by this node';
+COMMENT ON COLUMN synod.stat_log.incarnation IS 'number of this start of the node';
+COMMENT ON COLUMN synod.stat_log.proposals IS 'entries proposed by this node';
+COMMENT ON COLUMN synod.stat_log.batches IS 'rounds in which they were proposed';
+COMMENT ON COLUMN synod.stat_log.proposed_bytes IS 'their size';
+COMMENT ON COLUMN synod.stat_log.committed IS 'transactions of this node committed through the log';
+COMMENT ON COLUMN synod.stat_log.conflicts IS 'transactions of this node that lost certification (40001)';
+COMMENT ON COLUMN synod.stat_log.detached IS 'transactions of this node whose wait was given up (08007)';
+
+CREATE FUNCTION synod._stat_apply(
+    OUT state text, OUT reason text, OUT applied_csn bigint, OUT decided_csn bigint, OUT applied_records bigint,
+    OUT applied_rows bigint, OUT gave_way bigint, OUT pid integer)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'stat_apply_wrapper';
+COMMENT ON FUNCTION synod._stat_apply() IS 'rows of synod.stat_apply';
+CREATE VIEW synod.stat_apply AS SELECT * FROM synod._stat_apply();
+COMMENT ON VIEW synod.stat_apply IS 'one row: how far this node has applied the shared log';
+COMMENT ON COLUMN synod.stat_apply.state IS 'starting, running or stopped';
+COMMENT ON COLUMN synod.stat_apply.reason IS 'why it stopped; it goes on by itself when the cause is gone';
+COMMENT ON COLUMN synod.stat_apply.applied_csn IS 'every commit up to this one is visible here';
+COMMENT ON COLUMN synod.stat_apply.decided_csn IS 'the last commit that the group has decided, as far as known here';
+COMMENT ON COLUMN synod.stat_apply.applied_records IS 'transactions of other nodes applied since the start';
+COMMENT ON COLUMN synod.stat_apply.applied_rows IS 'rows in them';
+COMMENT ON COLUMN synod.stat_apply.gave_way IS 'local transactions cancelled because they were in the way';
+COMMENT ON COLUMN synod.stat_apply.pid IS 'process id of the apply worker';
+GRANT SELECT ON synod.nodes, synod.stat_log, synod.stat_apply TO pg_monitor, synod_admin;
+REVOKE ALL ON FUNCTION synod._nodes(), synod._stat_log(), synod._stat_apply() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._nodes(), synod._stat_log(), synod._stat_apply() TO pg_monitor, synod_admin;
+
+CREATE FUNCTION synod.applied_csn() RETURNS bigint LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'applied_csn_wrapper';
+COMMENT ON FUNCTION synod.applied_csn() IS 'every commit of the group up to this CSN is visible on this node';
+CREATE FUNCTION synod.last_csn() RETURNS bigint LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'last_csn_wrapper';
+COMMENT ON FUNCTION synod.last_csn() IS
+    'CSN of the last transaction that this session committed through the shared log; null if there is none';
+CREATE FUNCTION synod.wait_for(csn bigint) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'wait_for_wrapper';
+COMMENT ON FUNCTION synod.wait_for(bigint) IS
+    'wait until this node has applied the commit with this CSN, at most synod.read_timeout';
+CREATE FUNCTION synod.current_transaction_id() RETURNS text
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'current_transaction_id_wrapper';
+COMMENT ON FUNCTION synod.current_transaction_id() IS
+    'name of this transaction in the group, for synod.transaction_status after an unknown outcome (08007)';
+CREATE FUNCTION synod.transaction_status(id text) RETURNS text
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'transaction_status_wrapper';
+COMMENT ON FUNCTION synod.transaction_status(text) IS
+    'committed, aborted, in progress, or unknown (no longer in the log of this node); the same on every node';

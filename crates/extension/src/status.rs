@@ -23,6 +23,44 @@ fn figure(value: &std::sync::atomic::AtomicU64) -> i64 {
     value.load(Ordering::Relaxed) as i64
 }
 
+/// `synod.nodes`
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the row type of a view")]
+fn nodes() -> TableIterator<
+    'static,
+    (
+        name!(node_id, i32),
+        name!(name, String),
+        name!(dsn, String),
+        name!(voter, bool),
+        name!(is_local, bool),
+        name!(is_leader, bool),
+        name!(durable, Option<i64>),
+        name!(server_version, i32),
+    ),
+> {
+    let Some(node) = shmem::my_node() else { return TableIterator::new(std::iter::empty()) };
+    let known = crate::membership::acknowledged(node);
+    let leader = node.leader.load(Ordering::Relaxed);
+    let local = node.node_id.load(Ordering::Relaxed);
+    let own = figure(&node.durable);
+    TableIterator::new(crate::membership::read(node).members.into_iter().map(move |member| {
+        let info = crate::identity::MemberInfo::decode(&member.info).unwrap_or_default();
+        let id = member.id.0;
+        let durable = known.iter().find(|(known, _)| known.0 == id).map(|(_, position)| *position as i64);
+        (
+            id as i32,
+            info.name,
+            crate::text::without_password(&info.dsn),
+            member.voter,
+            id == local,
+            id == leader,
+            if id == local { Some(own) } else { durable },
+            info.server_version as i32,
+        )
+    }))
+}
+
 /// `synod.stat_log`
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the row type of a view")]

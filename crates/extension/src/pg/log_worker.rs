@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
-use synod_log::{DecidedIndex, PaxosLog};
+use synod_log::{DecidedIndex, LogOptions, PaxosLog};
 
 use super::shmem::{self, NodeShared, NodeState};
 use super::wait_set::WaitSet;
@@ -81,7 +81,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     let index = DecidedIndex::open(&directory.join("index")).map_err(|error| files(&error))?;
     let (pipe, wake) = wake_pipe().map_err(|error| files(&error))?;
     let links = Links::open(node.index(), identity.clone()).map_err(|error| files(&error.message))?;
-    let options = crate::node::log_options(&identity, incarnation, certifier.position() + 1, wake);
+    let options = LogOptions { deliver_from: certifier.position() + 1, waker: wake, ..LogOptions::new(identity.node) };
     let log = threads::with_signals_blocked(|| PaxosLog::open(&directory.join("log"), options, links.clone()))
         .map_err(|error| Stop::Log(error.to_string()))?;
     let engine = Engine::new(log, node, directory.to_owned(), certifier, index, incarnation);
