@@ -28,10 +28,6 @@ pub use checkpoint::{load_checkpoint, store_checkpoint};
 pub use collect::refuse_all;
 pub use orphans::is_orphan;
 
-/// Verdicts given to own records that have not yet committed: above it, no new records are taken from slots, so that
-/// batches grow instead of context switches.
-const GATE: usize = 8;
-
 /// What one of our proposals is for.
 #[derive(Clone, Copy, Debug)]
 enum Flight {

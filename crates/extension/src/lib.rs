@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+pub mod engine;
 pub mod errors;
 pub mod handshake;
 pub mod identity;
@@ -13,6 +14,7 @@ pub mod membership;
 pub mod node;
 pub mod pg;
 pub mod settings;
+pub mod status;
 pub mod table;
 pub mod text;
 pub mod transport;

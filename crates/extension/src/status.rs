@@ -39,7 +39,9 @@ fn nodes() -> TableIterator<
         name!(server_version, i32),
     ),
 > {
-    let Some(node) = shmem::my_node() else { return TableIterator::new(std::iter::empty()) };
+    let Some(node) = shmem::my_node() else {
+        return TableIterator::new(std::iter::empty());
+    };
     let known = crate::membership::acknowledged(node);
     let leader = node.leader.load(Ordering::Relaxed);
     let local = node.node_id.load(Ordering::Relaxed);
@@ -47,7 +49,10 @@ fn nodes() -> TableIterator<
     TableIterator::new(crate::membership::read(node).members.into_iter().map(move |member| {
         let info = crate::identity::MemberInfo::decode(&member.info).unwrap_or_default();
         let id = member.id.0;
-        let durable = known.iter().find(|(known, _)| known.0 == id).map(|(_, position)| *position as i64);
+        let durable = known
+            .iter()
+            .find(|(known, _)| known.0 == id)
+            .map(|(_, position)| *position as i64);
         (
             id as i32,
             info.name,

@@ -6,12 +6,12 @@ use synod_change::{Body, Key, MAX_INLINE_BODY_BYTES, TransactionId, WriteRecord}
 use synod_log::SharedLog;
 use synod_rules::CheckFailure;
 
-use super::{Engine, Flight, GATE, fragments};
+use super::{Engine, Flight, fragments};
 use crate::local_key::{self, LocalKey};
-use crate::pg::latch;
 use crate::pg::shmem::{NodeShared, slots};
 use crate::pg::slot::{Outcome, Slot, SlotState};
 use crate::pg::submit::spill_paths;
+use crate::pg::{latch, turn};
 
 /// A record as it lies in a slot.
 struct Collected {
@@ -31,8 +31,9 @@ impl<L: SharedLog> Engine<L> {
                 .enumerate()
                 .filter(|(_, slot)| slot.node.load(Ordering::Relaxed) == index)
         };
-        let in_turn = mine().filter(|(_, slot)| slot.read().1 == SlotState::Turn).count();
-        let open = self.started && self.node.quorum.load(Ordering::Acquire) && in_turn <= GATE;
+        let shut = turn::waiting(self.node) > turn::GATE;
+        self.node.gate_shut.store(shut, Ordering::SeqCst);
+        let open = self.started && self.node.quorum.load(Ordering::Acquire) && !shut;
         let mut taken = 0;
         for (number, slot) in mine() {
             let (generation, state) = slot.read();

@@ -24,13 +24,15 @@ pub fn init() {
 unsafe extern "C-unwind" fn rewrite(error: *mut pg_sys::ErrorData) {
     // SAFETY: the server passes the error that it is about to report; strings of an ErrorData live in its context.
     unsafe {
-        if (*error).elevel >= pg_sys::ERROR as i32
+        if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32
             && let Some(transaction) = xact::committing_transaction()
         {
             let cause = if (*error).message.is_null() {
                 String::new()
             } else {
-                std::ffi::CStr::from_ptr((*error).message).to_string_lossy().into_owned()
+                std::ffi::CStr::from_ptr((*error).message)
+                    .to_string_lossy()
+                    .into_owned()
             };
             let user = xact::rewrite_error(&transaction, &cause);
             (*error).sqlerrcode = user.code as i32;

@@ -69,6 +69,8 @@ pub fn init() {
     }
     guard::init();
     xact::init();
+    super::xact::init();
+    super::error_rewrite::init();
 }
 
 unsafe extern "C-unwind" fn planner(

@@ -18,6 +18,9 @@ use super::shmem::{self, NodeShared};
 /// Pause before a worker that ended is started again.
 pub const RESTART_DELAY: Duration = Duration::from_secs(1);
 
+/// Pause when everything runs.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Register the launcher with the postmaster. From `_PG_init` only.
 pub fn register() {
     let mut worker = blank_worker(c"synod launcher", c"synod launcher", c"synod_launcher_main");
@@ -64,14 +67,15 @@ pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
     shared.launcher.store(latch::my_number(), Ordering::Release);
     while !super::worker::shutdown_requested() {
         latch::reset();
-        look(shared);
-        latch::wait(RESTART_DELAY);
+        // The end of a worker sets our latch, and so does `wake`.
+        let complete = look(shared);
+        latch::wait(if complete { IDLE } else { RESTART_DELAY });
     }
     shared.launcher.store(-1, Ordering::Release);
 }
 
-/// Compare directories and entries, start what is missing.
-fn look(shared: &'static shmem::Shared) {
+/// Compare directories and entries, start what is missing. True when nothing is to be looked at again soon.
+fn look(shared: &'static shmem::Shared) -> bool {
     let found = member_databases();
     for node in &shared.nodes {
         let database = node.database.load(Ordering::Acquire);
@@ -80,11 +84,11 @@ fn look(shared: &'static shmem::Shared) {
             node.clear();
         }
     }
+    let mut complete = shared.nodes.iter().all(|node| !node.leaving.load(Ordering::Acquire));
     for database in found {
-        if let Some(node) = claim(shared, database) {
-            supervise(node, database);
-        }
+        complete &= claim(shared, database).is_some_and(|node| supervise(node, database));
     }
+    complete
 }
 
 /// Databases with a complete node directory.
@@ -110,13 +114,16 @@ fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeS
     Some(free)
 }
 
-fn supervise(node: &'static NodeShared, database: u32) {
+/// Start workers that do not run. True when both ran already.
+fn supervise(node: &'static NodeShared, database: u32) -> bool {
     if node.leaving.load(Ordering::Acquire) {
-        return;
+        return false;
     }
+    let mut complete = true;
     if !alive(&node.log_worker_pid) {
         let pid = start_worker("log", c"synod log worker", c"synod_log_worker_main", database, false);
         node.log_worker_pid.store(pid, Ordering::Release);
+        complete = false;
     }
     // SAFETY: reads shared memory that exists since server start.
     let recovering = unsafe { pg_sys::RecoveryInProgress() };
@@ -129,7 +136,9 @@ fn supervise(node: &'static NodeShared, database: u32) {
             true,
         );
         node.apply_worker_pid.store(pid, Ordering::Release);
+        complete = false;
     }
+    complete && !recovering
 }
 
 /// Only the launcher writes the pids: a worker that ended (even before we noted it) is told by its pid being gone.

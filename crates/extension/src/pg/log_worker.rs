@@ -81,7 +81,11 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     let index = DecidedIndex::open(&directory.join("index")).map_err(|error| files(&error))?;
     let (pipe, wake) = wake_pipe().map_err(|error| files(&error))?;
     let links = Links::open(node.index(), identity.clone()).map_err(|error| files(&error.message))?;
-    let options = LogOptions { deliver_from: certifier.position() + 1, waker: wake, ..LogOptions::new(identity.node) };
+    let options = LogOptions {
+        deliver_from: certifier.position() + 1,
+        waker: wake,
+        ..LogOptions::new(identity.node)
+    };
     let log = threads::with_signals_blocked(|| PaxosLog::open(&directory.join("log"), options, links.clone()))
         .map_err(|error| Stop::Log(error.to_string()))?;
     let engine = Engine::new(log, node, directory.to_owned(), certifier, index, incarnation);

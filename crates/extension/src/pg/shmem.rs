@@ -108,6 +108,9 @@ pub struct NodeShared {
     /// Backends that wait for `applied` to move (so that a commit scans the slots only when somebody waits).
     pub applied_waiters: AtomicU32,
 
+    /// The log worker leaves records in their slots until fewer own commits wait for their turn (see [`super::turn::GATE`]).
+    pub gate_shut: AtomicBool,
+
     /// Microseconds (monotonic) since when apply waits for a lock; 0: it does not.
     pub apply_waits_since_us: AtomicU64,
     /// Transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply

@@ -12,6 +12,10 @@ use super::latch;
 use super::shmem::{LockGuard, NEXT_OF, NodeLock, NodeShared, slots};
 use super::slot::{Slot, SlotState};
 
+/// Own commits that may wait for their turn before the log worker leaves new records in their slots: batches then grow,
+/// where otherwise single commits would trickle through, each with its own messages and fsyncs.
+pub const GATE: usize = 8;
+
 /// Name of the replication origin that carries a database's applied CSN.
 pub fn origin_name(database: u32) -> String {
     format!("synod_{database}")
@@ -63,6 +67,10 @@ impl Turn {
         self.lock = None;
         wake_successor(self.node, self.csn);
         wake_readers(self.node, self.csn);
+        if self.node.gate_shut.load(Ordering::SeqCst) && waiting(self.node) <= GATE / 2 {
+            self.node.gate_shut.store(false, Ordering::SeqCst);
+            self.node.wake_log_worker();
+        }
     }
 
     /// On error: the record stays to be applied by the apply worker.
@@ -148,4 +156,11 @@ pub fn owner(node: &NodeShared, csn: u64) -> Option<i32> {
             && matches!(slot.read().1, SlotState::Turn | SlotState::Committing)
     };
     slots().iter().position(owns).map(|number| number as i32)
+}
+
+/// Own decided records that wait for their turn.
+pub fn waiting(node: &NodeShared) -> usize {
+    let index = node.index() as u32;
+    let waits = |slot: &&Slot| slot.node.load(Ordering::Relaxed) == index && slot.read().1 == SlotState::Turn;
+    slots().iter().filter(waits).count()
 }

@@ -188,9 +188,9 @@ pub fn committing_transaction() -> Option<String> {
 }
 
 /// Errors of the turn (see [`committing_transaction`]) in the user's terms.
-pub fn rewrite_error(transaction: &str) -> UserError {
+pub fn rewrite_error(transaction: &str, cause: &str) -> UserError {
     errors::unknown(
         transaction,
-        "The group had decided that it commits when this error happened.",
+        &format!("The group had decided that it commits when this happened here: {cause}."),
     )
 }
