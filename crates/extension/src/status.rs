@@ -187,7 +187,7 @@ fn wait_for(csn: i64) {
         )
         .raise()
     };
-    if let Err(error) = barrier::wait_applied(member(), csn) {
+    if let Err(error) = barrier::wait::applied(member(), csn, barrier::wait::read_deadline()) {
         error.raise();
     }
     xact::saw(csn);
@@ -214,7 +214,7 @@ fn transaction_status(id: &str) -> String {
         .raise()
     };
     // An answer must know of everything decided before the question.
-    if let Err(error) = barrier::wait_certified(node) {
+    if let Err(error) = barrier::wait::tail(node, barrier::wait::read_deadline()) {
         error.raise();
     }
     let live = live_here(node, wanted);

@@ -161,7 +161,10 @@ pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
             }
             session.utilities.borrow_mut().push(!snapshot::is_taken_for(node));
         });
-        Utility { pushed, may_fix_snapshot: fixes_snapshot(node) }
+        Utility {
+            pushed,
+            may_fix_snapshot: fixes_snapshot(node),
+        }
     }
 }
 
@@ -199,7 +202,9 @@ unsafe fn fixes_snapshot(node: *mut pg_sys::Node) -> bool {
             pg_sys::NodeTag::T_VariableSetStmt => {
                 let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
                 !name.is_null()
-                    && [c"TRANSACTION", c"transaction_isolation"].iter().any(|known| CStr::from_ptr(name) == *known)
+                    && [c"TRANSACTION", c"transaction_isolation"]
+                        .iter()
+                        .any(|known| CStr::from_ptr(name) == *known)
             }
             _ => false,
         }
@@ -302,7 +307,13 @@ fn pass_command(node: &NodeShared, consistency: ReadConsistency) -> Result<u64, 
         return Ok(passed.csn);
     }
     let csn = reach(node, consistency)?;
-    SESSION.with(|session| session.passed.set(Some(Passed { command, transaction, csn })));
+    SESSION.with(|session| {
+        session.passed.set(Some(Passed {
+            command,
+            transaction,
+            csn,
+        }))
+    });
     Ok(csn)
 }
 

@@ -25,15 +25,16 @@ pub use watcher::{Watcher, overdue};
 
 /// Whether this process' transaction has to give way.
 pub fn is_doomed() -> bool {
-    let Some(slot) = shmem::slot(latch::my_number()) else { return false };
+    let Some(slot) = shmem::slot(latch::my_number()) else {
+        return false;
+    };
     if !slot.doomed.load(Ordering::SeqCst) {
         return false;
     }
     let transaction = slot.doomed_transaction.load(Ordering::SeqCst);
     // SAFETY: reads a global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    slot.doomed_pid.load(Ordering::SeqCst) == pid
-        && (transaction == 0 || transaction == compat::local_transaction_id())
+    slot.doomed_pid.load(Ordering::SeqCst) == pid && (transaction == 0 || transaction == compat::local_transaction_id())
 }
 
 /// 40001 if this transaction has to give way.
@@ -68,8 +69,9 @@ pub unsafe fn rewrite_report(report: *mut pg_sys::ErrorData) {
         let error = errors::gave_way();
         let context = (*report).assoc_context;
         let text = |text: &str| {
-            std::ffi::CString::new(text)
-                .map_or(std::ptr::null_mut(), |text| pg_sys::MemoryContextStrdup(context, text.as_ptr()))
+            std::ffi::CString::new(text).map_or(std::ptr::null_mut(), |text| {
+                pg_sys::MemoryContextStrdup(context, text.as_ptr())
+            })
         };
         (*report).sqlerrcode = error.code as i32;
         (*report).message = text(&error.message);

@@ -69,7 +69,6 @@ pub fn init() {
     }
     guard::init();
     xact::init();
-    super::xact::init();
     super::error_rewrite::init();
 }
 
@@ -112,12 +111,7 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
 }
 
 #[cfg(not(feature = "pg18"))]
-unsafe extern "C-unwind" fn executor_run(
-    query: Query,
-    direction: pg_sys::ScanDirection::Type,
-    count: u64,
-    once: bool,
-) {
+unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
     // SAFETY: as above.
     unsafe {
         around_query(query, || match PREVIOUS_RUN {

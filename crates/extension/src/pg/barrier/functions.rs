@@ -55,7 +55,10 @@ impl Watch {
         } else {
             Vec::new()
         };
-        Self { functions, reads_before: READS.get() }
+        Self {
+            functions,
+            reads_before: READS.get(),
+        }
     }
 }
 

@@ -59,7 +59,9 @@ pub fn stop() {
 /// In the signal handler: atomics and SetLatch only.
 unsafe extern "C-unwind" fn looked() {
     // SAFETY: points at shared memory that lives as long as the process, or is null.
-    let Some(node) = (unsafe { NODE.load(Ordering::SeqCst).as_ref() }) else { return };
+    let Some(node) = (unsafe { NODE.load(Ordering::SeqCst).as_ref() }) else {
+        return;
+    };
     // SAFETY: own PGPROC; a log worker's number is one of `latch::my_number`, so inside allProcs.
     unsafe {
         let number = node.log_worker.load(Ordering::SeqCst);

@@ -82,9 +82,15 @@ impl Watcher {
     }
 
     fn tell(&mut self, node: &NodeShared, blocker: Blocker, now: Instant) {
-        let Some((number, process)) = process_of(blocker.pid) else { return };
+        let Some((number, process)) = process_of(blocker.pid) else {
+            return;
+        };
         let Some(slot) = shmem::slot(number) else { return };
-        let known = self.told.get(&blocker.pid).filter(|told| told.0 == blocker.transaction).copied();
+        let known = self
+            .told
+            .get(&blocker.pid)
+            .filter(|told| told.0 == blocker.transaction)
+            .copied();
         let since = known.map_or(now, |told| told.1);
         if known.is_none() {
             self.told.insert(blocker.pid, (blocker.transaction, now));
@@ -94,9 +100,8 @@ impl Watcher {
         slot.doomed_transaction.store(blocker.transaction, Ordering::SeqCst);
         slot.doomed.store(true, Ordering::SeqCst);
         // SAFETY: a PGPROC in shared memory; what it says may be out of date, which the doom's addressee sorts out.
-        let gone = unsafe {
-            blocker.transaction != 0 && compat::local_transaction_id_of(process) != blocker.transaction
-        };
+        let gone =
+            unsafe { blocker.transaction != 0 && compat::local_transaction_id_of(process) != blocker.transaction };
         if gone {
             return;
         }
@@ -198,18 +203,21 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
         let mut prepared = None;
         for index in 0..(*data).nprocs {
             let waiter = &*(*data).procs.add(index as usize);
-            let locks = std::slice::from_raw_parts(
-                (*data).locks.add(waiter.first_lock as usize),
-                waiter.num_locks as usize,
-            );
+            let locks =
+                std::slice::from_raw_parts((*data).locks.add(waiter.first_lock as usize), waiter.num_locks as usize);
             let ahead = std::slice::from_raw_parts(
                 (*data).waiter_pids.add(waiter.first_waiter as usize),
                 waiter.num_waiters as usize,
             );
-            let Some(own) = locks.iter().find(|lock| lock.pid == waiter.pid) else { continue };
+            let Some(own) = locks.iter().find(|lock| lock.pid == waiter.pid) else {
+                continue;
+            };
             let table = pg_sys::GetLockTagsMethodTable(&own.locktag);
             let conflicts = *(*table).conflictTab.add(own.waitLockMode as usize);
-            for lock in locks.iter().filter(|lock| lock.leaderPid != own.leaderPid || lock.pid == 0) {
+            for lock in locks
+                .iter()
+                .filter(|lock| lock.leaderPid != own.leaderPid || lock.pid == 0)
+            {
                 let holds = conflicts & lock.holdMask != 0;
                 let waits = lock.waitLockMode != 0 && conflicts & (1 << lock.waitLockMode) != 0;
                 if lock.pid == 0 && holds {
@@ -229,9 +237,15 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
 
 fn blocker(lock: &pg_sys::LockInstanceData) -> Blocker {
     if lock.pid == lock.leaderPid {
-        Blocker { pid: lock.pid, transaction: compat::transaction_of_lock(lock) }
+        Blocker {
+            pid: lock.pid,
+            transaction: compat::transaction_of_lock(lock),
+        }
     } else {
-        Blocker { pid: lock.leaderPid, transaction: 0 }
+        Blocker {
+            pid: lock.leaderPid,
+            transaction: 0,
+        }
     }
 }
 
