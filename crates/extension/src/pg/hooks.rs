@@ -7,7 +7,7 @@ use std::mem::ManuallyDrop;
 use pgrx::pg_sys;
 
 use super::protect::{finally, guarded};
-use super::{barrier, give_way, guard, xact};
+use super::{barrier, give_way, guard, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -101,6 +101,9 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
     unsafe {
         guarded(|| {
             give_way::check_doomed();
+            if let Err(error) = written::before_executor_start(query, flags) {
+                error.raise();
+            }
             barrier::before_executor_start(query, flags);
         });
         match PREVIOUS_START {
@@ -179,6 +182,9 @@ unsafe extern "C-unwind" fn process_utility(
                 give_way::check_doomed();
             }
             if let Err(error) = guard::check_utility((*statement).utilityStmt) {
+                error.raise();
+            }
+            if let Err(error) = written::before_utility((*statement).utilityStmt) {
                 error.raise();
             }
             ManuallyDrop::new(barrier::before_utility(statement))

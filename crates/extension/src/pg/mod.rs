@@ -47,6 +47,7 @@ pub mod turn;
 pub mod wait_set;
 pub mod wire;
 pub mod worker;
+pub mod written;
 pub mod xact;
 
 /// True while `shared_preload_libraries` is being loaded.

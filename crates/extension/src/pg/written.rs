@@ -1,0 +1,107 @@
+//! What a statement is about to write: strong tables must have their capture triggers, and writes to other permanent
+//! tables are noted, because the two cannot share a transaction (`pg/mixed.rs`).
+
+use pgrx::pg_sys;
+
+use super::{list, mixed, relation};
+use crate::errors::UserError;
+
+/// Before a plan starts: look at its result relations.
+///
+/// # Safety
+/// `query` is the argument of `ExecutorStart_hook`; its relations are locked.
+pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -> Result<(), UserError> {
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
+        return Ok(());
+    }
+    // SAFETY: by contract; result relations are numbers of range table entries, counted from 1.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        for at in 0..list::length((*plan).resultRelations) {
+            let number = list::int((*plan).resultRelations, at);
+            let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, number as usize - 1);
+            check((*entry).relid)?;
+        }
+    }
+    Ok(())
+}
+
+/// Before a utility statement runs: COPY FROM writes a table, DDL writes catalogs.
+///
+/// # Safety
+/// `statement` is the utility statement of a valid plan.
+pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: the tag says what the pointer may be cast to; missing relations are left to the statement itself.
+    unsafe {
+        if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt {
+            let copy = &*statement.cast::<pg_sys::CopyStmt>();
+            if copy.is_from
+                && let Some(oid) = existing(copy.relation)
+            {
+                check(oid)?;
+            }
+        } else if pg_sys::GetCommandLogLevel(statement) == pg_sys::LogStmtLevel::LOGSTMT_DDL && !is_temporary(statement)
+        {
+            mixed::note();
+        }
+    }
+    Ok(())
+}
+
+fn check(oid: pg_sys::Oid) -> Result<(), UserError> {
+    if relation::is_strong(oid) {
+        return relation::assert_capturable(oid);
+    }
+    // SAFETY: a syscache look-up inside a transaction. Catalogs (and our own) are not the user's tables.
+    let persistence = unsafe { pg_sys::get_rel_persistence(oid) };
+    if persistence == pg_sys::RELPERSISTENCE_PERMANENT as core::ffi::c_char
+        && u32::from(oid) >= pg_sys::FirstNormalObjectId
+    {
+        mixed::note();
+    }
+    Ok(())
+}
+
+unsafe fn existing(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    if range.is_null() {
+        return None;
+    }
+    // SAFETY: a valid RangeVar; no lock, missing is allowed.
+    let oid = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            range,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether a DDL statement concerns temporary tables only: losing them in a crash loses nothing.
+unsafe fn is_temporary(statement: *mut pg_sys::Node) -> bool {
+    let temporary = pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
+    // SAFETY: the tag says what the pointer may be cast to.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_CreateStmt => {
+                (*(*statement.cast::<pg_sys::CreateStmt>()).relation).relpersistence == temporary
+            }
+            pg_sys::NodeTag::T_CreateTableAsStmt => {
+                (*(*(*statement.cast::<pg_sys::CreateTableAsStmt>()).into).rel).relpersistence == temporary
+            }
+            pg_sys::NodeTag::T_IndexStmt => existing((*statement.cast::<pg_sys::IndexStmt>()).relation)
+                .is_some_and(|oid| pg_sys::get_rel_persistence(oid) == temporary),
+            pg_sys::NodeTag::T_DropStmt => {
+                let drop = &*statement.cast::<pg_sys::DropStmt>();
+                drop.removeType == pg_sys::ObjectType::OBJECT_TABLE
+                    && list::pointers::<pg_sys::List>(drop.objects).into_iter().all(|name| {
+                        existing(pg_sys::makeRangeVarFromNameList(name))
+                            .is_none_or(|oid| pg_sys::get_rel_persistence(oid) == temporary)
+                    })
+            }
+            _ => false,
+        }
+    }
+}
