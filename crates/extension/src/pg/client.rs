@@ -14,7 +14,7 @@ use crate::errors::UserError;
 
 /// How long a connection attempt may take, unless the dsn says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a statement sent by [`Client::hasty`] clean-up may take.
+/// How long each step of a clean-up may take.
 const HASTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One row, in text format.
@@ -30,6 +30,15 @@ pub struct Client {
 impl Client {
     /// Connect. `application` becomes the session's `application_name`.
     pub fn connect(dsn: &str, application: &str) -> Result<Self, PqError> {
+        Self::open(dsn, application, false)
+    }
+
+    /// Connect in order to clean up after an error: no interrupts are looked at, and no wait is long.
+    pub fn connect_hastily(dsn: &str, application: &str) -> Result<Self, PqError> {
+        Self::open(dsn, application, true)
+    }
+
+    fn open(dsn: &str, application: &str, hasty: bool) -> Result<Self, PqError> {
         let parsed = parse_conninfo(dsn)?;
         let seconds = parsed.iter().find(|(keyword, _)| keyword == "connect_timeout");
         let timeout = seconds
@@ -46,7 +55,7 @@ impl Client {
             ("keepalives_idle", "10"),
             ("tcp_user_timeout", "30000"),
         ])?;
-        let mut client = Self { conn, hasty: false };
+        let mut client = Self { conn, hasty };
         let mut write = true;
         loop {
             client.wait(write, Some(deadline))?;
@@ -65,11 +74,6 @@ impl Client {
              SET extra_float_digits = 3; SET row_security = off",
         )?;
         Ok(client)
-    }
-
-    /// From here on the connection only serves to clean up: waits are short and do not look at interrupts.
-    pub fn hasten(&mut self) {
-        self.hasty = true;
     }
 
     /// Run one or more statements whose rows nobody wants.

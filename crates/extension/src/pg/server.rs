@@ -28,3 +28,46 @@ pub fn encoding() -> String {
         .to_string_lossy()
         .into_owned()
 }
+
+/// Inside BEGIN, or with other statements in one string.
+pub fn in_transaction_block() -> bool {
+    // SAFETY: reads this session's transaction state.
+    unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() }
+}
+
+/// The server replays WAL.
+pub fn recovering() -> bool {
+    // SAFETY: reads shared memory that exists since server start.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// The setting that limits replication origins.
+pub fn origin_setting() -> &'static str {
+    if cfg!(feature = "pg18") { "max_active_replication_origins" } else { "max_replication_slots" }
+}
+
+/// How many replication origins can be active.
+pub fn max_origins() -> i64 {
+    // SAFETY: reads a setting that is fixed at server start.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        let limit = pg_sys::max_active_replication_origins;
+        #[cfg(not(feature = "pg18"))]
+        let limit = pg_sys::max_replication_slots;
+        i64::from(limit)
+    }
+}
+
+/// Whether a process of this server with this id exists; 0 is none.
+pub fn alive(pid: i32) -> bool {
+    // SAFETY: signal 0 only asks.
+    pid > 0 && unsafe { libc::kill(pid, 0) } == 0
+}
+
+/// Ask a worker of this server to end; 0 is none.
+pub fn terminate(pid: i32) {
+    if pid > 0 {
+        // SAFETY: the pid is of a background worker that we registered; a stale one is of a process that has just ended.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}

@@ -1,0 +1,85 @@
+//! Undoing what a failed or cancelled attempt to become a member has done so far.
+//!
+//! Each step notes itself before or after it was taken, so that its undoing finds something or nothing; undoing goes
+//! backwards, over connections of its own (those of the attempt may be in the middle of something), and never raises:
+//! what cannot be undone is reported as a warning with what to do.
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::prelude::*;
+
+use super::{site, wait};
+use crate::errors::UserError;
+use crate::pg::client::Client;
+use crate::pg::server;
+
+/// What has been done.
+#[derive(Default)]
+pub struct Steps {
+    /// The node's own dsn, once something in this database was committed: its origin, and copied rows if the flag is set.
+    pub prepared: Option<(String, bool)>,
+    /// The dsn of the member that admitted this node, and the node id it was given.
+    pub admitted: Option<(String, u32)>,
+    /// The directory is in its place and the workers may run.
+    pub opened: bool,
+}
+
+/// Do `work`; undo its steps if it fails, is cancelled or panics.
+pub fn undone_on_failure<T>(
+    work: impl FnOnce(&RefCell<Steps>) -> Result<T, UserError>,
+) -> Result<T, UserError> {
+    let steps = RefCell::new(Steps::default());
+    let undo = AssertUnwindSafe(&steps);
+    let again = AssertUnwindSafe(&steps);
+    let work = AssertUnwindSafe(work);
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let AssertUnwindSafe(work) = work;
+        work(&steps)
+    }))
+    .catch_others(move |cause| {
+        undo.take().undo();
+        cause.rethrow()
+    })
+    .catch_rust_panic(move |cause| {
+        again.take().undo();
+        cause.rethrow()
+    })
+    .execute();
+    if result.is_err() {
+        steps.take().undo();
+    }
+    result
+}
+
+impl Steps {
+    fn undo(self) {
+        let database = server::database();
+        if self.opened {
+            let ended = wait::for_workers_to_end(database).and_then(|()| site::demolish(database));
+            warn("could not take this node's directory away", ended.err().map(|error| error.message));
+            wait::for_place_to_be_free(database);
+        }
+        if let Some((dsn, copied)) = &self.prepared {
+            let copied = copied.to_string();
+            let outcome = tell(dsn, "SELECT synod._forget($1)", &[Some(&copied)]);
+            warn("could not undo what was prepared in this database; call synod.leave_group() to try again", outcome);
+        }
+        if let Some((via, node)) = &self.admitted {
+            let node_text = node.to_string();
+            let outcome = tell(via, "SELECT synod._expel($1)", &[Some(&node_text)]);
+            warn("could not take this node out of the group; call synod.remove_node on another node", outcome);
+        }
+    }
+}
+
+fn tell(dsn: &str, sql: &str, parameters: &[Option<&str>]) -> Option<String> {
+    let told = Client::connect_hastily(dsn, "synod membership").and_then(|mut client| client.query(sql, parameters));
+    told.err().map(|error| error.message)
+}
+
+fn warn(what: &str, error: Option<String>) {
+    if let Some(error) = error {
+        pgrx::warning!("{what}: {error}");
+    }
+}
