@@ -165,3 +165,122 @@ CREATE FUNCTION synod.transaction_status(id text) RETURNS text
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'transaction_status_wrapper';
 COMMENT ON FUNCTION synod.transaction_status(text) IS
     'committed, aborted, in progress, or unknown (no longer in the log of this node); the same on every node';
+
+-- Groups: src/group.rs. They act on files, other nodes and tables of any owner, hence SECURITY DEFINER.
+
+CREATE FUNCTION synod.create_group(name text, node text, dsn text) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'create_group_wrapper';
+COMMENT ON FUNCTION synod.create_group(text, text, text) IS
+    'makes a new group whose only node is this database, reached by the other nodes through dsn';
+REVOKE ALL ON FUNCTION synod.create_group(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.create_group(text, text, text) TO synod_admin;
+
+CREATE FUNCTION synod.join_group(via text, node text, dsn text) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'join_group_wrapper';
+COMMENT ON FUNCTION synod.join_group(text, text, text) IS
+    'makes this database a node of the group of the node behind via: copies the replicated tables, then follows';
+REVOKE ALL ON FUNCTION synod.join_group(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.join_group(text, text, text) TO synod_admin;
+
+CREATE FUNCTION synod.leave_group(force boolean DEFAULT false) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'leave_group_wrapper';
+COMMENT ON FUNCTION synod.leave_group(boolean) IS
+    'ends this database''s membership; its tables keep their rows. force: without telling the group';
+REVOKE ALL ON FUNCTION synod.leave_group(boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.leave_group(boolean) TO synod_admin;
+
+CREATE FUNCTION synod.remove_node(node text) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'remove_node_wrapper';
+COMMENT ON FUNCTION synod.remove_node(text) IS 'takes another node out of the group';
+REVOKE ALL ON FUNCTION synod.remove_node(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.remove_node(text) TO synod_admin;
+
+-- What nodes ask each other, and themselves through their own dsn, while one of them joins: src/group/
+
+CREATE FUNCTION synod._node_facts(
+    OUT library text, OUT protocol integer, OUT system_identifier text, OUT database bigint,
+    OUT server_version integer, OUT encoding text, OUT preloaded boolean, OUT free_origins bigint,
+    OUT group_id text, OUT group_name text, OUT node_id integer, OUT node_name text)
+    RETURNS SETOF record LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'node_facts_wrapper';
+COMMENT ON FUNCTION synod._node_facts() IS 'internal: versions and identity of this database';
+REVOKE ALL ON FUNCTION synod._node_facts() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._node_facts() TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._check_new(name text, system_identifier text, database bigint) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'check_new_node_wrapper';
+COMMENT ON FUNCTION synod._check_new(text, text, bigint) IS 'internal: whether a node of this name can be admitted';
+REVOKE ALL ON FUNCTION synod._check_new(text, text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._check_new(text, text, bigint) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._admit(
+    log uuid, info bytea, OUT node_id integer, OUT secret bytea, OUT membership bytea)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'admit_wrapper';
+COMMENT ON FUNCTION synod._admit(uuid, bytea) IS 'internal: makes a database a learner of the group';
+REVOKE ALL ON FUNCTION synod._admit(uuid, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._admit(uuid, bytea) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._promote(node_id integer) RETURNS text
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'promote_wrapper';
+COMMENT ON FUNCTION synod._promote(integer) IS 'internal: gives a learner its vote; NULL, or why not yet';
+REVOKE ALL ON FUNCTION synod._promote(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._promote(integer) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._expel(node_id integer) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'expel_wrapper';
+COMMENT ON FUNCTION synod._expel(integer) IS 'internal: takes out a node whose joining failed';
+REVOKE ALL ON FUNCTION synod._expel(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._expel(integer) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._is_member(group_id text, node_id integer) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'is_member_wrapper';
+COMMENT ON FUNCTION synod._is_member(text, integer) IS 'internal: whether the group still has a node';
+REVOKE ALL ON FUNCTION synod._is_member(text, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._is_member(text, integer) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._certification_checkpoint() RETURNS bytea
+    LANGUAGE c AS 'MODULE_PATHNAME', 'certification_checkpoint_wrapper';
+COMMENT ON FUNCTION synod._certification_checkpoint() IS
+    'internal: the state of certification at a position that is applied here';
+REVOKE ALL ON FUNCTION synod._certification_checkpoint() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._certification_checkpoint() TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._export_snapshot(OUT snapshot text, OUT csn bigint)
+    RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'export_snapshot_wrapper';
+COMMENT ON FUNCTION synod._export_snapshot() IS 'internal: a snapshot of exactly the state after a CSN';
+REVOKE ALL ON FUNCTION synod._export_snapshot() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._export_snapshot() TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._table_definition(table_id bigint, relation oid) RETURNS bytea
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'replicated_definition_wrapper';
+COMMENT ON FUNCTION synod._table_definition(bigint, oid) IS 'internal: the definition of a replicated table';
+REVOKE ALL ON FUNCTION synod._table_definition(bigint, oid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._table_definition(bigint, oid) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'copy_tables_wrapper';
+COMMENT ON FUNCTION synod._copy_tables(text, text, text, bigint) IS
+    'internal: copies the tables of the group as of a CSN and replicates them from then on';
+REVOKE ALL ON FUNCTION synod._copy_tables(text, text, text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._copy_tables(text, text, text, bigint) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._set_origin(csn bigint) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_origin_wrapper';
+COMMENT ON FUNCTION synod._set_origin(bigint) IS 'internal: makes what carries the applied CSN';
+REVOKE ALL ON FUNCTION synod._set_origin(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._set_origin(bigint) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._forget(copied boolean) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'forget_wrapper';
+COMMENT ON FUNCTION synod._forget(boolean) IS 'internal: undoes a failed attempt to become a node';
+REVOKE ALL ON FUNCTION synod._forget(boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._forget(boolean) TO synod_admin, synod_replicator;
+
+GRANT SELECT ON TABLE synod.replicated_table TO synod_admin, synod_replicator;

@@ -14,6 +14,7 @@ mod join;
 mod leave;
 mod site;
 mod steps;
+mod tables;
 mod wait;
 
 use pgrx::PgSqlErrorCode;

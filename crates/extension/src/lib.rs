@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 pub mod engine;
 pub mod errors;
+pub mod group;
 pub mod handshake;
 pub mod identity;
 pub mod local_key;

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod catalog;
 pub mod client;
 pub mod compat;
+pub mod copy;
 pub mod definition;
 pub mod error_rewrite;
 pub mod failpoint;

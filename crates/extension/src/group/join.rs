@@ -1,0 +1,237 @@
+//! `synod.join_group`: copy what is replicated at one CSN, then follow the log from there.
+//!
+//! Order, and why: the group admits a learner first, so that it keeps the log from here on; then the state of certification
+//! is taken, at a position `p`; then the tables are copied as of a CSN `c >= p`'s last commit. So the verdicts of all records
+//! after `c` can be worked out here from the log after `p`, and none before `c` is needed. The copy and the applied CSN are
+//! committed together; then the directory is moved into its place; then the node follows, and when it has caught up it gets
+//! its vote.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pgrx::PgSqlErrorCode;
+use synod_log::{LogId, LogOptions, Membership, NodeId, PaxosLog};
+use synod_rules::Certifier;
+
+use super::facts::{Facts, RELEASE};
+use super::site::{Nowhere, Site, file_error};
+use super::steps::{self, Steps};
+use super::tables;
+use super::{check_name, check_not_member, check_session, own_session, session, wait};
+use crate::errors::UserError;
+use crate::identity::{Identity, MemberInfo};
+use crate::pg::client::{Client, Row, explain};
+use crate::pg::{server, threads};
+use crate::text::{from_hex, hex, uuid};
+
+/// In messages.
+const VIA: &str = "the node given as via";
+/// How long a node that has applied everything may wait for its vote.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What one attempt works with.
+struct Join<'a> {
+    via_dsn: &'a str,
+    name: &'a str,
+    dsn: &'a str,
+    own: Client,
+    via: Client,
+    group: super::facts::Membership,
+}
+
+/// What the group gave to its new learner.
+struct Admission {
+    node: NodeId,
+    secret: [u8; 32],
+    membership: Membership,
+}
+
+/// Make this database node `name` of the group that the node at `via` belongs to.
+pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
+    check_name("node", name)?;
+    check_session("synod.join_group")?;
+    check_not_member()?;
+    let (own, own_facts) = own_session(dsn)?;
+    own_facts.check_room()?;
+    let (mut via, facts) = session(via_dsn, VIA)?;
+    let group = checked_group(&facts, &own_facts)?;
+    check_new(&mut via, name)?;
+    let tables = tables::of_group(&mut via).map_err(|error| explain(error, VIA))?;
+    tables::check(&tables, &group.node_name)?;
+    let mut join = Join { via_dsn, name, dsn, own, via, group };
+    steps::undone_on_failure(|steps| join.run(steps))
+}
+
+fn checked_group(facts: &Facts, own: &Facts) -> Result<super::facts::Membership, UserError> {
+    if facts.system_identifier == own.system_identifier && facts.database == own.database {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a node cannot join a group through itself",
+            "The dsn given as via leads to this very database.",
+            "Give the dsn of a member of the group as via.",
+        ));
+    }
+    facts.check_usable(VIA)?;
+    facts.check_same_encoding(own, VIA)?;
+    facts.member.clone().ok_or_else(|| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("{VIA} is not a member of a group"),
+            "The extension is there, but neither synod.create_group nor synod.join_group was called.",
+            "Give the dsn of a member as via, or make a group there with synod.create_group.",
+        )
+    })
+}
+
+fn check_new(via: &mut Client, name: &str) -> Result<(), UserError> {
+    let (system_identifier, database) = (server::system_identifier().to_string(), server::database().to_string());
+    via.query("SELECT synod._check_new($1, $2, $3)", &[Some(name), Some(&system_identifier), Some(&database)])
+        .map_err(|error| explain(error, VIA))?;
+    Ok(())
+}
+
+impl Join<'_> {
+    fn run(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
+        let site = Site::prepare()?;
+        let log = threads::with_signals_blocked(|| PaxosLog::<Nowhere>::reserve(&site.log(), &LogOptions::new(NodeId(0))))
+            .map_err(|error| file_error(&site.log(), &error))?;
+        let admission = self.admit(log, steps)?;
+        let certifier = self.certifier()?;
+        self.copy(steps)?;
+        self.build(&site, log, &admission, &certifier)?;
+        self.own.execute("COMMIT").map_err(|error| explain(error, "this database"))?;
+        steps.borrow_mut().opened = true;
+        site.open_up()?;
+        self.follow(admission.node)
+    }
+
+    fn admit(&mut self, log: LogId, steps: &RefCell<Steps>) -> Result<Admission, UserError> {
+        let info = MemberInfo {
+            name: self.name.into(),
+            dsn: self.dsn.into(),
+            system_identifier: server::system_identifier(),
+            database: server::database(),
+            server_version: server::version_number(),
+        };
+        let info = format!("\\x{}", hex(&info.encode()));
+        let rows = self
+            .via
+            .query("SELECT node_id, secret, membership FROM synod._admit($1, $2)", &[Some(&uuid(&log.0)), Some(&info)])
+            .map_err(|error| explain(error, VIA))?;
+        let admission = rows.first().and_then(admission).ok_or_else(not_understood)?;
+        steps.borrow_mut().admitted = Some((self.via_dsn.into(), admission.node.0));
+        Ok(admission)
+    }
+
+    fn certifier(&mut self) -> Result<Certifier, UserError> {
+        let rows = self
+            .via
+            .query("SELECT synod._certification_checkpoint()", &[])
+            .map_err(|error| explain(error, VIA))?;
+        let bytes = rows.first().and_then(|row| bytea(row, 0)).ok_or_else(not_understood)?;
+        let certifier = Certifier::decode(&bytes).map_err(|_| not_understood())?;
+        if certifier.oldest_open_fragment().is_some() {
+            return Err(UserError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                format!("{VIA} was in the middle of a large transaction when it last saved its state"),
+                "A node cannot start from there.",
+                "Give another node of the group as via, or try again later.",
+            ));
+        }
+        Ok(certifier)
+    }
+
+    /// Leaves this database's part of it in a transaction that is open in `own`.
+    fn copy(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
+        let exported = self
+            .via
+            .execute("BEGIN")
+            .and_then(|()| self.via.query("SELECT snapshot, csn FROM synod._export_snapshot()", &[]))
+            .map_err(|error| explain(error, VIA))?;
+        let text = |index: usize| exported.first()?.get(index)?.clone();
+        let (snapshot, csn) = text(0).zip(text(1)).ok_or_else(not_understood)?;
+        steps.borrow_mut().prepared = Some((self.dsn.into(), true));
+        self.own
+            .execute("BEGIN")
+            .and_then(|()| {
+                let parameters = [Some(self.via_dsn), Some(&*snapshot), Some(&*self.group.node_name), Some(&*csn)];
+                self.own.query("SELECT synod._copy_tables($1, $2, $3, $4)", &parameters)
+            })
+            .map_err(|error| explain(error, "this database"))?;
+        self.via.execute("COMMIT").map_err(|error| explain(error, VIA))
+    }
+
+    /// The node's directory, all but in its place.
+    fn build(
+        &self,
+        site: &Site,
+        log: LogId,
+        admission: &Admission,
+        certifier: &Certifier,
+    ) -> Result<(), UserError> {
+        let identity = Identity {
+            group: group_bytes(&self.group.group_id).ok_or_else(not_understood)?,
+            group_name: self.group.group_name.clone(),
+            node: admission.node,
+            name: self.name.into(),
+            dsn: self.dsn.into(),
+            log,
+            system_identifier: server::system_identifier(),
+            database: server::database(),
+            secret: admission.secret,
+        };
+        identity.save(site.path())?;
+        crate::engine::store_checkpoint(site.path(), &certifier.encode())
+            .map_err(|error| file_error(site.path(), &error))?;
+        let position = certifier.position();
+        let options = LogOptions { deliver_from: position + 1, ..LogOptions::new(admission.node) };
+        let made = threads::with_signals_blocked(|| {
+            PaxosLog::create_learner(&site.log(), options, position, admission.membership.clone(), Nowhere)
+        });
+        made.map(drop).map_err(|error| file_error(&site.log(), &error))
+    }
+
+    /// Catch up, and get the vote.
+    fn follow(&mut self, id: NodeId) -> Result<(), UserError> {
+        let node = wait::for_log()?;
+        let rows = self.via.query("SELECT synod.applied_csn()", &[]).map_err(|error| explain(error, VIA))?;
+        let there = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).ok_or_else(not_understood)?;
+        wait::for_applied(node, there)?;
+        let id = id.0.to_string();
+        let deadline = Instant::now() + PROMOTION_TIMEOUT;
+        loop {
+            let rows = self.via.query("SELECT synod._promote($1)", &[Some(&id)]).map_err(|error| explain(error, VIA))?;
+            match rows.first().and_then(|row| row.first().cloned().flatten()) {
+                None => return Ok(()),
+                Some(reason) if Instant::now() > deadline => return Err(super::admit::unchanged(&reason)),
+                Some(_) => wait::moment(),
+            }
+        }
+    }
+}
+
+fn admission(row: &Row) -> Option<Admission> {
+    let node = NodeId(row.first()?.as_ref()?.parse().ok()?);
+    let secret = bytea(row, 1)?.try_into().ok()?;
+    let membership = synod_log::get_membership(&mut Bytes::from(bytea(row, 2)?)).ok()?;
+    Some(Admission { node, secret, membership })
+}
+
+/// A bytea column in hex format.
+fn bytea(row: &Row, index: usize) -> Option<Vec<u8>> {
+    from_hex(row.get(index)?.as_ref()?.strip_prefix("\\x")?)
+}
+
+fn group_bytes(text: &str) -> Option<[u8; 16]> {
+    from_hex(&text.replace('-', ""))?.try_into().ok()
+}
+
+fn not_understood() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+        format!("could not understand the answer of {VIA}"),
+        format!("This node runs synod {RELEASE}."),
+        "Run the same version of synod on every node.",
+    )
+}

@@ -1,0 +1,169 @@
+//! The tables of a group in a database that joins it: compared, copied, and replicated from then on.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+use synod_change::{TableDefinition, TableId};
+
+use crate::errors::UserError;
+use crate::pg::client::{Client, explain};
+use crate::pg::copy;
+use crate::pg::guard::check_replicable;
+use crate::pg::libpq::PqError;
+use crate::pg::relcache::Relation;
+use crate::pg::{server, turn};
+use crate::text::from_hex;
+
+/// How many differing tables an error names.
+const MAX_NAMED: usize = 10;
+
+/// A table of the group.
+pub struct Table {
+    definition: TableDefinition,
+}
+
+/// The group's tables as the session of `client` sees them: in a transaction with an imported snapshot, those as of its CSN.
+pub fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
+    let rows = client.query(
+        "SELECT t.table_id, synod._table_definition(t.table_id, t.relation) FROM synod.replicated_table AS t \
+         ORDER BY t.table_id",
+        &[],
+    )?;
+    let unreadable = |id: &str| PqError {
+        message: format!("cannot read the definition of table {id}"),
+        detail: Some("The table was dropped, or the node runs another version of synod.".into()),
+        sqlstate: Some("55000".into()),
+        hint: None,
+    };
+    rows.into_iter()
+        .map(|row| {
+            let mut columns = row.into_iter().map(Option::unwrap_or_default);
+            let (id, bytes) = (columns.next().unwrap_or_default(), columns.next().unwrap_or_default());
+            let bytes = bytes.strip_prefix("\\x").and_then(from_hex).ok_or_else(|| unreadable(&id))?;
+            TableDefinition::decode(&bytes).map(|definition| Table { definition }).map_err(|_| unreadable(&id))
+        })
+        .collect()
+}
+
+/// Refuse unless every table of the group is here, alike and empty. Locks them until the transaction ends.
+pub fn check(tables: &[Table], node: &str) -> Result<Vec<Relation>, UserError> {
+    let mut here = Vec::new();
+    let mut missing = Vec::new();
+    for table in tables {
+        match copy::lock_table(&table.definition.schema, &table.definition.name) {
+            Some(relation) => here.push(relation),
+            None => missing.push(table.name()),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(refused(
+            "tables of the group are missing in this database",
+            listed("Missing", missing),
+            "Create them as they are on the other nodes, empty (pg_dump --schema-only helps), then join again.",
+        ));
+    }
+    let numbers: Vec<(pg_sys::Oid, TableId)> =
+        here.iter().zip(tables).map(|(relation, table)| (relation.oid(), table.definition.id)).collect();
+    let number_of = |oid: pg_sys::Oid| numbers.iter().find(|(known, _)| *known == oid).map(|(_, id)| *id);
+    let mut differences = Vec::new();
+    let mut full = Vec::new();
+    for (relation, table) in here.iter().zip(tables) {
+        check_replicable(relation)?;
+        let local = copy::table_definition(table.definition.id, relation, &number_of);
+        let found = local.differences_to(&table.definition, &format!("on node \"{node}\""));
+        differences.extend(found.into_iter().map(|difference| format!("{}: {difference}", table.name())));
+        if differences.is_empty() && has_rows(&table.name()) {
+            full.push(table.name());
+        }
+    }
+    if !differences.is_empty() {
+        return Err(refused(
+            "tables of the group are defined differently in this database",
+            listed("Differences", differences),
+            "Make the definitions equal, then join again.",
+        ));
+    }
+    if !full.is_empty() {
+        return Err(refused(
+            "tables of the group are not empty in this database",
+            listed("With rows", full),
+            "Their rows come from the group: TRUNCATE them here (or move the rows away), then join again.",
+        ));
+    }
+    Ok(here)
+}
+
+fn refused(message: &str, detail: String, hint: &str) -> UserError {
+    UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, detail, hint)
+}
+
+fn listed(what: &str, names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let named = names.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join("; ");
+    if more > 0 { format!("{what}: {named}; and {more} more.") } else { format!("{what}: {named}.") }
+}
+
+fn has_rows(table: &str) -> bool {
+    let found = Spi::get_one::<bool>(&format!("SELECT EXISTS (SELECT FROM ONLY {table})"));
+    matches!(found, Ok(Some(true)))
+}
+
+/// Remove the rows of tables that are not replicated any more.
+pub fn empty(tables: &[pg_sys::Oid]) {
+    copy::write_as_replica();
+    for table in tables {
+        if let Ok(Some(name)) = Spi::get_one_with_args::<String>("SELECT $1::regclass::text", &[(*table).into()]) {
+            if let Err(error) = Spi::run(&format!("DELETE FROM ONLY {name}")) {
+                pgrx::warning!("could not remove the rows copied into {name}: {error}");
+            }
+        }
+    }
+}
+
+impl Table {
+    fn name(&self) -> String {
+        pgrx::spi::quote_qualified_identifier(&self.definition.schema, &self.definition.name)
+    }
+
+    /// Columns that are stored, in the order in which they travel.
+    fn columns(&self) -> Vec<String> {
+        let stored = self.definition.columns.iter().filter(|column| column.generated.is_none());
+        stored.map(|column| column.name.clone()).collect()
+    }
+}
+
+/// `synod._copy_tables`: copy the group's tables as of an exported snapshot of the node behind `via`, which shows the records
+/// up to `csn`, and replicate them from the end of this transaction on.
+#[pg_extern(sql = false)]
+fn copy_tables(via: &str, snapshot: &str, node: &str, csn: i64) {
+    copied(via, snapshot, node, csn).unwrap_or_else(|error| error.raise());
+}
+
+fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserError> {
+    super::check_not_member()?;
+    let whom = format!("node \"{node}\"");
+    let told = |error| explain(error, &whom);
+    let mut client = Client::connect(via, "synod copy").map_err(told)?;
+    let begin = format!(
+        "SET synod.read_consistency = local; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         SET TRANSACTION SNAPSHOT {}",
+        pgrx::spi::quote_literal(snapshot)
+    );
+    client.execute(&begin).map_err(told)?;
+    let tables = of_group(&mut client).map_err(told)?;
+    let here = check(&tables, node)?;
+    copy::write_as_replica();
+    for (table, relation) in tables.iter().zip(&here) {
+        let columns = table.columns();
+        let list = columns.iter().map(pgrx::spi::quote_identifier).collect::<Vec<_>>().join(", ");
+        client.begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name())).map_err(told)?;
+        client = copy::copy_in(relation, &columns, client, &whom);
+    }
+    for (table, relation) in tables.iter().zip(&here) {
+        copy::replicate(table.definition.id, relation);
+    }
+    let origin = turn::origin_name(server::database());
+    // A crashed attempt may have left it.
+    copy::drop_origin(&origin);
+    copy::create_origin(&origin, csn as u64);
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Copying replicated tables to a node that joins: the snapshot there, `COPY FROM` here, and the applied CSN with it.
+//!
+//! What comes out of [`copy_in`] and [`create_origin`] is part of the caller's transaction: rows and applied CSN appear
+//! together or not at all.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::sync::atomic::Ordering;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_change::{TableDefinition, TableId};
+
+use super::capture::trigger;
+use super::client::{Client, explain};
+use super::relcache::Relation;
+use super::shmem::{NodeLock, NodeShared};
+use super::{catalog, compat, definition};
+use crate::errors::UserError;
+
+/// Where [`read_source`] finds its bytes: COPY's callback has no argument of its own.
+struct Source {
+    client: Client,
+    chunk: Vec<u8>,
+    at: usize,
+    whom: String,
+}
+
+thread_local! {
+    static SOURCE: RefCell<Option<Source>> = const { RefCell::new(None) };
+}
+
+/// Export a snapshot that shows exactly the records up to the CSN returned with it. No commit is halfway while the turn is
+/// held: it is taken before a commit becomes visible and given back after `applied` has moved.
+pub fn export_snapshot(node: &NodeShared) -> (String, u64) {
+    // SAFETY: inside a transaction. GetLatestSnapshot's result stays valid until the next call; ExportSnapshot copies it
+    // and keeps the copy registered until the transaction ends. The turn is released on error by the server.
+    unsafe {
+        let turn = node.lock(NodeLock::Turn, false);
+        let snapshot = pg_sys::GetLatestSnapshot();
+        let csn = node.applied.load(Ordering::SeqCst);
+        drop(turn);
+        let name = pg_sys::ExportSnapshot(snapshot);
+        (CStr::from_ptr(name).to_string_lossy().into_owned(), csn)
+    }
+}
+
+/// The definition of a local table under a number; `None` when there is no such table.
+pub fn table_definition(
+    id: TableId,
+    relation: &Relation,
+    number_of: &dyn Fn(pg_sys::Oid) -> Option<TableId>,
+) -> TableDefinition {
+    definition::of(relation, id, number_of)
+}
+
+/// The definition of a replicated table of this node.
+pub fn replicated_definition(id: TableId, relation: pg_sys::Oid) -> Option<TableDefinition> {
+    let relation = Relation::open_locked(relation, pg_sys::AccessShareLock)?;
+    Some(table_definition(id, &relation, &catalog::number_of))
+}
+
+/// The local table of this name, locked against writers until the transaction ends.
+pub fn lock_table(schema: &str, name: &str) -> Option<Relation> {
+    let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);
+    // SAFETY: inside a transaction; both look-ups answer InvalidOid for what does not exist.
+    let oid = unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if namespace == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::get_relname_relid(name.as_ptr(), namespace)
+    };
+    if oid == pg_sys::InvalidOid {
+        return None;
+    }
+    Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock)
+}
+
+/// Neither the user's triggers nor foreign keys look at what this session writes from here on: it copies what they have
+/// passed already, in no particular order.
+pub fn write_as_replica() {
+    // SAFETY: inside a transaction; the setting exists since long.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"session_replication_role".as_ptr(),
+            c"replica".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+}
+
+/// Fill a table with the COPY data that `client` is receiving. Returns the client.
+pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &str) -> Client {
+    let source = Source { client, chunk: Vec::new(), at: 0, whom: whom.into() };
+    SOURCE.with_borrow_mut(|place| *place = Some(source));
+    // SAFETY: inside a transaction, with a lock on the table that allows writing; as copy_table() in tablesync.c does.
+    unsafe {
+        let state = pg_sys::make_parsestate(std::ptr::null_mut());
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::addRangeTableEntryForRelation(state, relation.raw(), lock, std::ptr::null_mut(), false, false);
+        let mut names: *mut pg_sys::List = std::ptr::null_mut();
+        for column in columns {
+            let name = CString::new(column.as_str()).unwrap_or_default();
+            names = pg_sys::lappend(names, pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast());
+        }
+        let copy = pg_sys::BeginCopyFrom(
+            state,
+            relation.raw(),
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            false,
+            Some(read_source),
+            names,
+            std::ptr::null_mut(),
+        );
+        pg_sys::CopyFrom(copy);
+        pg_sys::EndCopyFrom(copy);
+        pg_sys::CommandCounterIncrement();
+    }
+    match SOURCE.take() {
+        Some(source) => source.client,
+        None => UserError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the source of a copy is gone", "", "").raise(),
+    }
+}
+
+/// COPY's `data_source_cb`.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn read_source(buffer: *mut c_void, least: c_int, most: c_int) -> c_int {
+    // SAFETY: COPY hands out a buffer of `most` bytes.
+    let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), most as usize) };
+    let read = SOURCE.with_borrow_mut(|source| source.as_mut().map_or(Ok(0), |source| source.read(buffer, least as usize)));
+    read.unwrap_or_else(|error| error.raise()) as c_int
+}
+
+impl Source {
+    fn read(&mut self, buffer: &mut [u8], least: usize) -> Result<usize, UserError> {
+        let mut filled = 0;
+        while filled < least.max(1) {
+            if self.at == self.chunk.len() {
+                match self.client.next_chunk().map_err(|error| explain(error, &self.whom))? {
+                    Some(chunk) => (self.chunk, self.at) = (chunk, 0),
+                    None => break,
+                }
+            }
+            let count = (buffer.len() - filled).min(self.chunk.len() - self.at);
+            buffer[filled..filled + count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+            filled += count;
+            self.at += count;
+        }
+        Ok(filled)
+    }
+}
+
+/// From the end of this transaction on, `relation` is the group's table `id`.
+pub fn replicate(id: TableId, relation: &Relation) {
+    trigger::create(relation.oid());
+    catalog::insert(id, relation.oid());
+}
+
+/// No table is replicated any more; their oids.
+pub fn unreplicate_all() -> Vec<pg_sys::Oid> {
+    let mut tables = Vec::new();
+    for (_, oid) in catalog::all() {
+        if Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).is_some() {
+            trigger::remove(oid);
+            tables.push(oid);
+        }
+        catalog::remove(oid);
+    }
+    tables
+}
+
+/// Make a replication origin whose progress, when this transaction commits, is `csn`.
+pub fn create_origin(name: &str, csn: u64) {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: inside a transaction that has written (the origin itself), so that its commit record carries the progress; no
+    // origin is set up in this session (it was opened to join).
+    unsafe {
+        let origin = pg_sys::replorigin_create(name.as_ptr());
+        if csn > 0 {
+            compat::replorigin_session_setup(origin);
+            pg_sys::replorigin_session_origin = origin;
+            pg_sys::replorigin_session_origin_lsn = csn;
+            pg_sys::replorigin_session_origin_timestamp = 0;
+        }
+    }
+}
+
+/// Drop an origin; false when there was none.
+pub fn drop_origin(name: &str) -> bool {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: inside a transaction.
+    unsafe {
+        let there = pg_sys::replorigin_by_name(name.as_ptr(), true) != 0;
+        if there {
+            pg_sys::replorigin_drop_by_name(name.as_ptr(), true, false);
+        }
+        there
+    }
+}
