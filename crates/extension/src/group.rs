@@ -115,7 +115,9 @@ fn lock_database(function: &str) -> Result<(), UserError> {
 
 /// Refuse in a database that is a member already.
 fn check_not_member() -> Result<(), UserError> {
-    let Some(identity) = Identity::of_this_database()? else { return Ok(()) };
+    let Some(identity) = Identity::of_this_database()? else {
+        return Ok(());
+    };
     Err(UserError::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "this database is a member of a group already",

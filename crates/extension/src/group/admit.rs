@@ -56,9 +56,14 @@ pub fn change(
 
 /// Refusals that do not pass by themselves.
 fn final_refusal(refusal: &str) -> bool {
-    ["the last voter", "too few of the remaining voters", "no node ids are left", "is not a member"]
-        .iter()
-        .any(|lasting| refusal.contains(lasting))
+    [
+        "the last voter",
+        "too few of the remaining voters",
+        "no node ids are left",
+        "is not a member",
+    ]
+    .iter()
+    .any(|lasting| refusal.contains(lasting))
 }
 
 fn attempt(node: &NodeShared, change: &MembershipChange) -> Result<(), String> {
@@ -120,15 +125,27 @@ fn admitted(log: LogId, info: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserErro
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             format!("group \"{}\" is full", identity.group_name),
-            format!("It has {} nodes, which is the most that a group can have.", members.members.len()),
+            format!(
+                "It has {} nodes, which is the most that a group can have.",
+                members.members.len()
+            ),
             "Remove a node first.",
         ));
     }
     check_new(node, &identity, &members, &wanted)?;
-    let add = MembershipChange::AddLearner { log, info: info.to_vec().into() };
-    let new = change(node, &add, PATIENCE, |now| now.members.iter().any(|member| member.log == log))
-        .map_err(|reason| unchanged(&reason))?;
-    let id = new.members.iter().find(|member| member.log == log).map_or(NodeId(0), |member| member.id);
+    let add = MembershipChange::AddLearner {
+        log,
+        info: info.to_vec().into(),
+    };
+    let new = change(node, &add, PATIENCE, |now| {
+        now.members.iter().any(|member| member.log == log)
+    })
+    .map_err(|reason| unchanged(&reason))?;
+    let id = new
+        .members
+        .iter()
+        .find(|member| member.log == log)
+        .map_or(NodeId(0), |member| member.id);
     let mut bytes = BytesMut::new();
     synod_log::put_membership(&mut bytes, &new);
     Ok((id.0 as i32, identity.secret.to_vec(), bytes.to_vec()))
@@ -151,11 +168,18 @@ fn check_new(
             continue;
         }
         if same_place || known.name == wanted.name {
-            let what = if known.name == wanted.name { "a node of this name" } else { "this database, as another node," };
+            let what = if known.name == wanted.name {
+                "a node of this name"
+            } else {
+                "this database, as another node,"
+            };
             return Err(UserError::new(
                 PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
                 format!("{what} is in the group already"),
-                format!("Node \"{}\" is a member of group \"{}\".", known.name, identity.group_name),
+                format!(
+                    "Node \"{}\" is a member of group \"{}\".",
+                    known.name, identity.group_name
+                ),
                 "Choose another name, or take the old node out with synod.remove_node first.",
             ));
         }
@@ -178,7 +202,10 @@ fn check_new_node(name: &str, system_identifier: &str, database: i64) {
             Some(known) => Err(UserError::new(
                 PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
                 "a node of this name is in the group already",
-                format!("Node \"{}\" is a member of group \"{}\".", known.name, identity.group_name),
+                format!(
+                    "Node \"{}\" is a member of group \"{}\".",
+                    known.name, identity.group_name
+                ),
                 "Choose another name, or take the old node out with synod.remove_node first.",
             )),
             None => Ok(()),
@@ -228,8 +255,8 @@ fn certification_checkpoint() -> Vec<u8> {
     let taken = || -> Result<Vec<u8>, UserError> {
         let (node, identity) = member()?;
         let directory = crate::node::directory(identity.database);
-        let certifier = crate::engine::load_checkpoint(&directory)
-            .map_err(|error| super::site::file_error(&directory, &error))?;
+        let certifier =
+            crate::engine::load_checkpoint(&directory).map_err(|error| super::site::file_error(&directory, &error))?;
         super::wait::for_applied(node, certifier.last_commit())?;
         Ok(certifier.encode())
     };

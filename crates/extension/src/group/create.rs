@@ -48,11 +48,16 @@ pub fn create(group: &str, node: &str, dsn: &str) -> Result<(), UserError> {
         };
         identity.save(site.path())?;
         steps.borrow_mut().prepared = Some((dsn.into(), false));
-        own.execute("SELECT synod._set_origin(0)").map_err(|error| explain(error, "this database"))?;
+        own.execute("SELECT synod._set_origin(0)")
+            .map_err(|error| explain(error, "this database"))?;
         steps.borrow_mut().opened = true;
         site.open_up()?;
         let node = wait::for_log()?;
-        debug_assert_eq!(node.node_id.load(Ordering::Relaxed), FIRST.0, "a new group's node has another id");
+        debug_assert_eq!(
+            node.node_id.load(Ordering::Relaxed),
+            FIRST.0,
+            "a new group's node has another id"
+        );
         Ok(())
     })
 }

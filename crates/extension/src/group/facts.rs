@@ -72,9 +72,12 @@ impl Facts {
     fn parse(row: &Row) -> Option<Self> {
         let text = |index: usize| row.get(index)?.clone();
         let member = match (text(9), text(10), text(11), text(12)) {
-            (Some(group_id), Some(group_name), Some(node_id), Some(node_name)) => {
-                Some(Membership { group_id, group_name, node_id: node_id.parse().ok()?, node_name })
-            }
+            (Some(group_id), Some(group_name), Some(node_id), Some(node_name)) => Some(Membership {
+                group_id,
+                group_name,
+                node_id: node_id.parse().ok()?,
+                node_name,
+            }),
             _ => None,
         };
         Some(Self {

@@ -59,7 +59,14 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
     check_new(&mut via, name)?;
     let tables = tables::of_group(&mut via).map_err(|error| explain(error, VIA))?;
     tables::check(&tables, &group.node_name)?;
-    let mut join = Join { via_dsn, name, dsn, own, via, group };
+    let mut join = Join {
+        via_dsn,
+        name,
+        dsn,
+        own,
+        via,
+        group,
+    };
     steps::undone_on_failure(|steps| join.run(steps))
 }
 
@@ -86,21 +93,27 @@ fn checked_group(facts: &Facts, own: &Facts) -> Result<super::facts::Membership,
 
 fn check_new(via: &mut Client, name: &str) -> Result<(), UserError> {
     let (system_identifier, database) = (server::system_identifier().to_string(), server::database().to_string());
-    via.query("SELECT synod._check_new($1, $2, $3)", &[Some(name), Some(&system_identifier), Some(&database)])
-        .map_err(|error| explain(error, VIA))?;
+    via.query(
+        "SELECT synod._check_new($1, $2, $3)",
+        &[Some(name), Some(&system_identifier), Some(&database)],
+    )
+    .map_err(|error| explain(error, VIA))?;
     Ok(())
 }
 
 impl Join<'_> {
     fn run(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
         let site = Site::prepare()?;
-        let log = threads::with_signals_blocked(|| PaxosLog::<Nowhere>::reserve(&site.log(), &LogOptions::new(NodeId(0))))
-            .map_err(|error| file_error(&site.log(), &error))?;
+        let log =
+            threads::with_signals_blocked(|| PaxosLog::<Nowhere>::reserve(&site.log(), &LogOptions::new(NodeId(0))))
+                .map_err(|error| file_error(&site.log(), &error))?;
         let admission = self.admit(log, steps)?;
         let certifier = self.certifier()?;
         self.copy(steps)?;
         self.build(&site, log, &admission, &certifier)?;
-        self.own.execute("COMMIT").map_err(|error| explain(error, "this database"))?;
+        self.own
+            .execute("COMMIT")
+            .map_err(|error| explain(error, "this database"))?;
         steps.borrow_mut().opened = true;
         site.open_up()?;
         self.follow(admission.node)
@@ -117,7 +130,10 @@ impl Join<'_> {
         let info = format!("\\x{}", hex(&info.encode()));
         let rows = self
             .via
-            .query("SELECT node_id, secret, membership FROM synod._admit($1, $2)", &[Some(&uuid(&log.0)), Some(&info)])
+            .query(
+                "SELECT node_id, secret, membership FROM synod._admit($1, $2)",
+                &[Some(&uuid(&log.0)), Some(&info)],
+            )
             .map_err(|error| explain(error, VIA))?;
         let admission = rows.first().and_then(admission).ok_or_else(not_understood)?;
         steps.borrow_mut().admitted = Some((self.via_dsn.into(), admission.node.0));
@@ -147,7 +163,10 @@ impl Join<'_> {
         let exported = self
             .via
             .execute("BEGIN")
-            .and_then(|()| self.via.query("SELECT snapshot, csn FROM synod._export_snapshot()", &[]))
+            .and_then(|()| {
+                self.via
+                    .query("SELECT snapshot, csn FROM synod._export_snapshot()", &[])
+            })
             .map_err(|error| explain(error, VIA))?;
         let text = |index: usize| exported.first()?.get(index)?.clone();
         let (snapshot, csn) = text(0).zip(text(1)).ok_or_else(not_understood)?;
@@ -155,7 +174,12 @@ impl Join<'_> {
         self.own
             .execute("BEGIN")
             .and_then(|()| {
-                let parameters = [Some(self.via_dsn), Some(&*snapshot), Some(&*self.group.node_name), Some(&*csn)];
+                let parameters = [
+                    Some(self.via_dsn),
+                    Some(&*snapshot),
+                    Some(&*self.group.node_name),
+                    Some(&*csn),
+                ];
                 self.own.query("SELECT synod._copy_tables($1, $2, $3, $4)", &parameters)
             })
             .map_err(|error| explain(error, "this database"))?;
@@ -163,13 +187,7 @@ impl Join<'_> {
     }
 
     /// The node's directory, all but in its place.
-    fn build(
-        &self,
-        site: &Site,
-        log: LogId,
-        admission: &Admission,
-        certifier: &Certifier,
-    ) -> Result<(), UserError> {
+    fn build(&self, site: &Site, log: LogId, admission: &Admission, certifier: &Certifier) -> Result<(), UserError> {
         let identity = Identity {
             group: group_bytes(&self.group.group_id).ok_or_else(not_understood)?,
             group_name: self.group.group_name.clone(),
@@ -185,7 +203,10 @@ impl Join<'_> {
         crate::engine::store_checkpoint(site.path(), &certifier.encode())
             .map_err(|error| file_error(site.path(), &error))?;
         let position = certifier.position();
-        let options = LogOptions { deliver_from: position + 1, ..LogOptions::new(admission.node) };
+        let options = LogOptions {
+            deliver_from: position + 1,
+            ..LogOptions::new(admission.node)
+        };
         let made = threads::with_signals_blocked(|| {
             PaxosLog::create_learner(&site.log(), options, position, admission.membership.clone(), Nowhere)
         });
@@ -195,13 +216,22 @@ impl Join<'_> {
     /// Catch up, and get the vote.
     fn follow(&mut self, id: NodeId) -> Result<(), UserError> {
         let node = wait::for_log()?;
-        let rows = self.via.query("SELECT synod.applied_csn()", &[]).map_err(|error| explain(error, VIA))?;
-        let there = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).ok_or_else(not_understood)?;
+        let rows = self
+            .via
+            .query("SELECT synod.applied_csn()", &[])
+            .map_err(|error| explain(error, VIA))?;
+        let there = rows
+            .first()
+            .and_then(|row| row.first()?.as_ref()?.parse().ok())
+            .ok_or_else(not_understood)?;
         wait::for_applied(node, there)?;
         let id = id.0.to_string();
         let deadline = Instant::now() + PROMOTION_TIMEOUT;
         loop {
-            let rows = self.via.query("SELECT synod._promote($1)", &[Some(&id)]).map_err(|error| explain(error, VIA))?;
+            let rows = self
+                .via
+                .query("SELECT synod._promote($1)", &[Some(&id)])
+                .map_err(|error| explain(error, VIA))?;
             match rows.first().and_then(|row| row.first().cloned().flatten()) {
                 None => return Ok(()),
                 Some(reason) if Instant::now() > deadline => return Err(super::admit::unchanged(&reason)),
@@ -215,7 +245,11 @@ fn admission(row: &Row) -> Option<Admission> {
     let node = NodeId(row.first()?.as_ref()?.parse().ok()?);
     let secret = bytea(row, 1)?.try_into().ok()?;
     let membership = synod_log::get_membership(&mut Bytes::from(bytea(row, 2)?)).ok()?;
-    Some(Admission { node, secret, membership })
+    Some(Admission {
+        node,
+        secret,
+        membership,
+    })
 }
 
 /// A bytea column in hex format.

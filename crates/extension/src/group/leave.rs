@@ -10,8 +10,8 @@ use crate::errors::UserError;
 use crate::identity::Identity;
 use crate::membership;
 use crate::pg::client::Client;
-use crate::pg::shmem::{self, NodeState};
 use crate::pg::server;
+use crate::pg::shmem::{self, NodeState};
 use crate::text::uuid;
 
 /// How long a group without a majority is waited for.
@@ -33,7 +33,9 @@ pub fn leave(force: bool) -> Result<(), UserError> {
         Ok(Some(identity)) if !force => tell_group(&identity)?,
         // A copy of a member must not speak for it, nor can a node that does not know who it is.
         Ok(Some(_)) | Err(_) => {
-            pgrx::notice!("the group is not told: call synod.remove_node for this node on another one, if it is listed there");
+            pgrx::notice!(
+                "the group is not told: call synod.remove_node for this node on another one, if it is listed there"
+            );
         }
     }
     wait::for_workers_to_end(database)?;
@@ -45,9 +47,15 @@ pub fn leave(force: bool) -> Result<(), UserError> {
 
 /// Have this node taken out of the members, or find that it is not one of them.
 fn tell_group(identity: &Identity) -> Result<(), UserError> {
-    let Some(node) = shmem::my_node() else { return Err(unheard(identity, "the log worker does not run")) };
+    let Some(node) = shmem::my_node() else {
+        return Err(unheard(identity, "the log worker does not run"));
+    };
     let members = membership::read(node);
-    let others: Vec<_> = members.members.iter().filter(|member| member.id != identity.node).collect();
+    let others: Vec<_> = members
+        .members
+        .iter()
+        .filter(|member| member.id != identity.node)
+        .collect();
     if others.is_empty() && !members.members.is_empty() {
         return Ok(());
     }
@@ -71,7 +79,10 @@ fn tell_group(identity: &Identity) -> Result<(), UserError> {
 fn knows_no_more(dsn: &str, identity: &Identity) -> bool {
     let node = identity.node.0.to_string();
     let asked = Client::connect(dsn, "synod membership").and_then(|mut client| {
-        client.query("SELECT synod._is_member($1, $2)", &[Some(&uuid(&identity.group)), Some(&node)])
+        client.query(
+            "SELECT synod._is_member($1, $2)",
+            &[Some(&uuid(&identity.group)), Some(&node)],
+        )
     });
     let answer = asked.ok().and_then(|rows| rows.first()?.first()?.clone());
     answer.as_deref() == Some("f")

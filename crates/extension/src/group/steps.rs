@@ -26,9 +26,7 @@ pub struct Steps {
 }
 
 /// Do `work`; undo its steps if it fails, is cancelled or panics.
-pub fn undone_on_failure<T>(
-    work: impl FnOnce(&RefCell<Steps>) -> Result<T, UserError>,
-) -> Result<T, UserError> {
+pub fn undone_on_failure<T>(work: impl FnOnce(&RefCell<Steps>) -> Result<T, UserError>) -> Result<T, UserError> {
     let steps = RefCell::new(Steps::default());
     let undo = AssertUnwindSafe(&steps);
     let again = AssertUnwindSafe(&steps);
@@ -57,18 +55,27 @@ impl Steps {
         let database = server::database();
         if self.opened {
             let ended = wait::for_workers_to_end(database).and_then(|()| site::demolish(database));
-            warn("could not take this node's directory away", ended.err().map(|error| error.message));
+            warn(
+                "could not take this node's directory away",
+                ended.err().map(|error| error.message),
+            );
             wait::for_place_to_be_free(database);
         }
         if let Some((dsn, copied)) = &self.prepared {
             let copied = copied.to_string();
             let outcome = tell(dsn, "SELECT synod._forget($1)", &[Some(&copied)]);
-            warn("could not undo what was prepared in this database; call synod.leave_group() to try again", outcome);
+            warn(
+                "could not undo what was prepared in this database; call synod.leave_group() to try again",
+                outcome,
+            );
         }
         if let Some((via, node)) = &self.admitted {
             let node_text = node.to_string();
             let outcome = tell(via, "SELECT synod._expel($1)", &[Some(&node_text)]);
-            warn("could not take this node out of the group; call synod.remove_node on another node", outcome);
+            warn(
+                "could not take this node out of the group; call synod.remove_node on another node",
+                outcome,
+            );
         }
     }
 }

@@ -38,8 +38,13 @@ pub fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
         .map(|row| {
             let mut columns = row.into_iter().map(Option::unwrap_or_default);
             let (id, bytes) = (columns.next().unwrap_or_default(), columns.next().unwrap_or_default());
-            let bytes = bytes.strip_prefix("\\x").and_then(from_hex).ok_or_else(|| unreadable(&id))?;
-            TableDefinition::decode(&bytes).map(|definition| Table { definition }).map_err(|_| unreadable(&id))
+            let bytes = bytes
+                .strip_prefix("\\x")
+                .and_then(from_hex)
+                .ok_or_else(|| unreadable(&id))?;
+            TableDefinition::decode(&bytes)
+                .map(|definition| Table { definition })
+                .map_err(|_| unreadable(&id))
         })
         .collect()
 }
@@ -61,8 +66,11 @@ pub fn check(tables: &[Table], node: &str) -> Result<Vec<Relation>, UserError> {
             "Create them as they are on the other nodes, empty (pg_dump --schema-only helps), then join again.",
         ));
     }
-    let numbers: Vec<(pg_sys::Oid, TableId)> =
-        here.iter().zip(tables).map(|(relation, table)| (relation.oid(), table.definition.id)).collect();
+    let numbers: Vec<(pg_sys::Oid, TableId)> = here
+        .iter()
+        .zip(tables)
+        .map(|(relation, table)| (relation.oid(), table.definition.id))
+        .collect();
     let number_of = |oid: pg_sys::Oid| numbers.iter().find(|(known, _)| *known == oid).map(|(_, id)| *id);
     let mut differences = Vec::new();
     let mut full = Vec::new();
@@ -70,7 +78,11 @@ pub fn check(tables: &[Table], node: &str) -> Result<Vec<Relation>, UserError> {
         check_replicable(relation)?;
         let local = copy::table_definition(table.definition.id, relation, &number_of);
         let found = local.differences_to(&table.definition, &format!("on node \"{node}\""));
-        differences.extend(found.into_iter().map(|difference| format!("{}: {difference}", table.name())));
+        differences.extend(
+            found
+                .into_iter()
+                .map(|difference| format!("{}: {difference}", table.name())),
+        );
         if differences.is_empty() && has_rows(&table.name()) {
             full.push(table.name());
         }
@@ -93,13 +105,22 @@ pub fn check(tables: &[Table], node: &str) -> Result<Vec<Relation>, UserError> {
 }
 
 fn refused(message: &str, detail: String, hint: &str) -> UserError {
-    UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, detail, hint)
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message,
+        detail,
+        hint,
+    )
 }
 
 fn listed(what: &str, names: Vec<String>) -> String {
     let more = names.len().saturating_sub(MAX_NAMED);
     let named = names.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join("; ");
-    if more > 0 { format!("{what}: {named}; and {more} more.") } else { format!("{what}: {named}.") }
+    if more > 0 {
+        format!("{what}: {named}; and {more} more.")
+    } else {
+        format!("{what}: {named}.")
+    }
 }
 
 fn has_rows(table: &str) -> bool {
@@ -126,7 +147,11 @@ impl Table {
 
     /// Columns that are stored, in the order in which they travel.
     fn columns(&self) -> Vec<String> {
-        let stored = self.definition.columns.iter().filter(|column| column.generated.is_none());
+        let stored = self
+            .definition
+            .columns
+            .iter()
+            .filter(|column| column.generated.is_none());
         stored.map(|column| column.name.clone()).collect()
     }
 }
@@ -154,8 +179,14 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
     copy::write_as_replica();
     for (table, relation) in tables.iter().zip(&here) {
         let columns = table.columns();
-        let list = columns.iter().map(pgrx::spi::quote_identifier).collect::<Vec<_>>().join(", ");
-        client.begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name())).map_err(told)?;
+        let list = columns
+            .iter()
+            .map(pgrx::spi::quote_identifier)
+            .collect::<Vec<_>>()
+            .join(", ");
+        client
+            .begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name()))
+            .map_err(told)?;
         client = copy::copy_in(relation, &columns, client, &whom);
     }
     for (table, relation) in tables.iter().zip(&here) {

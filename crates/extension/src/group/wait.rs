@@ -48,7 +48,9 @@ pub fn for_log() -> Result<&'static NodeShared, UserError> {
 
 fn not_started_detail() -> String {
     match shmem::my_node() {
-        None => "The launcher has not taken notice of it: all places for member databases of this server may be in use.",
+        None => {
+            "The launcher has not taken notice of it: all places for member databases of this server may be in use."
+        }
         Some(node) if server::alive(node.log_worker_pid.load(Ordering::Acquire)) => {
             "It runs, but no majority of the group has answered it."
         }
@@ -73,7 +75,9 @@ pub fn for_applied(node: &NodeShared, csn: u64) -> Result<(), UserError> {
 
 /// End the workers of a database, for good: the launcher does not start them again.
 pub fn for_workers_to_end(database: u32) -> Result<(), UserError> {
-    let Some((_, node)) = shmem::node_of(database) else { return Ok(()) };
+    let Some((_, node)) = shmem::node_of(database) else {
+        return Ok(());
+    };
     node.leaving.store(true, Ordering::SeqCst);
     let deadline = Instant::now() + END_TIMEOUT;
     loop {

@@ -92,7 +92,12 @@ pub fn write_as_replica() {
 
 /// Fill a table with the COPY data that `client` is receiving. Returns the client.
 pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &str) -> Client {
-    let source = Source { client, chunk: Vec::new(), at: 0, whom: whom.into() };
+    let source = Source {
+        client,
+        chunk: Vec::new(),
+        at: 0,
+        whom: whom.into(),
+    };
     SOURCE.with_borrow_mut(|place| *place = Some(source));
     // SAFETY: inside a transaction, with a lock on the table that allows writing; as copy_table() in tablesync.c does.
     unsafe {
@@ -120,7 +125,13 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
     }
     match SOURCE.take() {
         Some(source) => source.client,
-        None => UserError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the source of a copy is gone", "", "").raise(),
+        None => UserError::new(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "the source of a copy is gone",
+            "",
+            "",
+        )
+        .raise(),
     }
 }
 
@@ -129,7 +140,11 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
 unsafe extern "C-unwind" fn read_source(buffer: *mut c_void, least: c_int, most: c_int) -> c_int {
     // SAFETY: COPY hands out a buffer of `most` bytes.
     let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), most as usize) };
-    let read = SOURCE.with_borrow_mut(|source| source.as_mut().map_or(Ok(0), |source| source.read(buffer, least as usize)));
+    let read = SOURCE.with_borrow_mut(|source| {
+        source
+            .as_mut()
+            .map_or(Ok(0), |source| source.read(buffer, least as usize))
+    });
     read.unwrap_or_else(|error| error.raise()) as c_int
 }
 

@@ -43,7 +43,11 @@ pub fn recovering() -> bool {
 
 /// The setting that limits replication origins.
 pub fn origin_setting() -> &'static str {
-    if cfg!(feature = "pg18") { "max_active_replication_origins" } else { "max_replication_slots" }
+    if cfg!(feature = "pg18") {
+        "max_active_replication_origins"
+    } else {
+        "max_replication_slots"
+    }
 }
 
 /// How many replication origins can be active.
