@@ -2,7 +2,7 @@
 //! log over Multi-Paxos.
 
 mod memory;
-//mod network;
-//mod paxos;
+mod network;
+mod paxos;
 mod suite;
 mod world;

@@ -1,7 +1,9 @@
 //! The log over Multi-Paxos under test: real segment files, a network in memory.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +16,14 @@ pub struct Cluster {
     pub network: Network,
     root: tempfile::TempDir,
     pub segment_bytes: u32,
+    pub power: Arc<Mutex<Power>>,
+}
+
+/// Nodes whose next sync does not return, and what was not synced then.
+#[derive(Default)]
+pub struct Power {
+    pub cut: BTreeSet<NodeId>,
+    pub unsynced: BTreeMap<NodeId, (PathBuf, Range<u32>)>,
 }
 
 impl Cluster {
@@ -23,7 +33,17 @@ impl Cluster {
 
     pub fn options(&self, node: NodeId) -> LogOptions {
         let network = self.network.clone();
+        let power = self.power.clone();
+        let sync = move |path: &Path, range: Range<u32>| {
+            let mut power = power.lock().unwrap();
+            if !power.cut.contains(&node) {
+                return Ok(());
+            }
+            power.unsynced.insert(node, (path.to_path_buf(), range));
+            Err(std::io::Error::other("power cut"))
+        };
         LogOptions {
+            sync_hook: Some(Arc::new(sync)),
             heartbeat: Duration::from_millis(20),
             election_timeout: Duration::from_millis(150),
             segment_bytes: self.segment_bytes,
@@ -44,6 +64,7 @@ impl Implementation for Cluster {
             network,
             root: tempfile::tempdir().unwrap(),
             segment_bytes: 64 << 10,
+            power: Arc::default(),
         }
     }
 
@@ -84,3 +105,4 @@ impl Implementation for Cluster {
 }
 
 crate::suite::tests!(Cluster);
+mod faults;
