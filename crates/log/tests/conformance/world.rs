@@ -9,7 +9,7 @@ use synod_log::{
 };
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the suite needs of an implementation.
 pub trait Implementation: Sized {
@@ -101,9 +101,7 @@ impl<I: Implementation> World<I> {
     pub fn add(&mut self, via: u32, node: u32) {
         let log = self.implementation.reserve(NodeId(node));
         let info = Bytes::from(format!("node {node}"));
-        self.log(via)
-            .change_membership(MembershipChange::AddLearner { log, info });
-        self.until("the learner is known", |world| world.member(via, node).is_some());
+        self.change(via, MembershipChange::AddLearner { log, info });
         let (copied, membership) = self.membership_entry(via);
         let log = self.implementation.join(NodeId(node), copied, membership);
         self.nodes.insert(node, Node::new(log, copied + 1));
@@ -122,6 +120,7 @@ impl<I: Implementation> World<I> {
     /// Ask for a change until it is not refused: a leader that has just come to be may refuse for a moment.
     pub fn change(&mut self, via: u32, change: MembershipChange) {
         let deadline = Instant::now() + PATIENCE;
+        self.until_leader();
         loop {
             let version = self.nodes[&via].membership.version;
             let refused = self.nodes[&via].refused.len();
@@ -186,6 +185,13 @@ impl<I: Implementation> World<I> {
         };
         self.log(node).propose(id, Bytes::from(vec![sequence as u8; bytes]));
         id
+    }
+
+    /// Trim, and drive the log until it has done so.
+    pub fn trim(&mut self, node: u32, below: Position) {
+        self.log(node).trim(below);
+        self.step();
+        self.until("the trim is done", |world| world.status(node).trimmed == below);
     }
 
     pub fn stop(&mut self, node: u32) {

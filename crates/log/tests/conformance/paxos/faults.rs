@@ -199,8 +199,7 @@ fn an_owner_that_needs_trimmed_entries_is_told() {
     let mut world = World::<Cluster>::new(1);
     let ids: Vec<_> = (0..100).map(|_| world.propose(1, 100)).collect();
     world.until_chosen(&[1], &ids);
-    world.log(1).trim(50);
-    world.until("the trim is done", |world| world.status(1).trimmed == 50);
+    world.trim(1, 50);
     world.stop(1);
     let options = LogOptions {
         deliver_from: 10,
