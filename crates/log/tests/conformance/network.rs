@@ -9,6 +9,7 @@ use synod_log::{Membership, NodeId, Transport};
 
 #[derive(Default)]
 struct State {
+    /// Of running nodes.
     queues: BTreeMap<NodeId, Vec<(NodeId, Bytes)>>,
     cut_off: BTreeSet<NodeId>,
     /// Of a thousand messages, so many are lost; as many come twice, and as many overtake others.
@@ -33,6 +34,7 @@ pub struct Network(Arc<(Mutex<State>, Condvar)>);
 
 impl Network {
     pub fn link(&self, node: NodeId) -> Link {
+        self.0.0.lock().unwrap().queues.insert(node, Vec::new());
         Link {
             network: self.clone(),
             node,
@@ -81,7 +83,7 @@ impl Transport for Link {
                 return;
             }
             let (twice, overtakes) = (state.chance(), state.chance());
-            let queue = state.queues.entry(to).or_default();
+            let Some(queue) = state.queues.get_mut(&to) else { return };
             if twice {
                 queue.push((self.node, message.clone()));
             }
