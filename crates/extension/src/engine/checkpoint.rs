@@ -15,18 +15,26 @@ use super::{Engine, Stop};
 
 /// Positions between two checkpoints.
 const EVERY: u64 = 32_768;
+/// Bytes of log between two checkpoints.
+const EVERY_BYTES: u64 = 256 << 20;
 
 const FILE: &str = "checkpoint";
 
 /// When the next one is due, and the one being written.
 pub(super) struct Checkpoints {
     last: u64,
+    /// Bytes decided since `last`.
+    bytes: u64,
     writing: Option<(u64, JoinHandle<io::Result<()>>)>,
 }
 
 impl Checkpoints {
     pub(super) fn new(last: u64) -> Self {
-        Self { last, writing: None }
+        Self {
+            last,
+            bytes: 0,
+            writing: None,
+        }
     }
 }
 
@@ -47,10 +55,16 @@ pub fn store_checkpoint(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 impl<L: SharedLog> Engine<L> {
     pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Stop> {
         self.reap(false)?;
-        if self.checkpoints.writing.is_some() || self.certifier.position() < self.checkpoints.last + EVERY {
+        let due = self.certifier.position() >= self.checkpoints.last + EVERY || self.checkpoints.bytes >= EVERY_BYTES;
+        if self.checkpoints.writing.is_some() || !due {
             return Ok(());
         }
         self.begin_checkpoint()
+    }
+
+    /// Count what was decided towards the next checkpoint.
+    pub(super) fn count_bytes(&mut self, bytes: u64) {
+        self.checkpoints.bytes += bytes;
     }
 
     /// Write one now and wait for it: at an orderly shutdown.
@@ -65,6 +79,7 @@ impl<L: SharedLog> Engine<L> {
 
     fn begin_checkpoint(&mut self) -> Result<(), Stop> {
         let position = self.certifier.position();
+        self.checkpoints.bytes = 0;
         let bytes = self.certifier.encode();
         self.index.sync().map_err(|error| Stop::Files(error.to_string()))?;
         let directory = self.directory.clone();
@@ -72,6 +87,25 @@ impl<L: SharedLog> Engine<L> {
         let thread = crate::pg::threads::spawn("synod checkpoint", write);
         self.checkpoints.writing = Some((position, thread.map_err(|error| Stop::Files(error.to_string()))?));
         Ok(())
+    }
+
+    /// Give up the oldest quarter of the log when it is larger than `synod.log_retention`, but nothing that this node still
+    /// needs: above its checkpoint, or not yet durably applied.
+    fn trim_if_large(&mut self, checkpoint: u64) {
+        let limit = u64::from(crate::settings::LOG_RETENTION_MB.get().unsigned_abs()) << 20;
+        if size_of(&self.directory.join("log")) <= limit {
+            return;
+        }
+        let durable = crate::pg::turn::durable_applied(self.node);
+        let trimmed = self.log.status().trimmed;
+        let quarter = trimmed + (checkpoint.saturating_sub(trimmed)) / 4;
+        let below = quarter.min(self.certifier.trim_bound(durable)).min(checkpoint);
+        if below > trimmed {
+            self.log.trim(below);
+            if let Err(error) = self.index.trim(below) {
+                pgrx::warning!("synod: could not trim the index of the shared log: {error}");
+            }
+        }
     }
 
     fn reap(&mut self, wait: bool) -> Result<(), Stop> {
@@ -85,10 +119,17 @@ impl<L: SharedLog> Engine<L> {
         match thread.join() {
             Ok(Ok(())) => {
                 self.checkpoints.last = position;
+                self.trim_if_large(position);
                 Ok(())
             }
             Ok(Err(error)) => Err(Stop::Files(error.to_string())),
             Err(_) => Err(Stop::Files("the checkpoint thread failed".into())),
         }
     }
+}
+
+/// Bytes of the files in a directory; what cannot be looked at counts as nothing.
+fn size_of(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
 }

@@ -22,6 +22,7 @@ impl<L: SharedLog> Engine<L> {
             if position <= self.certifier.position() {
                 continue;
             }
+            self.count_bytes(chosen.location.length.into());
             let (verdict, flight) = self.certify(chosen)?;
             self.index
                 .record(position, chosen.location, verdict.code())

@@ -164,3 +164,13 @@ pub fn waiting(node: &NodeShared) -> usize {
     let waits = |slot: &&Slot| slot.node.load(Ordering::Relaxed) == index && slot.read().1 == SlotState::Turn;
     slots().iter().filter(waits).count()
 }
+
+/// The applied CSN that survives a crash of this server: flushes the WAL up to it.
+pub fn durable_applied(node: &NodeShared) -> u64 {
+    let origin = node.origin.load(Ordering::Acquire) as pg_sys::RepOriginId;
+    if origin == 0 {
+        return 0;
+    }
+    // SAFETY: reads shared memory under its own locks; needs a PGPROC, not a transaction.
+    unsafe { pg_sys::replorigin_get_progress(origin, true) }
+}
