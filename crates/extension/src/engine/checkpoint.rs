@@ -131,5 +131,7 @@ impl<L: SharedLog> Engine<L> {
 /// Bytes of the files in a directory; what cannot be looked at counts as nothing.
 fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
-    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+    entries
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+        .sum()
 }

@@ -5,9 +5,11 @@
 //! gone. Workers that end are started again after [`RESTART_DELAY`]. A crash of the launcher is a crash of nothing else: the
 //! postmaster starts it again, and it takes over what it finds.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
@@ -114,6 +116,24 @@ fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeS
     Some(free)
 }
 
+thread_local! {
+    /// When a worker was last started, by database and kind: one that ends at once is not started in a loop.
+    static STARTED: RefCell<HashMap<(u32, bool), Instant>> = RefCell::new(HashMap::new());
+}
+
+/// Whether [`RESTART_DELAY`] has passed since the last start; if so, this is the next one.
+fn may_start(database: u32, apply: bool) -> bool {
+    STARTED.with_borrow_mut(|started| {
+        let early = started
+            .get(&(database, apply))
+            .is_some_and(|last| last.elapsed() < RESTART_DELAY);
+        if !early {
+            started.insert((database, apply), Instant::now());
+        }
+        !early
+    })
+}
+
 /// Start workers that do not run. True when both ran already.
 fn supervise(node: &'static NodeShared, database: u32) -> bool {
     if node.leaving.load(Ordering::Acquire) {
@@ -128,6 +148,9 @@ fn supervise(node: &'static NodeShared, database: u32) -> bool {
     // SAFETY: reads shared memory that exists since server start.
     let recovering = unsafe { pg_sys::RecoveryInProgress() };
     if !recovering && !alive(&node.apply_worker_pid) {
+        if !may_start(database, true) {
+            return false;
+        }
         let pid = start_worker(
             "apply",
             c"synod apply worker",

@@ -75,6 +75,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
         .map_err(|error| files(&error))?
         .ok_or_else(|| Stop::Files("the file \"node\" is missing".into()))?;
     node.node_id.store(identity.node.0, Ordering::Release);
+    clear_spill(directory).map_err(|error| files(&error))?;
     let incarnation = next_incarnation(directory).map_err(|error| files(&error))?;
     node.incarnation.store(incarnation, Ordering::Release);
     let certifier = load_checkpoint(directory).map_err(|error| files(&error))?;
@@ -135,6 +136,25 @@ fn wake_pipe() -> io::Result<(UnixStream, Arc<dyn Fn() + Send + Sync>)> {
 fn drain_pipe(pipe: &mut UnixStream) {
     let mut sink = [0; 256];
     while matches!(pipe.read(&mut sink), Ok(count) if count == sink.len()) {}
+}
+
+/// Make the directory for large write sets; what an earlier process left there was never proposed, or is in the log.
+/// Backends of a server that runs on may just be writing there: only what is older than the server's start is removed.
+fn clear_spill(directory: &Path) -> io::Result<()> {
+    let spill = directory.join("spill");
+    std::fs::create_dir_all(&spill)?;
+    let started = super::server_start();
+    for entry in std::fs::read_dir(&spill)? {
+        let entry = entry?;
+        if entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| modified < started)
+        {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The number of this start: above all earlier ones, and unlike that of a copy of this directory started elsewhere.

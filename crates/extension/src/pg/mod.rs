@@ -74,3 +74,10 @@ pub fn data_directory() -> std::path::PathBuf {
 pub fn server_version() -> u32 {
     pgrx::pg_sys::PG_VERSION_NUM
 }
+
+/// When this server (not this process) started.
+pub fn server_start() -> std::time::SystemTime {
+    // SAFETY: set once in the postmaster; microseconds since 2000-01-01, which is 946,684,800 s after the epoch of Unix.
+    let microseconds = unsafe { pgrx::pg_sys::PgStartTime } + 946_684_800_000_000;
+    std::time::UNIX_EPOCH + std::time::Duration::from_micros(microseconds.unsigned_abs())
+}
