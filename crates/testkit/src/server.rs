@@ -74,7 +74,7 @@ impl Server {
             child: None,
             disk,
         };
-        copy_directory(run.template(), &server.data());
+        run.initdb(&server.data());
         server.write_configuration(settings);
         server
     }
