@@ -143,3 +143,190 @@ pub fn transaction_of_lock(lock: &pg_sys::LockInstanceData) -> u32 {
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     return lock.vxid.localTransactionId;
 }
+
+/// `index_beginscan`: 18 added instrumentation.
+///
+/// # Safety
+/// Both relations are open and locked; `snapshot` outlives the scan.
+pub unsafe fn index_beginscan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: forwarded.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::index_beginscan(table, index, snapshot, keys, 0);
+        #[cfg(feature = "pg18")]
+        return pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0);
+    }
+}
+
+/// Which indexes a new row version needs entries in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexUpdate {
+    /// None: the update was heap-only.
+    None,
+    /// Those that summarise blocks (16 and later).
+    Summarizing,
+    /// All.
+    All,
+}
+
+/// `ExecInsertIndexTuples` for a row that was inserted or updated just now.
+///
+/// # Safety
+/// The indexes of `target` are open, `slot` holds the stored row; inside a transaction with an active snapshot.
+pub unsafe fn insert_index_entries(
+    target: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    state: *mut pg_sys::EState,
+    is_update: bool,
+    which: IndexUpdate,
+) {
+    let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: forwarded.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let _ = (
+            which,
+            pg_sys::ExecInsertIndexTuples(target, slot, state, is_update, false, conflict, arbiters),
+        );
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::ExecInsertIndexTuples(
+            target,
+            slot,
+            state,
+            is_update,
+            false,
+            conflict,
+            arbiters,
+            which == IndexUpdate::Summarizing,
+        );
+    }
+}
+
+/// `table_tuple_update`, waiting for whoever holds the row.
+///
+/// # Safety
+/// The relation is open and locked, `slot` holds the new row, `tid` names a row version of it.
+pub unsafe fn tuple_update(
+    relation: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> (pg_sys::TM_Result::Type, IndexUpdate) {
+    let mut failure = pg_sys::TM_FailureData::default();
+    let mut mode: pg_sys::LockTupleMode::Type = 0;
+    #[cfg(feature = "pg15")]
+    let mut indexes = false;
+    #[cfg(not(feature = "pg15"))]
+    let mut indexes: pg_sys::TU_UpdateIndexes::Type = 0;
+    // SAFETY: by contract; the access method's functions are set for every table. They raise, hence the boundary.
+    let result = unsafe {
+        let command = pg_sys::GetCurrentCommandId(true);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let (failure, mode, indexes) = (&raw mut failure, &raw mut mode, &raw mut indexes);
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| match (*(*relation).rd_tableam).tuple_update {
+            Some(update) => update(
+                relation,
+                tid,
+                slot,
+                command,
+                snapshot,
+                std::ptr::null_mut(),
+                true,
+                failure,
+                mode,
+                indexes,
+            ),
+            None => pg_sys::TM_Result::TM_Invisible,
+        })
+    };
+    #[cfg(feature = "pg15")]
+    let which = if indexes { IndexUpdate::All } else { IndexUpdate::None };
+    #[cfg(not(feature = "pg15"))]
+    let which = match indexes {
+        pg_sys::TU_UpdateIndexes::TU_All => IndexUpdate::All,
+        pg_sys::TU_UpdateIndexes::TU_Summarizing => IndexUpdate::Summarizing,
+        _ => IndexUpdate::None,
+    };
+    (result, which)
+}
+
+/// `table_tuple_delete`, waiting for whoever holds the row.
+///
+/// # Safety
+/// As for [`tuple_update`].
+pub unsafe fn tuple_delete(relation: pg_sys::Relation, tid: pg_sys::ItemPointer) -> pg_sys::TM_Result::Type {
+    let mut failure = pg_sys::TM_FailureData::default();
+    // SAFETY: as in `tuple_update`.
+    unsafe {
+        let command = pg_sys::GetCurrentCommandId(true);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let failure = &raw mut failure;
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| match (*(*relation).rd_tableam).tuple_delete {
+            Some(delete) => {
+                let none = std::ptr::null_mut();
+                delete(relation, tid, command, snapshot, none, true, failure, false)
+            }
+            None => pg_sys::TM_Result::TM_Invisible,
+        })
+    }
+}
+
+/// `table_scan_getnextslot`, forward.
+///
+/// # Safety
+/// A scan of `table_beginscan`, a slot of its relation.
+pub unsafe fn scan_next(scan: pg_sys::TableScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool {
+    // SAFETY: by contract; see `tuple_update`.
+    unsafe {
+        let direction = pg_sys::ScanDirection::ForwardScanDirection;
+        let methods = (*(*scan).rs_rd).rd_tableam;
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| match (*methods).scan_getnextslot {
+            Some(next) => next(scan, direction, slot),
+            None => false,
+        })
+    }
+}
+
+/// `ExecuteTruncateGuts` without CASCADE.
+///
+/// # Safety
+/// `relations` are open and locked with ACCESS EXCLUSIVE, `oids` are theirs, `logged` those that logical decoding sees.
+pub unsafe fn truncate(
+    relations: *mut pg_sys::List,
+    oids: *mut pg_sys::List,
+    logged: *mut pg_sys::List,
+    restart: bool,
+) {
+    let behaviour = pg_sys::DropBehavior::DROP_RESTRICT;
+    // SAFETY: forwarded.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::ExecuteTruncateGuts(relations, oids, logged, behaviour, restart);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::ExecuteTruncateGuts(relations, oids, logged, behaviour, restart, false);
+    }
+}
+
+/// Where a relation's files are: `rd_node` became `rd_locator` in 16.
+///
+/// # Safety
+/// An open relation.
+#[cfg(feature = "pg15")]
+pub unsafe fn relation_location(relation: pg_sys::Relation) -> pg_sys::RelFileNode {
+    // SAFETY: by contract.
+    unsafe { (*relation).rd_node }
+}
+
+/// Where a relation's files are: `rd_node` became `rd_locator` in 16.
+///
+/// # Safety
+/// An open relation.
+#[cfg(not(feature = "pg15"))]
+pub unsafe fn relation_location(relation: pg_sys::Relation) -> pg_sys::RelFileLocator {
+    // SAFETY: by contract.
+    unsafe { (*relation).rd_locator }
+}

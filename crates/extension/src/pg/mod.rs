@@ -6,6 +6,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+pub mod apply;
 pub mod barrier;
 pub mod capture;
 pub mod catalog;

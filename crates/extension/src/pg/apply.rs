@@ -1,0 +1,153 @@
+//! Executing the changes of records that other nodes made, inside an open transaction of the apply worker.
+//!
+//! A record is a net effect whose changes come in an order that never meets itself in a unique index (deletes and changes
+//! first, then inserts), so they are executed as they are read, a row at a time, in bounded memory. No trigger fires and no
+//! constraint is checked but unique and exclusion indexes: what the group has committed was checked where it was made.
+//! Nothing is guessed: a row that is not found or a key that is there already means that the copies have diverged.
+//!
+//! Used by `pg/apply_worker.rs` only. Everything here dies with the transaction; a crash leaves nothing.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use synod_change::{BodyReader, Change, TableId};
+
+use super::format::FixedSettings;
+use super::relation::{self, StrongTable};
+
+mod error;
+mod find;
+mod sequence;
+mod tables;
+mod target;
+
+pub use error::ApplyError;
+use target::Target;
+
+/// Applies records in the current transaction. Keeps tables open between records; [`Applier::close`] before commit.
+pub struct Applier {
+    state: *mut pg_sys::EState,
+    targets: HashMap<TableId, Target>,
+    settings: Option<FixedSettings>,
+    rows: u64,
+}
+
+impl Applier {
+    /// Inside a transaction. Pushes an active snapshot, popped by [`Applier::close`] or by abort.
+    pub fn new() -> Self {
+        // SAFETY: inside a transaction; the executor state lives in the transaction's memory.
+        let state = unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+            let state = pg_sys::CreateExecutorState();
+            pg_sys::CurrentMemoryContext = before;
+            state
+        };
+        Self {
+            state,
+            targets: HashMap::new(),
+            settings: None,
+            rows: 0,
+        }
+    }
+
+    /// Execute the changes of one record. `own`: it was made here, by a transaction that had to let go of it.
+    pub fn apply_body(
+        &mut self,
+        body: impl Read,
+        own: bool,
+        doing: &dyn Fn(&Rc<StrongTable>),
+    ) -> Result<(), ApplyError> {
+        let mut body = BodyReader::new(body);
+        while let Some(change) = body.next()? {
+            match change {
+                Change::Insert { table, new } => self.target(table, doing)?.insert(new)?,
+                Change::Update { table, key, new } => self.target(table, doing)?.update(key, new)?,
+                Change::Delete { table, key } => self.target(table, doing)?.delete(key)?,
+                other => {
+                    self.change_tables(other, own)?;
+                    continue;
+                }
+            }
+            self.rows += 1;
+        }
+        // What this record did is visible to the next one of the same transaction.
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::CommandCounterIncrement() }
+        Ok(())
+    }
+
+    /// Rows changed so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Close everything, before commit.
+    pub fn close(mut self) {
+        self.close_tables();
+        // SAFETY: made and pushed in `new`; nothing refers to it any more.
+        unsafe {
+            pg_sys::FreeExecutorState(self.state);
+            pg_sys::PopActiveSnapshot();
+        }
+    }
+
+    fn close_tables(&mut self) {
+        for (_, target) in self.targets.drain() {
+            target.close();
+        }
+    }
+
+    fn target(&mut self, id: TableId, doing: &dyn Fn(&Rc<StrongTable>)) -> Result<&mut Target, ApplyError> {
+        let target = match self.targets.entry(id) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let table = relation::by_id(id).ok_or(ApplyError::UnknownTable(id))?;
+                if table.needs_fixed_settings && self.settings.is_none() {
+                    self.settings = Some(FixedSettings::for_values());
+                }
+                entry.insert(Target::open(table, self.state)?)
+            }
+        };
+        doing(target.table());
+        Ok(target)
+    }
+
+    fn change_tables(&mut self, change: Change<'_>, own: bool) -> Result<(), ApplyError> {
+        match change {
+            Change::AddTable(definition) => {
+                self.close_tables();
+                tables::add(&definition, own)
+            }
+            Change::RemoveTable(id) => {
+                self.close_tables();
+                tables::remove(id);
+                Ok(())
+            }
+            Change::Truncate {
+                tables,
+                restart_identity,
+                ..
+            } => {
+                self.close_tables();
+                tables::truncate(&tables, restart_identity)
+            }
+            Change::Sequence {
+                table,
+                column,
+                last_value,
+            } => {
+                let known = relation::by_id(table).ok_or(ApplyError::UnknownTable(table))?;
+                for feeding in known.sequences.iter().filter(|feeding| feeding.column == column) {
+                    sequence::advance(feeding.sequence, last_value);
+                }
+                Ok(())
+            }
+            // Rows are `apply_body`'s.
+            Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } => Ok(()),
+        }
+    }
+}
