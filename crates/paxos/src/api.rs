@@ -117,7 +117,10 @@ impl Recovered {
             }
             DurableRecord::Chosen(position) => {
                 while let Some(first) = self.accepted.first_entry().filter(|first| *first.key() <= position) {
-                    if let Value::Membership(membership) = first.remove().value {
+                    // A node that joined began with a membership later than the entries that it then learned.
+                    if let Value::Membership(membership) = first.remove().value
+                        && membership.version >= self.membership.version
+                    {
                         self.membership = membership;
                     }
                 }

@@ -254,6 +254,10 @@ impl Paxos {
 
     /// A membership record was chosen: it holds from the next position on.
     pub(crate) fn on_membership_chosen(&mut self, position: Position, membership: Membership) {
+        if membership.version < self.membership.version {
+            // A node that joined began with a membership later than the entries that it now learns.
+            return;
+        }
         self.membership = membership.clone();
         self.change_deadline_ms = None;
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) {
