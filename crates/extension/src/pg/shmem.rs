@@ -6,14 +6,15 @@
 //! `trimmed <= applied <= last_commit <= certified <= chosen <= proposed`
 //!
 //! `applied` and `last_commit` are positions of *committing* records; `certified` is any position.
-//! The segment is laid out as [`Shared`], then one [`Slot`] per PGPROC, then the link rings (`pg/ring.rs`).
+//! The segment is laid out as [`Shared`], then one [`Slot`] per PGPROC, then their payloads; the link rings (`pg/ring.rs`) have
+//! a segment of their own.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
-use super::slot::Slot;
+use super::slot::{INLINE_BYTES, Slot};
 
 /// Databases of one server that can be members at the same time.
 pub const MAX_NODES: usize = 8;
@@ -184,6 +185,7 @@ pub struct Shared {
 
 static mut SHARED: *mut Shared = std::ptr::null_mut();
 static mut SLOTS: *mut Slot = std::ptr::null_mut();
+static mut PAYLOADS: *mut AtomicU8 = std::ptr::null_mut();
 static mut LOCKS: *mut pg_sys::LWLockPadded = std::ptr::null_mut();
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
@@ -217,7 +219,7 @@ unsafe extern "C-unwind" fn request() {
 }
 
 fn core_size() -> usize {
-    std::mem::size_of::<Shared>() + slot_count() * std::mem::size_of::<Slot>() + 128
+    std::mem::size_of::<Shared>() + slot_count() * (std::mem::size_of::<Slot>() + INLINE_BYTES) + 128
 }
 
 #[pgrx::pg_guard]
@@ -233,6 +235,7 @@ unsafe extern "C-unwind" fn startup() {
         SHARED = base.cast();
         let after = base.add(std::mem::size_of::<Shared>());
         SLOTS = after.add(after.align_offset(64)).cast();
+        PAYLOADS = SLOTS.add(slot_count()).cast();
         if !found {
             std::ptr::write_bytes(base, 0, core_size());
             (*SHARED).launcher.store(-1, Ordering::Relaxed);
@@ -262,6 +265,15 @@ pub fn slots() -> &'static [Slot] {
             Some(shared) => std::slice::from_raw_parts(SLOTS, shared.slots.load(Ordering::Relaxed) as usize),
             None => &[],
         }
+    }
+}
+
+/// The payload of one of [`slots`].
+pub fn payload(slot: &Slot) -> &'static [AtomicU8] {
+    // SAFETY: `slot` is an element of the array at SLOTS, whose payloads follow it in the same order.
+    unsafe {
+        let number = std::ptr::from_ref(slot).offset_from(SLOTS) as usize;
+        std::slice::from_raw_parts(PAYLOADS.add(number * INLINE_BYTES), INLINE_BYTES)
     }
 }
 

@@ -12,7 +12,7 @@
 //! A detached record is nobody's any more: if the log decides that it commits, the apply worker applies it as if it
 //! came from another node. `generation` tells two uses of a slot apart.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// Records up to this many bytes (keys and body) travel in the slot itself, larger ones in a spill file.
 pub const INLINE_BYTES: usize = 16 * 1024;
@@ -70,7 +70,7 @@ impl Outcome {
     }
 }
 
-/// The shared-memory slot of one PGPROC.
+/// The shared-memory slot of one PGPROC. Payloads lie apart, so that looking at all slots stays within a few pages.
 #[repr(C, align(64))]
 pub struct Slot {
     /// `generation << 8 | SlotState`.
@@ -108,9 +108,6 @@ pub struct Slot {
     pub doomed_pid: AtomicI32,
     /// The local transaction id that `doomed` is meant for; 0: any of the process.
     pub doomed_transaction: AtomicU32,
-
-    /// Keys, then body.
-    pub payload: [AtomicU8; INLINE_BYTES],
 }
 
 impl Slot {
@@ -187,7 +184,7 @@ impl Slot {
     /// Copy bytes into the payload at `offset`. The caller made sure that they fit.
     pub fn write_payload(&self, offset: usize, bytes: &[u8]) {
         debug_assert!(offset + bytes.len() <= INLINE_BYTES);
-        let target = &self.payload[offset..offset + bytes.len()];
+        let target = &super::shmem::payload(self)[offset..offset + bytes.len()];
         // SAFETY: AtomicU8 has the layout of u8; only the owner of a FILLING slot writes, and nobody reads before QUEUED.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr().cast::<u8>().cast_mut(), bytes.len());
@@ -200,7 +197,11 @@ impl Slot {
         let mut bytes = vec![0_u8; length];
         // SAFETY: as above: written before QUEUED, stable until the slot is freed, read by the log worker only.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.payload.as_ptr().cast::<u8>(), bytes.as_mut_ptr(), length);
+            std::ptr::copy_nonoverlapping(
+                super::shmem::payload(self).as_ptr().cast::<u8>(),
+                bytes.as_mut_ptr(),
+                length,
+            );
         }
         bytes
     }
