@@ -16,6 +16,7 @@ use pgrx::pg_guard;
 use pgrx::pg_sys;
 use synod_log::{DecidedIndex, LogOptions, PaxosLog};
 
+use super::give_way::Watcher;
 use super::shmem::{self, NodeShared, NodeState};
 use super::wait_set::WaitSet;
 use super::{latch, threads, worker};
@@ -52,6 +53,8 @@ pub extern "C-unwind" fn synod_log_worker_main(argument: pg_sys::Datum) {
 struct Running {
     engine: NodeEngine,
     links: Links,
+    watcher: Watcher,
+    node: &'static NodeShared,
     waits: WaitSet,
     pipe: UnixStream,
     clock: Instant,
@@ -94,6 +97,8 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     Ok(Running {
         engine,
         links,
+        watcher: Watcher::default(),
+        node,
         waits,
         pipe,
         clock: Instant::now(),
@@ -107,7 +112,9 @@ impl Running {
         worker::reload_if_asked();
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed());
-        self.waits.wait(log.min(links).saturating_sub(self.clock.elapsed()));
+        let watch = self.watcher.look(self.node).unwrap_or(Duration::MAX);
+        let next = log.min(links).saturating_sub(self.clock.elapsed()).min(watch);
+        self.waits.wait(next);
         Ok(())
     }
 
