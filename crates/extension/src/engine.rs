@@ -97,6 +97,9 @@ impl<L: SharedLog> Engine<L> {
         incarnation: u64,
     ) -> Self {
         let checkpoints = checkpoint::Checkpoints::new(certifier.position());
+        // Undecided transactions of an earlier incarnation are fenced by our `Start`.
+        node.orphans.iter().for_each(|orphan| orphan.store(0, Ordering::SeqCst));
+        node.more_orphans.store(0, Ordering::SeqCst);
         let mut engine = Self {
             log,
             node,
