@@ -141,7 +141,7 @@ pub fn not_a_member() -> UserError {
     UserError::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "this database is not a member of a group",
-        "",
+        "This server has no shared log for it.",
         "Call synod.create_group or synod.join_group first.",
     )
 }

@@ -21,6 +21,7 @@ mod cluster;
 mod converge;
 mod disk;
 pub mod history;
+mod identifier;
 mod install;
 mod ledger;
 mod network;

@@ -54,6 +54,7 @@ pub struct Run {
     account: Account,
     install: PgInstall,
     counter: AtomicU32,
+    template: OnceLock<PathBuf>,
     /// Held open until this process ends; its closing is the guard's signal.
     _guard: (Child, ChildStdin),
 }
@@ -92,6 +93,7 @@ impl Run {
             account,
             install: PgInstall::from_environment(),
             counter: AtomicU32::new(0),
+            template: OnceLock::new(),
             _guard: (guard, stdin),
         }
     }
@@ -124,27 +126,30 @@ impl Run {
         path
     }
 
-    /// Makes a data directory. Never as a copy of another: the system identifier would be the same, and nodes with the
-    /// same one are refused as clones.
-    pub(crate) fn initdb(&self, directory: &Path) {
-        let mut line = self.account.prefix();
-        line.push(self.install.program("initdb").display().to_string());
-        line.extend(
-            [
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C.UTF-8",
-                "--no-sync",
-                "--no-instructions",
-            ]
-            .map(String::from),
-        );
-        line.extend(["-D".into(), directory.display().to_string()]);
-        run_quietly(&line, &self.directory);
+    /// The data directory that `initdb` made once for this run; servers begin as copies of it.
+    pub(crate) fn template(&self) -> &Path {
+        self.template.get_or_init(|| {
+            let directory = self.new_directory("template").join("data");
+            let mut line = self.account.prefix();
+            line.push(self.install.program("initdb").display().to_string());
+            line.extend(
+                [
+                    "-U",
+                    "postgres",
+                    "-A",
+                    "trust",
+                    "-E",
+                    "UTF8",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                    "--no-instructions",
+                ]
+                .map(String::from),
+            );
+            line.extend(["-D".into(), directory.display().to_string()]);
+            run_quietly(&line, &self.directory);
+            directory
+        })
     }
 
     /// Runs `program` of the PostgreSQL under test as the servers' account; its output when it succeeds.

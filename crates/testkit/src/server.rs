@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::disk::Disk;
 use crate::run::{self, Run};
-use crate::{account, processes, try_wait_until, wait_until};
+use crate::{account, identifier, processes, try_wait_until, wait_until};
 
 /// Starting includes crash recovery.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -74,7 +74,8 @@ impl Server {
             child: None,
             disk,
         };
-        run.initdb(&server.data());
+        copy_directory(run.template(), &server.data());
+        identifier::renew(&server.data());
         server.write_configuration(settings);
         server
     }
