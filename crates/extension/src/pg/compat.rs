@@ -330,3 +330,14 @@ pub unsafe fn relation_location(relation: pg_sys::Relation) -> pg_sys::RelFileLo
     // SAFETY: by contract.
     unsafe { (*relation).rd_locator }
 }
+
+/// Send this process' statistics when it is time to.
+///
+/// # Safety
+/// Outside a transaction.
+pub unsafe fn report_statistics() {
+    // SAFETY: forwarded.
+    unsafe {
+        pg_sys::pgstat_report_stat(false);
+    }
+}

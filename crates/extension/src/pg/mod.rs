@@ -7,6 +7,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 pub mod apply;
+pub mod apply_worker;
 pub mod barrier;
 pub mod capture;
 pub mod catalog;

@@ -138,6 +138,10 @@ fn after_abort() {
     let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
     if let Some(submitted) = submitted {
         submitted.let_go();
+        // If the group commits it, it is the apply worker's from now on.
+        if let Some(node) = shmem::my_node() {
+            node.wake_apply_worker();
+        }
     }
     if let Some(turn) = turn {
         turn.give_back();

@@ -1,0 +1,122 @@
+//! The apply worker's connection: its settings, its transactions, and what it asks the server.
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use crate::pg::shmem::NodeShared;
+use crate::pg::turn::origin_name;
+
+/// What applying depends on, whatever the database or the role says.
+const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 13] = [
+    (c"search_path", c""),
+    (c"session_replication_role", c"replica"),
+    (c"synchronous_commit", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"row_security", c"off"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"TimeZone", c"UTC"),
+    (c"extra_float_digits", c"3"),
+];
+
+/// Connect to the database as the bootstrap superuser.
+pub fn connect(database: u32) {
+    // SAFETY: start of a background worker with database access; the settings exist in all supported versions.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0);
+        for (name, value) in SETTINGS {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+        pg_sys::SetConfigOption(
+            c"client_encoding".as_ptr(),
+            pg_sys::GetDatabaseEncodingName(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+        pg_sys::SetConfigOption(
+            c"application_name".as_ptr(),
+            c"synod apply".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Begin a transaction.
+pub fn begin() {
+    // SAFETY: main loop of a background worker, in no transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+    }
+}
+
+/// Commit it.
+pub fn commit() {
+    // SAFETY: in the transaction of `begin`.
+    unsafe { pg_sys::CommitTransactionCommand() }
+}
+
+/// Roll it back, after an error.
+pub fn abort() {
+    // SAFETY: valid in any state; in none it does nothing.
+    unsafe { pg_sys::AbortCurrentTransaction() }
+}
+
+/// For `pg_stat_activity`.
+pub fn report_busy() {
+    report(pg_sys::BackendState::STATE_RUNNING, c"applying changes of the group");
+}
+
+/// For `pg_stat_activity`.
+pub fn report_idle() {
+    report(pg_sys::BackendState::STATE_IDLE, c"");
+    // SAFETY: outside a transaction, as the function wants.
+    unsafe {
+        super::super::compat::report_statistics();
+    }
+}
+
+fn report(state: pg_sys::BackendState::Type, text: &std::ffi::CStr) {
+    // SAFETY: a connected background worker; the text is copied.
+    unsafe { pg_sys::pgstat_report_activity(state, text.as_ptr()) }
+}
+
+/// The CSN up to which this database has everything, from the replication origin (made if it is missing: nothing was ever
+/// applied then). Inside a transaction.
+pub fn durable_progress(node: &NodeShared) -> u64 {
+    let name = CString::new(origin_name(node.database.load(Ordering::Relaxed))).unwrap_or_default();
+    // SAFETY: inside a transaction.
+    unsafe {
+        let known = pg_sys::replorigin_by_name(name.as_ptr(), true);
+        let origin = if known == 0 {
+            pg_sys::replorigin_create(name.as_ptr())
+        } else {
+            known
+        };
+        node.origin.store(u32::from(origin), Ordering::SeqCst);
+        pg_sys::replorigin_get_progress(origin, false)
+    }
+}
+
+/// The name of the prepared transaction with this id.
+pub fn prepared_transaction(xid: u32) -> Option<String> {
+    super::guarded(|| {
+        let _snapshot = crate::pg::scratch::ActiveSnapshot::push();
+        let query = format!("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE transaction = '{xid}'");
+        Ok(pgrx::Spi::get_one::<String>(&query).ok().flatten())
+    })
+    .ok()
+    .flatten()
+}
