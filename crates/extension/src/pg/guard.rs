@@ -114,7 +114,6 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node) -> Result<(), UserErro
                 capture::note_restart_identity(statement.restart_seqs);
                 Ok(())
             }
-            NodeTag::T_CopyStmt => copy(&*statement.cast()),
             NodeTag::T_ClusterStmt => {
                 let statement = &*statement.cast::<pg_sys::ClusterStmt>();
                 refuse_if_pending(statement.relation)
@@ -286,17 +285,28 @@ unsafe fn refuse_references(node: *mut pg_sys::Node) -> Result<(), UserError> {
     }
 }
 
-/// COPY FREEZE makes rows that do not look like the transaction's own.
-unsafe fn copy(statement: &pg_sys::CopyStmt) -> Result<(), UserError> {
-    // SAFETY: options are DefElems with a name.
+/// COPY FREEZE into a strong table runs as a plain COPY: frozen rows do not look like the transaction's own, and freezing is
+/// only an optimisation. (`pgbench -i` asks for it.) Returns the statement to run.
+///
+/// # Safety
+/// `statement` is the planned statement of a utility.
+pub unsafe fn without_freeze(statement: *mut pg_sys::PlannedStmt) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: the tag says what the pointer may be cast to; options are DefElems with a name. A plan may be cached, so the
+    // option is taken out of a copy.
     unsafe {
-        let freezes = list::pointers::<pg_sys::DefElem>(statement.options)
-            .into_iter()
-            .any(|option| super::relcache::c_text((*option).defname) == "freeze");
-        if !statement.is_from || !freezes {
-            return Ok(());
+        let utility = (*statement).utilityStmt;
+        if (*utility).type_ != pg_sys::NodeTag::T_CopyStmt {
+            return statement;
         }
-        refuse_if_strong(statement.relation, "COPY with FREEZE into")
+        let copy = &*utility.cast::<pg_sys::CopyStmt>();
+        let freezes = |option: &*mut pg_sys::DefElem| super::relcache::c_text((**option).defname) == "freeze";
+        let at = list::pointers::<pg_sys::DefElem>(copy.options).iter().position(freezes);
+        let strong = copy.is_from && named(copy.relation).is_some_and(relation::is_strong);
+        let (Some(at), true) = (at, strong) else { return statement };
+        let changed = pg_sys::copyObjectImpl(statement.cast()).cast::<pg_sys::PlannedStmt>();
+        let copy = (*changed).utilityStmt.cast::<pg_sys::CopyStmt>();
+        (*copy).options = pg_sys::list_delete_nth_cell((*copy).options, at as i32);
+        changed
     }
 }
 

@@ -176,6 +176,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: as above.
     unsafe {
+        let statement = guarded(|| guard::without_freeze(statement));
         let mut utility = guarded(|| {
             // A doomed transaction must still be able to end.
             if (*(*statement).utilityStmt).type_ != pg_sys::NodeTag::T_TransactionStmt {

@@ -41,6 +41,9 @@ impl Turn {
             pg_sys::replorigin_session_origin_lsn = csn;
             pg_sys::replorigin_session_origin_timestamp = 0;
         }
+        // Only a transaction with an id writes a commit record, which carries the CSN.
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::GetCurrentTransactionId() };
         set_asynchronous_commit();
         Self {
             node,
