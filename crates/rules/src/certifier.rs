@@ -110,6 +110,10 @@ impl Certifier {
         match self.nodes.admit(id, matches!(record, Record::Start { .. })) {
             Admission::Refused(skip) => return Verdict::Skip(skip),
             Admission::Started => self.fragments.forget(id.node),
+            Admission::Closed => {
+                self.fragments.forget(id.node);
+                return Verdict::Skip(Skip::Fenced);
+            }
             Admission::Admitted => {}
         }
         match record {

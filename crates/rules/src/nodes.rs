@@ -35,6 +35,8 @@ pub(crate) enum Admission {
     Admitted,
     /// As above, and it begins an incarnation: what older ones left behind is void.
     Started,
+    /// Its incarnation broke a rule: skip it as fenced. What the node left behind is void.
+    Closed,
     Refused(Skip),
 }
 
@@ -54,7 +56,7 @@ impl Nodes {
             Seen::Before if !active(Mutant::NoDuplicates) => Admission::Refused(Skip::Duplicate),
             Seen::TooFarAhead => {
                 known.close();
-                Admission::Refused(Skip::Fenced)
+                Admission::Closed
             }
             _ if is_start => Admission::Refused(Skip::Fenced),
             _ => Admission::Admitted,
@@ -73,7 +75,7 @@ impl Nodes {
             Admission::Started
         } else {
             begun.close();
-            Admission::Refused(Skip::Fenced)
+            Admission::Closed
         };
         self.current.insert(id.node, begun);
         admission
