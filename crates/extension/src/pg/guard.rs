@@ -359,20 +359,39 @@ pub fn check_replicable(relation: &Relation) -> Result<(), UserError> {
             );
         }
         pg_sys::RELKIND_FOREIGN_TABLE => {
-            return wrong("foreign table", unsupported, "Its rows are on another server.", "");
+            return wrong(
+                "foreign table",
+                unsupported,
+                "Its rows are on another server.",
+                "Replicate the table there, or copy its rows into an ordinary table.",
+            );
         }
         pg_sys::RELKIND_PARTITIONED_TABLE => {
             return wrong(
                 "partitioned table",
                 unsupported,
-                "This release replicates ordinary tables only.",
-                "",
+                "Only ordinary tables can be replicated.",
+                "Move its rows into an ordinary table.",
             );
         }
-        _ => return wrong("relation", wrong_type, "Only ordinary tables can be replicated.", ""),
+        _ => {
+            return wrong(
+                "relation",
+                wrong_type,
+                "Only ordinary tables can be replicated.",
+                "Give the name of a table.",
+            );
+        }
     }
     match class.relpersistence as u8 {
-        pg_sys::RELPERSISTENCE_TEMP => return wrong("temporary table", unsupported, "It belongs to one session.", ""),
+        pg_sys::RELPERSISTENCE_TEMP => {
+            return wrong(
+                "temporary table",
+                unsupported,
+                "It belongs to one session.",
+                "Create it without TEMPORARY.",
+            );
+        }
         pg_sys::RELPERSISTENCE_UNLOGGED => {
             return wrong(
                 "unlogged table",
@@ -396,11 +415,16 @@ pub fn check_replicable(relation: &Relation) -> Result<(), UserError> {
             "system table",
             unsupported,
             "It belongs to the server or to the extension.",
-            "",
+            "Replicate tables of your own only.",
         );
     }
     if class.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
-        return wrong("table", unsupported, "Its access method is not heap.", "");
+        return wrong(
+            "table",
+            unsupported,
+            "Its access method is not heap.",
+            "ALTER TABLE … SET ACCESS METHOD heap first.",
+        );
     }
     Ok(())
 }
