@@ -1,0 +1,621 @@
+//! Machines, a network and a clock, all from one seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use bytes::Bytes;
+use synod_paxos::{
+    Action, Body, Command, DurableRecord, Event, LogId, Member, Membership, Message, Mutant, NodeId, Options, Paxos,
+    ProposalId,
+};
+
+use crate::checks::Checks;
+use crate::disk::Disk;
+
+pub struct Process {
+    pub paxos: Paxos,
+    number: u64,
+    ticket: u64,
+    sync_done_ms: u64,
+    sequence: u64,
+    next_token: u64,
+    /// Open questions for the tail, and what was chosen when they were asked.
+    questions: BTreeMap<u64, u64>,
+    reported: u64,
+}
+
+pub struct Machine {
+    pub id: NodeId,
+    pub disk: Disk,
+    pub process: Option<Process>,
+    clock_offset_ms: u64,
+    /// The group shut it out.
+    pub fenced: bool,
+    /// A member whose disk is gone: to be removed.
+    pub lost: bool,
+    pub slow_sync: bool,
+}
+
+enum Happening {
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        message: Bytes,
+    },
+    Tick {
+        machine: usize,
+        process: u64,
+    },
+    Synced {
+        machine: usize,
+        process: u64,
+        ticket: u64,
+        then: Vec<(NodeId, Message)>,
+    },
+    Persisted {
+        machine: usize,
+        process: u64,
+        ticket: u64,
+    },
+    Read {
+        machine: usize,
+        process: u64,
+        to: NodeId,
+        from: u64,
+        max_bytes: usize,
+    },
+}
+
+pub struct World {
+    pub now_ms: u64,
+    pub machines: Vec<Machine>,
+    pub checks: Checks,
+    /// What was acknowledged may be counted although the disk was lost since.
+    lost_disks: Vec<Disk>,
+    pub cuts: BTreeSet<(NodeId, NodeId)>,
+    /// In a thousand.
+    pub loss: u64,
+    pub duplicates: u64,
+    pub reorders: bool,
+    pub distrusted: BTreeSet<NodeId>,
+    /// What leaders and candidates sent, kept when `keeps_sent`: to be delivered again by hand.
+    pub keeps_sent: bool,
+    pub sent: Vec<(NodeId, NodeId, Message)>,
+    pub mutant: Option<Mutant>,
+    pub acknowledged: u64,
+    pub tails: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    happenings: Vec<Option<Happening>>,
+    links: BTreeMap<(NodeId, NodeId), u64>,
+    random: u64,
+    processes: u64,
+}
+
+impl World {
+    /// A group of `voters`, and machines that are not members yet.
+    pub fn new(seed: u64, voters: u32, spares: u32, mutant: Option<Mutant>) -> World {
+        let mut world = World {
+            now_ms: 0,
+            machines: Vec::new(),
+            checks: Checks::default(),
+            lost_disks: Vec::new(),
+            cuts: BTreeSet::new(),
+            loss: 0,
+            duplicates: 0,
+            reorders: false,
+            distrusted: BTreeSet::new(),
+            keeps_sent: false,
+            sent: Vec::new(),
+            mutant,
+            acknowledged: 0,
+            tails: 0,
+            queue: BinaryHeap::new(),
+            happenings: Vec::new(),
+            links: BTreeMap::new(),
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed,
+            processes: 0,
+        };
+        let members = (1..=voters).map(|id| {
+            let log = world.new_log();
+            Member {
+                id: NodeId(id),
+                log,
+                voter: true,
+                info: Bytes::new(),
+            }
+        });
+        let members: Vec<_> = members.collect();
+        let membership = Membership {
+            version: 1,
+            next_id: voters + 1,
+            members,
+        };
+        world.checks.memberships.insert(1, membership.clone());
+        for member in &membership.members {
+            let mut disk = Disk::new(member.log);
+            disk.synced.membership = membership.clone();
+            world.add_machine(member.id, disk);
+        }
+        for _ in 0..spares {
+            let disk = Disk::new(world.new_log());
+            world.add_machine(NodeId(0), disk);
+        }
+        for machine in 0..voters as usize {
+            world.start(machine);
+        }
+        world
+    }
+
+    fn add_machine(&mut self, id: NodeId, disk: Disk) {
+        let clock_offset_ms = self.random(1000);
+        let (fenced, lost, slow_sync) = (false, false, false);
+        self.machines.push(Machine {
+            id,
+            disk,
+            process: None,
+            clock_offset_ms,
+            fenced,
+            lost,
+            slow_sync,
+        });
+    }
+
+    pub fn new_log(&mut self) -> LogId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.raw_random().to_le_bytes());
+        LogId(id)
+    }
+
+    pub fn raw_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    /// Below `limit`.
+    pub fn random(&mut self, limit: u64) -> u64 {
+        self.raw_random() % limit.max(1)
+    }
+
+    /// In a thousand.
+    pub fn chance(&mut self, per_thousand: u64) -> bool {
+        self.random(1000) < per_thousand
+    }
+
+    fn options(&mut self, id: NodeId, log: LogId) -> Options {
+        let mut options = Options::new(id, log, self.raw_random());
+        options.election_timeout_ms = 200;
+        options.heartbeat_ms = 40;
+        options.resend_ms = 500;
+        options.tail_timeout_ms = 400;
+        options.window_bytes = 2000;
+        options.chunk_bytes = 400;
+        options.unchosen_bytes = 4000;
+        options.queue_bytes = 20_000;
+        options.cache_bytes = 1000;
+        options.promote_lag = 20;
+        options.mutant = self.mutant;
+        options
+    }
+
+    pub fn start(&mut self, index: usize) {
+        let (id, log) = (self.machines[index].id, self.machines[index].disk.log);
+        let options = self.options(id, log);
+        self.processes += 1;
+        let machine = &mut self.machines[index];
+        self.checks.on_recovered(&machine.disk);
+        let recovered = machine.disk.synced.clone();
+        machine.process = Some(Process {
+            number: self.processes,
+            reported: recovered.chosen,
+            paxos: Paxos::new(options, recovered),
+            ticket: 0,
+            sync_done_ms: 0,
+            sequence: 0,
+            next_token: 0,
+            questions: BTreeMap::new(),
+        });
+        let process = self.processes;
+        self.schedule(
+            0,
+            Happening::Tick {
+                machine: index,
+                process,
+            },
+        );
+    }
+
+    /// The process dies, and with it what was not synced, but for a prefix.
+    pub fn crash(&mut self, index: usize) {
+        let random = self.raw_random();
+        let machine = &mut self.machines[index];
+        if machine.process.take().is_some() {
+            machine.disk.crash(random);
+        }
+    }
+
+    /// A new disk under the old name.
+    pub fn wipe(&mut self, index: usize) {
+        self.crash(index);
+        let disk = Disk::new(self.new_log());
+        self.lost_disks
+            .push(std::mem::replace(&mut self.machines[index].disk, disk));
+    }
+
+    pub fn jump_clock(&mut self, index: usize, by_ms: u64, back: bool) {
+        let offset = &mut self.machines[index].clock_offset_ms;
+        *offset = if back {
+            offset.saturating_sub(by_ms)
+        } else {
+            *offset + by_ms
+        };
+    }
+
+    pub fn cut(&mut self, a: u32, b: u32) {
+        self.cuts.insert((NodeId(a), NodeId(b)));
+        self.cuts.insert((NodeId(b), NodeId(a)));
+    }
+
+    /// Nobody hears it, it hears nobody.
+    pub fn isolate(&mut self, node: u32) {
+        for other in 1..20 {
+            if other != node {
+                self.cut(node, other);
+            }
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    pub fn machine_of(&self, id: NodeId) -> Option<usize> {
+        self.machines.iter().position(|machine| machine.id == id)
+    }
+
+    pub fn paxos(&self, index: usize) -> Option<&Paxos> {
+        self.machines[index].process.as_ref().map(|process| &process.paxos)
+    }
+
+    /// The machine that leads in the highest ballot.
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |index: &usize| {
+            self.paxos(*index)
+                .is_some_and(|paxos| paxos.leader() == Some(paxos.id()))
+        };
+        (0..self.machines.len())
+            .filter(leads)
+            .max_by_key(|index| self.paxos(*index).map(Paxos::ballot))
+    }
+
+    pub fn propose(&mut self, index: usize, count: u64, bytes: usize) {
+        let Some(process) = &mut self.machines[index].process else {
+            return;
+        };
+        let commands = (0..count).map(|_| {
+            process.sequence += 1;
+            let (node, incarnation, sequence) = (process.paxos.id(), process.number, process.sequence);
+            Command {
+                id: ProposalId {
+                    node,
+                    incarnation,
+                    sequence,
+                },
+                payload: Bytes::from(vec![7; bytes]),
+            }
+        });
+        let event = Event::Propose(commands.collect());
+        self.step(index, event);
+    }
+
+    pub fn ask_tail(&mut self, index: usize) {
+        let floor = self.checks.tail();
+        let Some(process) = &mut self.machines[index].process else {
+            return;
+        };
+        process.next_token += 1;
+        let token = process.next_token;
+        process.questions.insert(token, floor);
+        self.step(index, Event::Tail { token });
+    }
+
+    pub fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) {
+        if let Some(index) = self.machine_of(to) {
+            self.step(index, Event::Receive { from, message });
+        }
+    }
+
+    pub fn step(&mut self, index: usize, event: Event) {
+        let lazy = matches!(event, Event::Receive { .. } | Event::Propose(_)) && self.chance(200);
+        let mut actions = Vec::new();
+        let Some(process) = &mut self.machines[index].process else {
+            return;
+        };
+        process.paxos.handle(event, &mut actions);
+        if !lazy {
+            process.paxos.flush(&mut actions);
+        }
+        let number = process.number;
+        for action in actions {
+            // The host may have stopped or replaced the process because of an action.
+            if self.is_alive(index, number) {
+                self.act(index, action);
+            }
+        }
+    }
+
+    fn act(&mut self, index: usize, action: Action) {
+        let now_ms = self.now_ms;
+        let delay_ms = if self.machines[index].slow_sync {
+            100_000
+        } else {
+            1 + self.random(6)
+        };
+        let id = self.machines[index].id;
+        let Some(process) = &mut self.machines[index].process else {
+            return;
+        };
+        let number = process.number;
+        match action {
+            Action::Send { to, message } => to.into_iter().for_each(|to| self.send(id, to, message.clone())),
+            Action::Persist { ticket, records, then } => {
+                assert_eq!(ticket, process.ticket + 1, "tickets ascend by one");
+                process.ticket = ticket;
+                process.sync_done_ms = process.sync_done_ms.max(now_ms + delay_ms);
+                let wait_ms = process.sync_done_ms - now_ms;
+                records.into_iter().for_each(|record| self.write(index, ticket, record));
+                self.schedule(
+                    wait_ms,
+                    Happening::Synced {
+                        machine: index,
+                        process: number,
+                        ticket,
+                        then,
+                    },
+                );
+            }
+            Action::Note(record) => {
+                let ticket = process.ticket + 1;
+                self.write(index, ticket, record);
+            }
+            Action::Chosen(entries) => self.on_chosen(index, entries),
+            Action::ReadEntries { to, from, max_bytes } => {
+                let read = Happening::Read {
+                    machine: index,
+                    process: number,
+                    to,
+                    from,
+                    max_bytes,
+                };
+                self.schedule(delay_ms, read);
+            }
+            Action::Tail { token, position } => {
+                let floor = process.questions.get(&token).copied();
+                process.questions = process.questions.split_off(&(token + 1));
+                self.tails += 1;
+                match floor {
+                    Some(floor) => self.checks.on_tail(position, floor),
+                    None => self
+                        .checks
+                        .fail(format!("an answer to the question {token}, which is not open")),
+                }
+            }
+            Action::TailFailed { token } => process.questions = process.questions.split_off(&(token + 1)),
+            Action::LeaderChanged(_) | Action::MembershipRefused(_) => {}
+            Action::MembershipChosen { position, membership } => {
+                if *self.checks.membership_at(position + 1) != membership {
+                    self.checks.fail(format!("another membership at {position}"));
+                }
+                self.start_members();
+            }
+            Action::TooFarBehind { .. } => self.copy_state(index),
+            Action::Distrusted { node, .. } => {
+                self.distrusted.insert(node);
+            }
+            Action::Fenced(_) => {
+                self.machines[index].fenced = true;
+                self.crash(index);
+            }
+        }
+    }
+
+    fn write(&mut self, index: usize, ticket: u64, record: DurableRecord) {
+        if let DurableRecord::Trimmed(below) = &record
+            && self.paxos(index).is_some_and(|paxos| *below > paxos.chosen() + 1)
+        {
+            self.checks.fail(format!("trims below {below}, which is not chosen"));
+        }
+        self.machines[index].disk.write(ticket, record);
+    }
+
+    fn on_chosen(&mut self, index: usize, entries: Vec<synod_paxos::Entry>) {
+        let machines = &self.machines;
+        let lost = &self.lost_disks;
+        let disk = |log| {
+            machines
+                .iter()
+                .map(|machine| &machine.disk)
+                .chain(lost)
+                .find(|disk| disk.log == log)
+        };
+        for entry in &entries {
+            self.checks.on_chosen(entry, disk);
+        }
+        let Some(process) = &mut self.machines[index].process else {
+            return;
+        };
+        for entry in entries {
+            if entry.position != process.reported + 1 {
+                self.checks
+                    .fail(format!("{} reported after {}", entry.position, process.reported));
+            }
+            process.reported = entry.position;
+            if let synod_paxos::Value::Command(command) = entry.value
+                && command.id.incarnation == process.number
+            {
+                self.acknowledged += 1;
+            }
+        }
+    }
+
+    /// A machine whose log directory became a member starts under its new name.
+    fn start_members(&mut self) {
+        let membership = self.checks.latest_membership().clone();
+        for index in 0..self.machines.len() {
+            let machine = &self.machines[index];
+            let member = membership.members.iter().find(|member| member.log == machine.disk.log);
+            if let Some(member) = member.filter(|member| member.id != machine.id) {
+                self.machines[index].id = member.id;
+                self.machines[index].lost = false;
+                self.machines[index].fenced = false;
+                self.start(index);
+            }
+        }
+    }
+
+    /// What the host does for a node that is too far behind: the state at a position, then the log from there.
+    fn copy_state(&mut self, index: usize) {
+        let source = self.machines.iter().max_by_key(|machine| machine.disk.synced.chosen);
+        let Some(synced) = source.map(|machine| machine.disk.synced.clone()) else {
+            return;
+        };
+        self.crash(index);
+        let disk = &mut self.machines[index].disk;
+        disk.write(
+            0,
+            DurableRecord::Base {
+                chosen: synced.chosen,
+                membership: synced.membership,
+            },
+        );
+        disk.write(0, DurableRecord::Trimmed(synced.chosen + 1));
+        disk.sync(0);
+        self.start(index);
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
+        if let Body::Accept { entries, .. } = &message.body {
+            entries.iter().for_each(|entry| self.checks.on_proposed(entry));
+        }
+        if self.keeps_sent {
+            self.sent.push((from, to, message.clone()));
+        }
+        let copies = 1 + u64::from(self.chance(self.duplicates));
+        for _ in 0..copies {
+            if self.chance(self.loss) {
+                continue;
+            }
+            let mut at_ms = self.now_ms + 1 + self.random(8);
+            if self.reorders {
+                at_ms += if self.chance(30) { self.random(400) } else { 0 };
+            } else {
+                let last = self.links.entry((from, to)).or_default();
+                at_ms = at_ms.max(*last);
+                *last = at_ms;
+            }
+            let message = message.encode();
+            self.schedule(at_ms - self.now_ms, Happening::Deliver { from, to, message });
+        }
+    }
+
+    fn schedule(&mut self, in_ms: u64, happening: Happening) {
+        let number = self.happenings.len();
+        self.happenings.push(Some(happening));
+        self.queue.push(Reverse((self.now_ms + in_ms, number as u64, number)));
+    }
+
+    /// Let things happen for so long, or until a check fails.
+    pub fn run(&mut self, for_ms: u64) {
+        let end_ms = self.now_ms + for_ms;
+        while self.checks.violation.is_none() {
+            match self.queue.peek() {
+                Some(Reverse((at_ms, ..))) if *at_ms <= end_ms => {}
+                _ => break,
+            }
+            let Some(Reverse((at_ms, _, number))) = self.queue.pop() else {
+                break;
+            };
+            self.now_ms = at_ms;
+            if let Some(happening) = self.happenings[number].take() {
+                self.happen(happening);
+            }
+        }
+        self.now_ms = end_ms;
+    }
+
+    fn is_alive(&self, index: usize, process: u64) -> bool {
+        self.machines[index]
+            .process
+            .as_ref()
+            .is_some_and(|alive| alive.number == process)
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver { from, to, message } => {
+                if !self.cuts.contains(&(from, to)) {
+                    let message = Message::decode(message).expect("our own bytes");
+                    self.deliver(from, to, message);
+                }
+            }
+            Happening::Tick { machine, process } if self.is_alive(machine, process) => {
+                let now_ms = self.now_ms + self.machines[machine].clock_offset_ms;
+                self.step(machine, Event::Tick { now_ms });
+                let wait_ms = 5 + self.random(15);
+                self.schedule(wait_ms, Happening::Tick { machine, process });
+            }
+            Happening::Synced {
+                machine,
+                process,
+                ticket,
+                then,
+            } if self.is_alive(machine, process) => {
+                self.machines[machine].disk.sync(ticket);
+                let id = self.machines[machine].id;
+                then.into_iter().for_each(|(to, message)| self.send(id, to, message));
+                let wait_ms = self.random(3);
+                self.schedule(
+                    wait_ms,
+                    Happening::Persisted {
+                        machine,
+                        process,
+                        ticket,
+                    },
+                );
+            }
+            Happening::Persisted {
+                machine,
+                process,
+                ticket,
+            } if self.is_alive(machine, process) => {
+                self.step(machine, Event::Persisted { ticket });
+            }
+            Happening::Read {
+                machine,
+                process,
+                to,
+                from,
+                max_bytes,
+            } if self.is_alive(machine, process) => {
+                let chosen = self.paxos(machine).map_or(0, Paxos::chosen);
+                let mut bytes = 0;
+                let disk = &self.machines[machine].disk;
+                let found = (from..=chosen).map_while(|position| disk.read(position));
+                let entries: Vec<_> = found
+                    .take_while(|_| {
+                        bytes += 100;
+                        bytes <= max_bytes
+                    })
+                    .collect();
+                let event = if entries.is_empty() {
+                    Event::ReadFailed { to }
+                } else {
+                    Event::EntriesRead { to, entries }
+                };
+                self.step(machine, event);
+            }
+            _ => {}
+        }
+    }
+}
