@@ -228,6 +228,7 @@ impl Paxos {
         if !self.options.has(Mutant::PromiseNotRecorded) {
             self.outbox.record(DurableRecord::Promise(ballot));
         }
+        let unsynced_counts = self.options.has(Mutant::CandidateCountsUnsyncedSelf);
         let chosen = self.acceptor.chosen;
         let peers = self.electors(&self.membership).filter(|id| *id != self.options.id);
         let awaited: BTreeMap<_, _> = peers.map(|id| (id, chosen + 1)).collect();
@@ -237,17 +238,16 @@ impl Paxos {
                 chosen,
                 from: chosen + 1,
             };
-            if self.options.has(Mutant::PrepareBeforeFsync) {
+            if unsynced_counts {
                 self.outbox.send(*to, prepare);
             } else {
                 self.outbox.send_durably(*to, prepare);
             }
         }
-        let is_durable = self.options.has(Mutant::PromiseNotRecorded);
         self.role = Role::Candidate(Candidacy {
             ballot,
             ticket: self.outbox.next_ticket(),
-            is_durable,
+            is_durable: false,
             chosen,
             awaited,
             done: BTreeSet::new(),
@@ -255,7 +255,7 @@ impl Paxos {
             resend_at_ms: self.now_ms + self.options.heartbeat_ms,
             answers: 0,
         });
-        if is_durable {
+        if unsynced_counts || self.options.has(Mutant::PromiseNotRecorded) {
             self.candidate_persisted(u64::MAX);
         }
     }

@@ -10,7 +10,7 @@ pub enum Mutant {
     AckBeforeFsync,
     PromiseBeforeFsync,
     PromiseNotRecorded,
-    PrepareBeforeFsync,
+    CandidateCountsUnsyncedSelf,
     AcceptBelowPromise,
     StaleBallotAckCounted,
     LowestBallotWins,

@@ -5,6 +5,8 @@
 
 mod checks;
 mod disk;
+mod mutants;
+mod schedules;
 mod storm;
 mod world;
 
@@ -37,7 +39,7 @@ fn seeds() {
     let count = if std::env::var("SYNOD_SEED").is_ok() {
         1
     } else {
-        number("SYNOD_SEEDS", 200)
+        number("SYNOD_SEEDS", 80)
     };
     let (mut acknowledged, mut tails) = (0, 0);
     for seed in first..first + count {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use bytes::Bytes;
 use synod_paxos::{
     Action, Body, Command, DurableRecord, Event, LogId, Member, Membership, Message, Mutant, NodeId, Options, Paxos,
-    ProposalId,
+    ProposalId, Recovered,
 };
 
 use crate::checks::Checks;
@@ -34,6 +34,16 @@ pub struct Machine {
     /// A member whose disk is gone: to be removed.
     pub lost: bool,
     pub slow_sync: bool,
+    /// The disk lost something, and knows it.
+    pub damaged: bool,
+}
+
+/// An fsync under way, and what may be said after it.
+pub struct Sync {
+    pub machine: usize,
+    process: u64,
+    ticket: u64,
+    then: Vec<(NodeId, Message)>,
 }
 
 enum Happening {
@@ -46,12 +56,7 @@ enum Happening {
         machine: usize,
         process: u64,
     },
-    Synced {
-        machine: usize,
-        process: u64,
-        ticket: u64,
-        then: Vec<(NodeId, Message)>,
-    },
+    Synced(Sync),
     Persisted {
         machine: usize,
         process: u64,
@@ -78,9 +83,10 @@ pub struct World {
     pub duplicates: u64,
     pub reorders: bool,
     pub distrusted: BTreeSet<NodeId>,
-    /// What leaders and candidates sent, kept when `keeps_sent`: to be delivered again by hand.
-    pub keeps_sent: bool,
-    pub sent: Vec<(NodeId, NodeId, Message)>,
+    /// Messages and fsyncs wait for a schedule to let them go (`schedules.rs`).
+    pub is_manual: bool,
+    pub held: Vec<(NodeId, NodeId, Message)>,
+    pub held_syncs: Vec<Sync>,
     pub mutant: Option<Mutant>,
     pub acknowledged: u64,
     pub tails: u64,
@@ -104,8 +110,9 @@ impl World {
             duplicates: 0,
             reorders: false,
             distrusted: BTreeSet::new(),
-            keeps_sent: false,
-            sent: Vec::new(),
+            is_manual: false,
+            held: Vec::new(),
+            held_syncs: Vec::new(),
             mutant,
             acknowledged: 0,
             tails: 0,
@@ -148,7 +155,7 @@ impl World {
 
     fn add_machine(&mut self, id: NodeId, disk: Disk) {
         let clock_offset_ms = self.random(1000);
-        let (fenced, lost, slow_sync) = (false, false, false);
+        let (fenced, lost, slow_sync, damaged) = (false, false, false, false);
         self.machines.push(Machine {
             id,
             disk,
@@ -157,6 +164,7 @@ impl World {
             fenced,
             lost,
             slow_sync,
+            damaged,
         });
     }
 
@@ -205,7 +213,10 @@ impl World {
         self.processes += 1;
         let machine = &mut self.machines[index];
         self.checks.on_recovered(&machine.disk);
-        let recovered = machine.disk.synced.clone();
+        let recovered = Recovered {
+            damaged: machine.damaged,
+            ..machine.disk.synced.clone()
+        };
         machine.process = Some(Process {
             number: self.processes,
             reported: recovered.chosen,
@@ -228,7 +239,7 @@ impl World {
 
     /// The process dies, and with it what was not synced, but for a prefix.
     pub fn crash(&mut self, index: usize) {
-        let random = self.raw_random();
+        let random = if self.is_manual { 0 } else { self.raw_random() };
         let machine = &mut self.machines[index];
         if machine.process.take().is_some() {
             machine.disk.crash(random);
@@ -241,6 +252,15 @@ impl World {
         let disk = Disk::new(self.new_log());
         self.lost_disks
             .push(std::mem::replace(&mut self.machines[index].disk, disk));
+    }
+
+    /// Let a machine's clock go on, in steps, and tell the process.
+    pub fn tick(&mut self, index: usize, by_ms: u64) {
+        for _ in 0..by_ms.div_ceil(20) {
+            self.machines[index].clock_offset_ms += 20;
+            let now_ms = self.now_ms + self.machines[index].clock_offset_ms;
+            self.step(index, Event::Tick { now_ms });
+        }
     }
 
     pub fn jump_clock(&mut self, index: usize, by_ms: u64, back: bool) {
@@ -276,17 +296,6 @@ impl World {
 
     pub fn paxos(&self, index: usize) -> Option<&Paxos> {
         self.machines[index].process.as_ref().map(|process| &process.paxos)
-    }
-
-    /// The machine that leads in the highest ballot.
-    pub fn leader(&self) -> Option<usize> {
-        let leads = |index: &usize| {
-            self.paxos(*index)
-                .is_some_and(|paxos| paxos.leader() == Some(paxos.id()))
-        };
-        (0..self.machines.len())
-            .filter(leads)
-            .max_by_key(|index| self.paxos(*index).map(Paxos::ballot))
     }
 
     pub fn propose(&mut self, index: usize, count: u64, bytes: usize) {
@@ -327,7 +336,7 @@ impl World {
     }
 
     pub fn step(&mut self, index: usize, event: Event) {
-        let lazy = matches!(event, Event::Receive { .. } | Event::Propose(_)) && self.chance(200);
+        let lazy = !self.is_manual && matches!(event, Event::Receive { .. } | Event::Propose(_)) && self.chance(200);
         let mut actions = Vec::new();
         let Some(process) = &mut self.machines[index].process else {
             return;
@@ -365,15 +374,17 @@ impl World {
                 process.sync_done_ms = process.sync_done_ms.max(now_ms + delay_ms);
                 let wait_ms = process.sync_done_ms - now_ms;
                 records.into_iter().for_each(|record| self.write(index, ticket, record));
-                self.schedule(
-                    wait_ms,
-                    Happening::Synced {
-                        machine: index,
-                        process: number,
-                        ticket,
-                        then,
-                    },
-                );
+                let sync = Sync {
+                    machine: index,
+                    process: number,
+                    ticket,
+                    then,
+                };
+                if self.is_manual {
+                    self.held_syncs.push(sync);
+                } else {
+                    self.schedule(wait_ms, Happening::Synced(sync));
+                }
             }
             Action::Note(record) => {
                 let ticket = process.ticket + 1;
@@ -498,8 +509,9 @@ impl World {
         if let Body::Accept { entries, .. } = &message.body {
             entries.iter().for_each(|entry| self.checks.on_proposed(entry));
         }
-        if self.keeps_sent {
-            self.sent.push((from, to, message.clone()));
+        if self.is_manual {
+            self.held.push((from, to, message));
+            return;
         }
         let copies = 1 + u64::from(self.chance(self.duplicates));
         for _ in 0..copies {
@@ -551,6 +563,37 @@ impl World {
             .is_some_and(|alive| alive.number == process)
     }
 
+    /// The records are durable, and what waited for them goes out. False: the process is gone.
+    fn finish_sync(&mut self, sync: Sync) -> bool {
+        if !self.is_alive(sync.machine, sync.process) {
+            return false;
+        }
+        let machine = &mut self.machines[sync.machine];
+        machine.disk.sync(sync.ticket);
+        let id = machine.id;
+        sync.then
+            .into_iter()
+            .for_each(|(to, message)| self.send(id, to, message));
+        true
+    }
+
+    /// Finish a held fsync, and tell the process.
+    pub fn let_sync(&mut self, sync: Sync) {
+        let (machine, ticket) = (sync.machine, sync.ticket);
+        if self.finish_sync(sync) {
+            self.step(machine, Event::Persisted { ticket });
+        }
+    }
+
+    /// Back to a network and disks that work by themselves.
+    pub fn release(&mut self) {
+        self.is_manual = false;
+        self.held.clear();
+        for sync in std::mem::take(&mut self.held_syncs) {
+            self.schedule(1, Happening::Synced(sync));
+        }
+    }
+
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Deliver { from, to, message } => {
@@ -565,24 +608,19 @@ impl World {
                 let wait_ms = 5 + self.random(15);
                 self.schedule(wait_ms, Happening::Tick { machine, process });
             }
-            Happening::Synced {
-                machine,
-                process,
-                ticket,
-                then,
-            } if self.is_alive(machine, process) => {
-                self.machines[machine].disk.sync(ticket);
-                let id = self.machines[machine].id;
-                then.into_iter().for_each(|(to, message)| self.send(id, to, message));
-                let wait_ms = self.random(3);
-                self.schedule(
-                    wait_ms,
-                    Happening::Persisted {
-                        machine,
-                        process,
-                        ticket,
-                    },
-                );
+            Happening::Synced(sync) => {
+                let (machine, process, ticket) = (sync.machine, sync.process, sync.ticket);
+                if self.finish_sync(sync) {
+                    let wait_ms = self.random(3);
+                    self.schedule(
+                        wait_ms,
+                        Happening::Persisted {
+                            machine,
+                            process,
+                            ticket,
+                        },
+                    );
+                }
             }
             Happening::Persisted {
                 machine,
