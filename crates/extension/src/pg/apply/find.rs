@@ -41,12 +41,15 @@ unsafe fn waited(snapshot: *const pg_sys::SnapshotData) -> bool {
 /// The identity index, open, with a scan that is used again for every row.
 pub struct ByIndex {
     index: Relation,
-    scan: pg_sys::IndexScanDesc,
+    descriptor: pg_sys::IndexScanDesc,
     /// The scan refers to it.
     snapshot: *mut pg_sys::SnapshotData,
     keys: Vec<pg_sys::ScanKeyData>,
     /// Index of the attribute (number - 1) behind each key.
     attributes: Vec<usize>,
+    /// Where the scan lives: index methods allocate in the current context while they scan (`btgettuple` its list of killed
+    /// items) and free it when the scan ends, so a row's memory would be too short-lived.
+    context: pg_sys::MemoryContext,
 }
 
 impl ByIndex {
@@ -81,13 +84,14 @@ impl ByIndex {
             }
             let snapshot = pg_sys::palloc0(size_of::<pg_sys::SnapshotData>()).cast::<pg_sys::SnapshotData>();
             snapshot.write(dirty());
-            let scan = compat::index_beginscan(table.raw(), index.raw(), snapshot, count as i32);
+            let descriptor = compat::index_beginscan(table.raw(), index.raw(), snapshot, count as i32);
             Ok(Self {
                 index,
-                scan,
+                descriptor,
                 snapshot,
                 keys,
                 attributes,
+                context: pg_sys::CurrentMemoryContext,
             })
         }
     }
@@ -105,11 +109,23 @@ impl ByIndex {
                     return false;
                 }
             }
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = self.context;
+            let hit = self.scan(found);
+            pg_sys::CurrentMemoryContext = before;
+            hit
+        }
+    }
+
+    /// Look until the row found is nobody's in progress.
+    unsafe fn scan(&mut self, found: *mut pg_sys::TupleTableSlot) -> bool {
+        // SAFETY: as for `find`, in the scan's memory context.
+        unsafe {
             loop {
                 let count = self.keys.len() as i32;
-                pg_sys::index_rescan(self.scan, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+                pg_sys::index_rescan(self.descriptor, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
                 let forward = pg_sys::ScanDirection::ForwardScanDirection;
-                if !pg_sys::index_getnext_slot(self.scan, forward, found) {
+                if !pg_sys::index_getnext_slot(self.descriptor, forward, found) {
                     return false;
                 }
                 pg_sys::ExecMaterializeSlot(found);
@@ -123,7 +139,7 @@ impl ByIndex {
     /// Give scan and index back.
     pub fn close(self) {
         // SAFETY: begun in `open`.
-        unsafe { pg_sys::index_endscan(self.scan) }
+        unsafe { pg_sys::index_endscan(self.descriptor) }
         drop(self.index);
     }
 }
