@@ -13,7 +13,7 @@ use crate::segment::SegmentHeader;
 use crate::{LogId, NodeId};
 
 /// Zeros are written in pieces of this size: large enough to be quick, small enough not to matter as memory.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Path of segment `number`.
 pub(crate) fn segment_path(directory: &Path, number: u32) -> PathBuf {

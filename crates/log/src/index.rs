@@ -135,7 +135,7 @@ impl DecidedIndex {
     pub fn record(&mut self, position: Position, location: Location, verdict: Verdict) -> Result<(), StorageError> {
         let next = self.buffer_start + (self.buffer.len() / SLOT_BYTES) as u64;
         let full = self.buffer.len() >= BUFFERED_SLOTS * SLOT_BYTES;
-        if position != next || position % CHUNK_POSITIONS == 0 || full {
+        if position != next || position.is_multiple_of(CHUNK_POSITIONS) || full {
             self.flush()?;
             self.buffer_start = position;
         }

@@ -59,7 +59,8 @@ pub struct ChosenEntry {
 pub enum LogEvent {
     /// The next entries are chosen. Contiguous and ascending over all events of a run, each position once. A log that
     /// is opened again is told where its owner stands (`deliver_from`: the certifier's checkpoint + 1) and first delivers
-    /// what is on disk from there, in chunks of bounded size, then what follows. The log
+    /// what is on disk from there, in chunks of bounded size, then what follows.
+    /// An entry may be told before it is durable on this node (a majority has it): see [`LogStatus::durable`]. The log
     /// may contain the same [`ProposalId`] at two positions (a proposal sent twice to two leaders): the certifier
     /// makes one record of them.
     Chosen(Vec<ChosenEntry>),

@@ -285,9 +285,7 @@ fn a_torn_first_write_into_a_new_segment_is_cut() {
     let mut bytes = fs::read(last).unwrap();
     // All but the first record arrived, and nothing says that it was ever synced.
     bytes[70] ^= 1;
-    for at in 104..bytes.len() {
-        bytes[at] = 0;
-    }
+    bytes[104..].fill(0);
     fs::write(last, &bytes).unwrap();
     let (storage, found) = open(directory.path(), 4096).unwrap();
     assert!(found.len() < content.len());
@@ -299,13 +297,16 @@ fn a_torn_first_write_into_a_new_segment_is_cut() {
     assert_eq!(entries(&found).last(), Some(&100));
 }
 
+/// A file, and the bytes of it that were written and not synced.
+type Unsynced = (PathBuf, std::ops::Range<u32>);
+
 /// A machine that loses power: nothing of the last, unsynced write may be there, or all, or any part.
 #[test]
 fn a_crash_between_write_and_sync_keeps_what_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let crash = tempfile::tempdir().unwrap();
     let armed = Arc::new(AtomicBool::new(false));
-    let lost: Arc<Mutex<Option<(PathBuf, std::ops::Range<u32>)>>> = Arc::default();
+    let lost: Arc<Mutex<Option<Unsynced>>> = Arc::default();
     let hook = {
         let (armed, lost) = (armed.clone(), lost.clone());
         move |path: &Path, range: std::ops::Range<u32>| {

@@ -79,6 +79,11 @@ impl<L: SharedLog> Engine<L> {
 
     fn begin_checkpoint(&mut self) -> Result<(), Stop> {
         let position = self.certifier.position();
+        if self.log.status().durable < position {
+            // The others were quicker to make it durable. After a power failure now, the log would fetch these entries again
+            // and store them elsewhere than the index says, and below a checkpoint the index is not written again.
+            return Ok(());
+        }
         self.checkpoints.bytes = 0;
         let bytes = self.certifier.encode();
         self.index.sync().map_err(|error| Stop::Files(error.to_string()))?;

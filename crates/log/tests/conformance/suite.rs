@@ -76,6 +76,12 @@ pub fn a_node_that_was_away_catches_up<I: Implementation>() {
     world.until_chosen(&[away], &ids);
     let more = [world.propose(away, 10)];
     world.until_chosen(&ALL, &more);
+    world.until("everything is durable", |world| {
+        ALL.iter().all(|node| {
+            let status = world.status(*node);
+            status.durable == status.chosen
+        })
+    });
     world.check_agreement();
 }
 
@@ -93,6 +99,12 @@ pub fn a_new_leader_goes_on_when_the_leader_is_gone<I: Implementation>() {
         world.implementation.set_connected(NodeId(leader), true);
         world.until_chosen(&ALL, &ids);
     }
+    world.until("everything is durable", |world| {
+        ALL.iter().all(|node| {
+            let status = world.status(*node);
+            status.durable == status.chosen
+        })
+    });
     world.check_agreement();
 }
 
