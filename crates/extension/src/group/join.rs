@@ -22,6 +22,7 @@ use super::{check_name, check_not_member, check_session, own_session, session, w
 use crate::errors::UserError;
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::client::{Client, Row, explain};
+use crate::pg::copy::TableLock;
 use crate::pg::{server, threads};
 use crate::text::{from_hex, hex, uuid};
 
@@ -58,7 +59,8 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
     let group = checked_group(&facts, &own_facts)?;
     check_new(&mut via, name)?;
     let tables = tables::of_group(&mut via).map_err(|error| explain(error, VIA))?;
-    tables::check(&tables, &group.node_name)?;
+    // Early, for the user's sake; again under a lock when they are copied, which another session does.
+    tables::check(&tables, &group.node_name, TableLock::Look)?;
     let mut join = Join {
         via_dsn,
         name,

@@ -6,7 +6,7 @@ use synod_change::{TableDefinition, TableId};
 
 use crate::errors::UserError;
 use crate::pg::client::{Client, explain};
-use crate::pg::copy;
+use crate::pg::copy::{self, TableLock};
 use crate::pg::guard::check_replicable;
 use crate::pg::libpq::PqError;
 use crate::pg::relcache::Relation;
@@ -49,12 +49,12 @@ pub fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
         .collect()
 }
 
-/// Refuse unless every table of the group is here, alike and empty. Locks them until the transaction ends.
-pub fn check(tables: &[Table], node: &str) -> Result<Vec<Relation>, UserError> {
+/// Refuse unless every table of the group is here, alike and empty.
+pub fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>, UserError> {
     let mut here = Vec::new();
     let mut missing = Vec::new();
     for table in tables {
-        match copy::lock_table(&table.definition.schema, &table.definition.name) {
+        match copy::open_table(&table.definition.schema, &table.definition.name, lock) {
             Some(relation) => here.push(relation),
             None => missing.push(table.name()),
         }
@@ -175,7 +175,7 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
     );
     client.execute(&begin).map_err(told)?;
     let tables = of_group(&mut client).map_err(told)?;
-    let here = check(&tables, node)?;
+    let here = check(&tables, node, TableLock::Write)?;
     copy::write_as_replica();
     for (table, relation) in tables.iter().zip(&here) {
         let columns = table.columns();

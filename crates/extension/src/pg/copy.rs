@@ -59,8 +59,17 @@ pub fn replicated_definition(id: TableId, relation: pg_sys::Oid) -> Option<Table
     Some(table_definition(id, &relation, &catalog::number_of))
 }
 
-/// The local table of this name, locked against writers until the transaction ends.
-pub fn lock_table(schema: &str, name: &str) -> Option<Relation> {
+/// How [`open_table`] locks, until the transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableLock {
+    /// Against being dropped.
+    Look,
+    /// Against writers.
+    Write,
+}
+
+/// The local table of this name.
+pub fn open_table(schema: &str, name: &str, lock: TableLock) -> Option<Relation> {
     let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);
     // SAFETY: inside a transaction; both look-ups answer InvalidOid for what does not exist.
     let oid = unsafe {
@@ -73,7 +82,11 @@ pub fn lock_table(schema: &str, name: &str) -> Option<Relation> {
     if oid == pg_sys::InvalidOid {
         return None;
     }
-    Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock)
+    let mode = match lock {
+        TableLock::Look => pg_sys::AccessShareLock,
+        TableLock::Write => pg_sys::ShareRowExclusiveLock,
+    };
+    Relation::open_locked(oid, mode)
 }
 
 /// Neither the user's triggers nor foreign keys look at what this session writes from here on: it copies what they have

