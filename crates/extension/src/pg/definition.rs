@@ -147,6 +147,12 @@ pub fn numbered_indexes(relation: &Relation) -> Vec<NumberedIndex> {
 /// `pg_get_indexdef` from USING on, and whether it is checked late. Only called under [`FixedSettings::for_definitions`]
 /// when the text is kept; elsewhere it only orders.
 fn index_text(relation: &Relation, index: &Relation) -> String {
+    // SAFETY: inside a transaction; InvalidOid when no constraint owns the index.
+    let constraint = unsafe { pg_sys::get_index_constraint(index.oid()) };
+    if index.index_form().is_some_and(|form| form.indisexclusion) && constraint != pg_sys::InvalidOid {
+        // Only there are the operators.
+        return call_text(pg_sys::pg_get_constraintdef, &[constraint.into_datum()]);
+    }
     let whole = call_text(pg_sys::pg_get_indexdef, &[index.oid().into_datum()]);
     let unique = index.index_form().is_some_and(|form| form.indisunique);
     let name = index.name();
