@@ -16,13 +16,14 @@ use synod_change::TableId;
 
 use crate::errors::UserError;
 use crate::local_key::LocalKey;
-use events::EventLog;
-pub use image::Image;
+use events::{Event, EventLog};
+pub use events::RowLock;
+pub use image::{Image, Version};
 use subtransactions::Subtransactions;
 
 mod chain;
 mod emit;
-pub mod events;
+mod events;
 mod image;
 mod seal;
 mod sequence;
@@ -39,6 +40,13 @@ pub struct Sealed {
     pub body: SealedBody,
     /// Rows inserted, updated or deleted.
     pub rows: u64,
+}
+
+impl Pending {
+    /// Neither writes nor locks.
+    fn is_blank(&self) -> bool {
+        self.events.is_empty() && self.tables.is_empty() && self.table_locks.is_empty()
+    }
 }
 
 impl Sealed {
@@ -83,11 +91,20 @@ enum TableChange {
     Removed { id: TableId, schema: String, name: String },
 }
 
+/// LOCK TABLE in a mode that keeps writers out.
+#[derive(Clone, Copy, Debug)]
+struct TableLock {
+    subtransaction: pg_sys::SubTransactionId,
+    table: TableId,
+    base: u64,
+}
+
 /// What the current transaction has done so far.
 #[derive(Default)]
 struct Pending {
     events: EventLog,
     tables: Vec<TableEvent>,
+    table_locks: Vec<TableLock>,
     subtransactions: Subtransactions,
     /// Applied CSN at the first event.
     first_base: Option<u64>,
@@ -102,7 +119,7 @@ thread_local! {
 
 /// Whether something of this transaction may have to be replicated.
 pub fn pending() -> bool {
-    PENDING.with_borrow(|pending| !pending.events.is_empty() || !pending.tables.is_empty())
+    PENDING.with_borrow(|pending| pending.events.has_writes() || !pending.tables.is_empty())
 }
 
 /// Whether something was noted about this relation; scans the tables noted, not the rows.
@@ -130,6 +147,22 @@ pub fn applying() -> bool {
 /// The TRUNCATE that begins now restarts sequences (the trigger does not tell).
 pub fn note_restart_identity(restart: bool) {
     RESTART_IDENTITY.set(restart);
+}
+
+/// A row was locked. It counts as touched if the transaction also writes.
+pub fn note_row_lock(relation: pg_sys::Oid, lock: RowLock) {
+    let base = super::shmem::applied();
+    // SAFETY: inside a transaction.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    PENDING.with_borrow_mut(|pending| pending.events.push(Event::of_lock(relation, subtransaction, lock, base)));
+}
+
+/// A table was locked, or is about to be, so that nobody else may write it.
+pub fn note_table_lock(table: TableId) {
+    let base = super::shmem::applied();
+    // SAFETY: inside a transaction.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    PENDING.with_borrow_mut(|pending| pending.table_locks.push(TableLock { subtransaction, table, base }));
 }
 
 /// A table is replicated from this transaction on; its rows are read when the transaction is sealed.
@@ -173,7 +206,7 @@ pub fn seal(applied_now: u64) -> Result<Sealed, UserError> {
 /// From the subtransaction callback.
 pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
     PENDING.with_borrow_mut(|pending| {
-        if pending.events.is_empty() && pending.tables.is_empty() {
+        if pending.is_blank() {
             return;
         }
         match event {
@@ -192,7 +225,7 @@ pub fn reset() {
     SEALED.set(false);
     RESTART_IDENTITY.set(false);
     PENDING.with_borrow_mut(|pending| {
-        if !pending.events.is_empty() || !pending.tables.is_empty() {
+        if !pending.is_blank() {
             *pending = Pending::default();
         }
     });

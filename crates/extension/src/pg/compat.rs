@@ -341,3 +341,29 @@ pub unsafe fn report_statistics() {
         pg_sys::pgstat_report_stat(false);
     }
 }
+
+/// A function that a walk over plan states calls for each.
+pub type PlanStateWalker = unsafe extern "C-unwind" fn(*mut pg_sys::PlanState, *mut std::ffi::c_void) -> bool;
+
+unsafe extern "C-unwind" {
+    #[cfg_attr(feature = "pg15", link_name = "planstate_tree_walker")]
+    #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]
+    fn planstate_tree_walker_raw(
+        node: *mut pg_sys::PlanState,
+        walker: PlanStateWalker,
+        context: *mut std::ffi::c_void,
+    ) -> bool;
+}
+
+/// `planstate_tree_walker`: visit the children of a plan state.
+///
+/// # Safety
+/// A valid node; the calling frames own nothing that needs dropping (a deep plan raises).
+pub unsafe fn planstate_tree_walker(
+    node: *mut pg_sys::PlanState,
+    walker: PlanStateWalker,
+    context: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe { planstate_tree_walker_raw(node, walker, context) }
+}

@@ -114,6 +114,10 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node) -> Result<(), UserErro
                 capture::note_restart_identity(statement.restart_seqs);
                 Ok(())
             }
+            NodeTag::T_LockStmt => {
+                note_locks(&*statement.cast());
+                Ok(())
+            }
             NodeTag::T_ClusterStmt => {
                 let statement = &*statement.cast::<pg_sys::ClusterStmt>();
                 refuse_if_pending(statement.relation)
@@ -149,6 +153,21 @@ unsafe fn refuse_if_strong(range: *mut pg_sys::RangeVar, what: &str) -> Result<(
     }
 }
 
+/// LOCK TABLE in a mode that keeps writers out keeps those of other nodes out, too: they conflict.
+unsafe fn note_locks(statement: &pg_sys::LockStmt) {
+    if statement.mode < pg_sys::ShareLock as i32 {
+        return;
+    }
+    // SAFETY: a list of RangeVars.
+    unsafe {
+        for range in list::pointers::<pg_sys::RangeVar>(statement.relations) {
+            if let Some(table) = named(range).and_then(relation::by_oid) {
+                capture::note_table_lock(table.id);
+            }
+        }
+    }
+}
+
 /// Rewriting a table moves the row versions that capture has noted.
 unsafe fn refuse_if_pending(range: *mut pg_sys::RangeVar) -> Result<(), UserError> {
     // SAFETY: by contract of `named`.
@@ -181,7 +200,9 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), UserErro
                 return Err(refused(table, "alter"));
             }
             match command.subtype {
-                pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn => {
+                pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn
+                    if has_rows(statement.relation) =>
+                {
                     refuse_references(command.def)?;
                 }
                 pg_sys::AlterTableType::AT_AddInherit => {
@@ -248,17 +269,19 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt) -> Result<(), UserError> 
         for parent in list::pointers::<pg_sys::RangeVar>(statement.inhRelations) {
             refuse_if_strong(parent, "inherit from")?;
         }
-        for element in list::pointers::<pg_sys::Node>(statement.tableElts) {
-            refuse_references(element)?;
-        }
-        for constraint in list::pointers::<pg_sys::Node>(statement.constraints) {
-            refuse_references(constraint)?;
-        }
     }
     Ok(())
 }
 
-/// A table that is not replicated must not refer to one that is: rows removed elsewhere would leave it dangling.
+unsafe fn has_rows(range: *mut pg_sys::RangeVar) -> bool {
+    // SAFETY: by contract of `named`.
+    let oid = unsafe { named(range) };
+    oid.and_then(|oid| Relation::open_locked(oid, pg_sys::AccessShareLock))
+        .is_some_and(|relation| super::catalog::has_rows(&relation))
+}
+
+/// A table that has rows and is not replicated must not begin to refer to one that is: rows removed elsewhere would leave
+/// it dangling.
 unsafe fn refuse_references(node: *mut pg_sys::Node) -> Result<(), UserError> {
     if node.is_null() {
         return Ok(());

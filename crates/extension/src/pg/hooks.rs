@@ -110,6 +110,7 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
             Some(previous) => previous(query, flags),
             None => start_raw(query, flags),
         }
+        guarded(|| super::row_lock::after_executor_start(query, flags));
     }
 }
 

@@ -40,6 +40,7 @@ pub mod relcache;
 pub mod replicate;
 pub mod ring;
 pub mod row;
+pub mod row_lock;
 pub mod scratch;
 pub mod server;
 pub mod shmem;

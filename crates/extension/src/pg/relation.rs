@@ -17,6 +17,7 @@ use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
 use super::{catalog, list};
+use crate::errors::UserError;
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -151,6 +152,8 @@ impl Drop for StrongTable {
 
 thread_local! {
     static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<StrongTable>>>> = RefCell::new(HashMap::new());
+    /// Tables that are not strong: whether a foreign key of theirs refers to a strong one.
+    static REFERS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
     static RELATION_OF: RefCell<HashMap<TableId, pg_sys::Oid>> = RefCell::new(HashMap::new());
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
@@ -194,6 +197,7 @@ pub fn forget(oid: pg_sys::Oid) {
     INVALIDATIONS.set(INVALIDATIONS.get() + 1);
     let dropped = TABLES.with_borrow_mut(|tables| tables.remove(&oid));
     drop(dropped);
+    REFERS.with_borrow_mut(|tables| tables.remove(&oid));
 }
 
 /// Forget all, in this backend: a table that begins or ends to be replicated also changes what foreign keys mean.
@@ -201,6 +205,36 @@ pub fn forget_all() {
     INVALIDATIONS.set(INVALIDATIONS.get() + 1);
     let dropped = TABLES.with_borrow_mut(std::mem::take);
     drop(dropped);
+    REFERS.with_borrow_mut(HashMap::clear);
+}
+
+/// Refuse to write a table that is not strong but refers to a strong one: rows that go on another node would leave it
+/// dangling.
+pub fn assert_refers_to_no_strong_table(oid: pg_sys::Oid) -> Result<(), UserError> {
+    if u32::from(oid) < pg_sys::FirstNormalObjectId || !refers_to_strong_table(oid) {
+        return Ok(());
+    }
+    let name = Relation::open(oid).map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));
+    Err(UserError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot write table {name}, because it is not replicated and refers to a table that is"),
+        "A foreign key to rows that other nodes may remove could not be kept.",
+        format!("Call synod.replicate_table('{name}'), or drop the foreign key."),
+    ))
+}
+
+fn refers_to_strong_table(oid: pg_sys::Oid) -> bool {
+    register();
+    if let Some(known) = REFERS.with_borrow(|tables| tables.get(&oid).copied()) {
+        return known;
+    }
+    let before = INVALIDATIONS.get();
+    let Some(relation) = Relation::open(oid) else { return false };
+    let refers = definition::local_foreign_keys(&relation).iter().any(|key| is_strong(key.referenced));
+    if INVALIDATIONS.get() == before {
+        REFERS.with_borrow_mut(|tables| tables.insert(oid, refers));
+    }
+    refers
 }
 
 /// Whether some unique index or exclusion constraint of a table cannot be hashed.
@@ -228,6 +262,13 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, oid: pg_sys::O
             std::mem::take(tables).into_values().collect::<Vec<_>>()
         } else {
             tables.remove(&oid).into_iter().collect()
+        }
+    });
+    REFERS.with_borrow_mut(|tables| {
+        if oid == pg_sys::InvalidOid {
+            tables.clear();
+        } else {
+            tables.remove(&oid);
         }
     });
     drop(dropped);
@@ -452,7 +493,7 @@ fn feeding_sequences(relation: &Relation, live: &[usize]) -> Vec<FeedingSequence
 }
 
 /// Refuse to write a strong table whose capture triggers are gone or switched off: the change would stay on this node.
-pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), crate::errors::UserError> {
+pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), UserError> {
     let Some(table) = by_oid(oid) else { return Ok(()) };
     let Some(relation) = Relation::open(oid) else {
         return Ok(());
@@ -460,7 +501,7 @@ pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), crate::errors::UserErro
     if super::capture::trigger::is_complete(&relation) {
         return Ok(());
     }
-    Err(crate::errors::UserError::new(
+    Err(UserError::new(
         pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
             "table {} cannot be written because its capture triggers are missing or disabled",

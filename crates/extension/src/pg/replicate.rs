@@ -136,49 +136,61 @@ pub fn release(id: TableId) {
 fn enter(id: TableId, oid: pg_sys::Oid) {
     trigger::create(oid);
     catalog::insert(id, oid);
-    relation::forget_all();
+    forget(oid);
 }
 
 fn leave(oid: pg_sys::Oid) {
     trigger::remove(oid);
     catalog::remove(oid);
+    forget(oid);
+}
+
+/// What a foreign key to the table means has changed, here at once and in other backends at commit.
+fn forget(oid: pg_sys::Oid) {
+    for referring in catalog::referring_tables(oid) {
+        // SAFETY: inside a transaction; the relation exists.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(referring) }
+    }
     relation::forget_all();
 }
 
 /// Foreign keys must lie between strong tables, or between others, on both sides of `oid`. At the seal of a transaction that
-/// began or ended its replication.
+/// began or ended its replication. A table without rows that is not strong may refer to one that is: it cannot be written
+/// ([`relation::assert_refers_to_no_strong_table`]) until it is replicated.
 pub fn check_foreign_keys(oid: pg_sys::Oid) -> Result<(), UserError> {
-    let Some(relation) = Relation::open(oid) else {
-        return Ok(());
-    };
+    let Some(relation) = Relation::open(oid) else { return Ok(()) };
     let strong = relation::is_strong(oid);
-    let referenced = definition::local_foreign_keys(&relation)
-        .into_iter()
-        .map(|key| key.referenced);
-    let referring = catalog::referring_tables(oid);
-    for other in referenced.chain(referring) {
-        if relation::is_strong(other) == strong {
-            continue;
+    for key in definition::local_foreign_keys(&relation) {
+        let Some(other) = Relation::open_locked(key.referenced, pg_sys::AccessShareLock) else { continue };
+        match (strong, relation::is_strong(key.referenced)) {
+            (true, false) => return Err(crosses(&relation, &other)),
+            (false, true) if catalog::has_rows(&relation) => return Err(crosses(&other, &relation)),
+            _ => {}
         }
-        let Some(other) = Relation::open(other) else { continue };
-        let name = |relation: &Relation| qualified(&relation.schema(), &relation.name());
-        let (inside, outside) = if strong {
-            (&relation, &other)
-        } else {
-            (&other, &relation)
-        };
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "a foreign key lies between table {}, which is replicated, and {}, which is not",
-                name(inside),
-                name(outside)
-            ),
-            "Rows that come or go on another node could not be checked against it.",
-            "Replicate both tables, in one transaction if need be, or drop the foreign key.",
-        ));
+    }
+    for referring in catalog::referring_tables(oid) {
+        let Some(other) = Relation::open_locked(referring, pg_sys::AccessShareLock) else { continue };
+        match (strong, relation::is_strong(referring)) {
+            (true, false) if catalog::has_rows(&other) => return Err(crosses(&relation, &other)),
+            (false, true) => return Err(crosses(&other, &relation)),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+fn crosses(strong: &Relation, other: &Relation) -> UserError {
+    let name = |relation: &Relation| qualified(&relation.schema(), &relation.name());
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "a foreign key lies between table {}, which is replicated, and {}, which is not",
+            name(strong),
+            name(other)
+        ),
+        "Rows that come or go on another node could not be checked against it.",
+        "Replicate both tables, in one transaction if need be, or drop the foreign key.",
+    )
 }
 
 fn open_exclusively(oid: pg_sys::Oid) -> Result<Relation, UserError> {

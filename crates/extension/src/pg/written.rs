@@ -52,6 +52,7 @@ fn check(oid: pg_sys::Oid) -> Result<(), UserError> {
     if relation::is_strong(oid) {
         return relation::assert_capturable(oid);
     }
+    relation::assert_refers_to_no_strong_table(oid)?;
     // SAFETY: a syscache look-up inside a transaction. Catalogs (and our own) are not the user's tables.
     let persistence = unsafe { pg_sys::get_rel_persistence(oid) };
     if persistence == pg_sys::RELPERSISTENCE_PERMANENT as core::ffi::c_char

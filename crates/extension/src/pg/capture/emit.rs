@@ -185,8 +185,9 @@ impl Emitter {
         match self.key_of(key, old) {
             // A row that is gone claimed it with its other keys; one that is replaced under the same identity did not.
             Some(RowKey::Hash(hash)) if replaced => {
-                out.keys
-                    .claim(table.id, hash, mode.min(KeyMode::NoKeyUpdate), Base::Now, base);
+                let physical = mode < KeyMode::Update || !table.referenced;
+                let claimed = if physical { Base::Now } else { Base::At(base) };
+                out.keys.claim(table.id, hash, mode, claimed, base);
             }
             Some(_) => {}
             None => out.keys.claim_table(table.id, KeyMode::Update, base),

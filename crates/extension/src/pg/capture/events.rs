@@ -1,7 +1,8 @@
-//! Row events of a transaction: which row version came, which went. 32 bytes each, in memory up to a bound, then in a
-//! temporary file of the server (which counts against `temp_file_limit` and goes with the transaction).
+//! Row events of a transaction: which row version came, which went, which row was locked. 32 bytes each, in memory up to a
+//! bound, then in a temporary file of the server (which counts against `temp_file_limit` and goes with the transaction).
 
 use pgrx::pg_sys;
+use synod_change::KeyMode;
 
 /// Events kept in memory: 16 MB.
 const MEMORY_EVENTS: usize = (16 << 20) / std::mem::size_of::<Event>();
@@ -16,7 +17,8 @@ pub struct Tid {
     pub block: u32,
     /// Offset number; 0: no tuple.
     pub offset: u16,
-    padding: u16,
+    /// 0; in the new version of a [row lock](Event::row_lock): what is locked.
+    tag: u16,
 }
 
 impl Tid {
@@ -24,7 +26,7 @@ impl Tid {
     pub const NONE: Self = Self {
         block: 0,
         offset: 0,
-        padding: 0,
+        tag: 0,
     };
 
     /// From the server's form.
@@ -33,7 +35,7 @@ impl Tid {
         Self {
             block,
             offset: pointer.ip_posid,
-            padding: 0,
+            tag: 0,
         }
     }
 
@@ -70,6 +72,51 @@ pub struct Event {
     pub base: u64,
 }
 
+/// Tag of a row lock: this plus the [`KeyMode`].
+const ROW_LOCK: u16 = 0x100;
+/// Tag of a lock on a row of a table that has no hashable identity.
+const ROW_LOCK_UNHASHED: u16 = 0x200;
+
+/// A row that was locked, not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLock {
+    /// The key that identifies the row; `None`: the table as a whole stands for it.
+    pub hash: Option<u64>,
+    /// How strongly.
+    pub mode: KeyMode,
+}
+
+impl Event {
+    /// A row that was locked. Its key is computed at once: a version that is only locked may be removed.
+    pub fn of_lock(
+        relation: pg_sys::Oid,
+        subtransaction: pg_sys::SubTransactionId,
+        lock: RowLock,
+        base: u64,
+    ) -> Self {
+        let hash = lock.hash.unwrap_or_default();
+        let kind = if lock.hash.is_some() { ROW_LOCK } else { ROW_LOCK_UNHASHED };
+        Self {
+            relation,
+            subtransaction,
+            old: Tid { block: (hash >> 32) as u32, offset: (hash >> 16) as u16, tag: hash as u16 },
+            new: Tid { block: 0, offset: 0, tag: kind | lock.mode as u16 },
+            base,
+        }
+    }
+
+    /// The lock, if the event is one.
+    pub fn row_lock(&self) -> Option<RowLock> {
+        let kind = self.new.tag & (ROW_LOCK | ROW_LOCK_UNHASHED);
+        if kind == 0 {
+            return None;
+        }
+        let hash = u64::from(self.old.block) << 32 | u64::from(self.old.offset) << 16 | u64::from(self.old.tag);
+        let mode = KeyMode::from_u8(self.new.tag as u8).unwrap_or(KeyMode::Update);
+        Some(RowLock { hash: (kind == ROW_LOCK).then_some(hash), mode })
+    }
+}
+
 const _: () = assert!(std::mem::size_of::<Event>() == 32);
 
 /// All row events of a transaction, in the order in which the triggers fired.
@@ -77,6 +124,8 @@ pub struct EventLog {
     memory: Vec<Event>,
     file: *mut pg_sys::BufFile,
     in_file: u64,
+    /// Events that are no locks.
+    writes: u64,
     relations: Vec<pg_sys::Oid>,
 }
 
@@ -86,6 +135,7 @@ impl Default for EventLog {
             memory: Vec::new(),
             file: std::ptr::null_mut(),
             in_file: 0,
+            writes: 0,
             relations: Vec::new(),
         }
     }
@@ -97,12 +147,17 @@ impl EventLog {
         self.len() == 0
     }
 
+    /// Whether rows were written, not only locked.
+    pub fn has_writes(&self) -> bool {
+        self.writes > 0
+    }
+
     /// How many there are.
     pub fn len(&self) -> u64 {
         self.in_file + self.memory.len() as u64
     }
 
-    /// The tables that occur in them.
+    /// The tables that were written.
     pub fn relations(&self) -> &[pg_sys::Oid] {
         &self.relations
     }
@@ -112,8 +167,11 @@ impl EventLog {
         if self.memory.len() >= MEMORY_EVENTS {
             self.spill();
         }
-        if !self.relations.contains(&event.relation) {
-            self.relations.push(event.relation);
+        if event.row_lock().is_none() {
+            self.writes += 1;
+            if !self.relations.contains(&event.relation) {
+                self.relations.push(event.relation);
+            }
         }
         self.memory.push(event);
     }
@@ -140,12 +198,8 @@ impl EventLog {
 
     /// Forget the events at the end that this subtransaction made itself, so that a loop of failing ones costs nothing.
     pub fn drop_last_of(&mut self, subtransaction: pg_sys::SubTransactionId) {
-        while self
-            .memory
-            .last()
-            .is_some_and(|event| event.subtransaction == subtransaction)
-        {
-            self.memory.pop();
+        while let Some(last) = self.memory.pop_if(|event| event.subtransaction == subtransaction) {
+            self.writes -= u64::from(last.row_lock().is_none());
         }
     }
 

@@ -7,12 +7,17 @@ use crate::errors::UserError;
 use crate::pg::relcache::Relation;
 
 /// A row version on its pinned page. Read with `SnapshotAny`: whether it is visible is not the question.
-pub(super) struct Version {
+pub struct Version {
     tuple: pg_sys::HeapTupleData,
     buffer: pg_sys::Buffer,
 }
 
 impl Version {
+    /// The version at this place.
+    pub fn fetch_at(relation: &Relation, pointer: pg_sys::ItemPointerData) -> Result<Self, UserError> {
+        Self::fetch(relation, Tid::new(pointer))
+    }
+
     /// The version at this place. It must be there: versions that a running transaction made or replaced are not removed.
     pub(super) fn fetch(relation: &Relation, tid: Tid) -> Result<Self, UserError> {
         let mut version = Self {
@@ -87,7 +92,7 @@ impl Version {
     }
 
     /// Split into columns. They borrow from the page.
-    pub(super) fn image(&mut self, relation: &Relation) -> Image<'_> {
+    pub fn image(&mut self, relation: &Relation) -> Image<'_> {
         let count = relation.attribute_count();
         let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); count], vec![true; count]);
         // SAFETY: the arrays have one element per attribute of the relation that the tuple is of.

@@ -12,7 +12,7 @@ use synod_change::{Change, KeyMode, TableId, name_key};
 
 use super::chain::{self, NetEffect};
 use super::emit::{Emitter, Output};
-use super::events::Event;
+use super::events::{Event, RowLock};
 use super::image::Image;
 use super::sequence;
 use super::sink::Sink;
@@ -20,7 +20,7 @@ use super::{Pending, Sealed, SealedBody, TableChange, TableEvent};
 use crate::errors::UserError;
 use crate::pg::definition;
 use crate::pg::format::{FixedSettings, PlainEncoding};
-use crate::pg::keys::KeySet;
+use crate::pg::keys::{Base, KeySet};
 use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::replicate;
@@ -79,6 +79,11 @@ impl Sealer {
                 self.add_table(event, *id)?;
             }
         }
+        for lock in &pending.table_locks {
+            if pending.subtransactions.counts(lock.subtransaction) {
+                self.out.keys.claim_table(lock.table, KeyMode::Update, lock.base);
+            }
+        }
         self.truncates(&counting)
     }
 
@@ -130,16 +135,22 @@ impl Sealer {
         } = pending;
         let mut arriving = false;
         events.visit(|number, event| {
-            if event.old.is_none() {
+            if !subtransactions.counts(event.subtransaction) {
+                return Ok(());
+            }
+            if let Some(lock) = event.row_lock() {
+                self.lock(event, lock);
+            } else if event.old.is_none() {
                 arriving = true;
-            } else if subtransactions.counts(event.subtransaction) && self.stands(number, event) {
+            } else if self.stands(number, event) {
                 arriving |= self.leaving_or_changing(event)?;
             }
             Ok::<(), UserError>(())
         })?;
         if arriving {
             events.visit(|number, event| {
-                if !event.new.is_none() && subtransactions.counts(event.subtransaction) && self.stands(number, event) {
+                let comes = event.row_lock().is_none() && !event.new.is_none();
+                if comes && subtransactions.counts(event.subtransaction) && self.stands(number, event) {
                     self.arriving(event)?;
                 }
                 Ok::<(), UserError>(())
@@ -154,6 +165,20 @@ impl Sealer {
 
     fn stands(&self, number: u64, event: &Event) -> bool {
         !self.added.contains_key(&event.relation) && self.cut.get(&event.relation).is_none_or(|from| number >= *from)
+    }
+
+    /// Claims a row that was locked.
+    fn lock(&mut self, event: &Event, lock: RowLock) {
+        let Some(table) = relation::by_oid(event.relation) else { return };
+        match lock.hash {
+            Some(hash) => {
+                // As for a write: whoever refers to the row takes no lock on it where that is applied.
+                let shared = lock.mode == KeyMode::Update && table.referenced;
+                let base = if shared || table.identity_index.is_none() { Base::At(event.base) } else { Base::Now };
+                self.out.keys.claim(table.id, hash, lock.mode, base, event.base);
+            }
+            None => self.out.keys.claim_table(table.id, KeyMode::Update, event.base),
+        }
     }
 
     /// Writes rows that go, and rows that change without changing a key. True when the event also has a new row to write.
