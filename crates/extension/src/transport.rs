@@ -41,6 +41,8 @@ struct Inner {
     peers: BTreeMap<NodeId, Peer>,
     watched: BTreeMap<NodeId, (RawFd, bool)>,
     consumer: Consumer,
+    /// [`Consumer::activity`] when it was last looked at.
+    activity: u64,
     poller: Poller,
     resolver: Resolver,
 }
@@ -66,6 +68,7 @@ impl Links {
             peers: BTreeMap::new(),
             watched: BTreeMap::new(),
             consumer,
+            activity: 0,
             poller,
             resolver,
         };
@@ -100,6 +103,7 @@ impl Inner {
         if resolved {
             self.resolver.clear();
         }
+        self.hurry(now);
         let mut deadline = Duration::MAX;
         for (id, peer) in &mut self.peers {
             let ready = resolved || ready.iter().any(|one| one.token == u64::from(id.0));
@@ -110,6 +114,18 @@ impl Inner {
         }
         self.watch();
         deadline
+    }
+
+    /// A peer that has just linked to us can be reached: do not wait out the pause after earlier failures.
+    fn hurry(&mut self, now: Duration) {
+        let activity = self.consumer.activity();
+        if std::mem::replace(&mut self.activity, activity) != activity {
+            for id in self.consumer.linked() {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.hurry(now);
+                }
+            }
+        }
     }
 
     fn watch(&mut self) {

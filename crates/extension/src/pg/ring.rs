@@ -164,6 +164,12 @@ impl Consumer {
         }
     }
 
+    /// Grows whenever a link in comes up.
+    pub fn activity(&self) -> u64 {
+        let rings = &nodes()[self.node].rings;
+        rings.iter().fold(0, |sum, ring| sum.wrapping_add(ring.connection.load(Ordering::Acquire)))
+    }
+
     /// Peers whose link to us stands.
     pub fn linked(&self) -> Vec<NodeId> {
         let linked = |ring: &&RingControl| ring.producer_pid.load(Ordering::Acquire) != 0;
@@ -373,6 +379,7 @@ impl Producer {
         let argument = pg_sys::Datum::from(self.node * MAX_PEERS + self.ring);
         // SAFETY: the callback touches shared memory only and never raises.
         unsafe { pg_sys::before_shmem_exit(Some(release_at_exit), argument) };
+        self.wake_consumer();
         true
     }
 

@@ -138,6 +138,14 @@ impl Peer {
         }
     }
 
+    /// Dial now instead of waiting out the pause.
+    pub fn hurry(&mut self, now: Duration) {
+        if let Phase::Idle { until } = &mut self.phase {
+            *until = now;
+            self.pause = FIRST_PAUSE;
+        }
+    }
+
     /// Queue a message, or drop it.
     pub fn send(&mut self, message: Bytes) {
         if !self.is_up() || self.queued_bytes + message.len() > QUEUE_BYTES || message.len() > MAX_FRAME_BYTES {
