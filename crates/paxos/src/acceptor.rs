@@ -16,14 +16,14 @@ use crate::codec::entry_bytes;
 use crate::types::{Ballot, Entry, Position, Value};
 
 /// What will be true when a ticket is reported durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Mark {
     ticket: u64,
     ballot: Ballot,
     matched: Position,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Acceptor {
     pub(crate) promised: Ballot,
     pub(crate) chosen: Position,
@@ -139,13 +139,24 @@ impl Acceptor {
         }
     }
 
-    /// What is held now becomes durable with this ticket.
-    pub(crate) fn mark(&mut self, ticket: u64) {
-        self.marks.push_back(Mark {
-            ticket,
-            ballot: self.promised,
-            matched: self.matched,
-        });
+    /// What is held now becomes durable with this ticket; `None`: it is already.
+    pub(crate) fn mark(&mut self, ticket: Option<u64>) {
+        let Some(ticket) = ticket else {
+            self.durable = self.matched;
+            return;
+        };
+        let (ballot, matched) = (self.promised, self.matched);
+        if self
+            .marks
+            .back()
+            .is_none_or(|last| last.ballot != ballot || last.matched != matched)
+        {
+            self.marks.push_back(Mark {
+                ticket,
+                ballot,
+                matched,
+            });
+        }
     }
 
     /// Everything up to this ticket is durable.

@@ -149,8 +149,9 @@ pub enum DurableRecord {
     /// time, except before an entry that was proposed under a membership below it; the order of records sees to that.
     Chosen(Position),
     /// Everything up to `chosen` is chosen, and `membership` holds from `chosen + 1` on. Written by the host when it
-    /// creates a log (with `chosen` 0 for a new group, the position of the copy for a joiner), and at the start of
-    /// each segment.
+    /// creates a log (with `chosen` 0 for a new group; for a joiner, or after [`Action::TooFarBehind`], the position of
+    /// the copied state, followed by `Trimmed(chosen + 1)`: the entries before it are not here), and at the start of each
+    /// segment.
     Base {
         /// Everything up to here is chosen.
         chosen: Position,

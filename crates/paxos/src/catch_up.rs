@@ -15,7 +15,7 @@ use crate::message::Body;
 use crate::node::{Paxos, Role};
 use crate::types::{Entry, NodeId, Position};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CatchUp {
     /// Something arrived that the leader wants acknowledged.
     pub(crate) must_acknowledge: bool,

@@ -20,14 +20,14 @@ use crate::node::{Paxos, Role};
 use crate::types::{Ballot, Entry, NodeId, Position, Value};
 
 /// A pre-vote under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PreVotes {
     ballot: Ballot,
     granted: BTreeSet<NodeId>,
 }
 
 /// Phase 1 under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Candidacy {
     ballot: Ballot,
     /// Our own promise is durable with this ticket.

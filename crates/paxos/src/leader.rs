@@ -10,7 +10,7 @@
 //! - The leader's own mark is what its disk has reported, not what it has sent. Accept leaves before the own fsync.
 //! - Chosen up to `q`: a majority of voters has `upto >= q`; at a barrier also a majority of the voters after it.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::api::{Action, DurableRecord, MembershipChange};
 use crate::codec::value_bytes;
@@ -21,7 +21,7 @@ use crate::tail::Waiter;
 use crate::types::{Ballot, Command, Entry, Membership, NodeId, Position, ProposalId, Value};
 
 /// What the leader knows of a peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     /// Durable there, in this ballot.
     pub(crate) upto: Position,
@@ -84,7 +84,7 @@ impl Peer {
 }
 
 /// A leader's state. Dies with its ballot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Leader {
     pub(crate) ballot: Ballot,
     /// Chosen when the ballot began: all above is proposed in this ballot.
@@ -98,7 +98,7 @@ pub(crate) struct Leader {
     queue: VecDeque<Command>,
     queue_bytes: usize,
     /// In `queue` or proposed and not chosen: once is enough.
-    known: HashSet<ProposalId>,
+    known: BTreeSet<ProposalId>,
     /// Of the entries in `chosen + 1 .. next`.
     unchosen: VecDeque<usize>,
     unchosen_bytes: usize,
@@ -123,7 +123,7 @@ impl Leader {
             started: None,
             queue: VecDeque::new(),
             queue_bytes: 0,
-            known: HashSet::new(),
+            known: BTreeSet::new(),
             unchosen: VecDeque::new(),
             unchosen_bytes: 0,
             barrier: None,

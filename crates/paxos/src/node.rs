@@ -21,7 +21,7 @@ use crate::tail::Questions;
 use crate::types::{Ballot, Membership, NodeId, Position, Value};
 
 /// What a node is doing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Role {
     Follower,
     PreCandidate(PreVotes),
@@ -30,7 +30,7 @@ pub(crate) enum Role {
 }
 
 /// One node of a group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Paxos {
     pub(crate) options: Options,
     pub(crate) membership: Membership,
@@ -130,9 +130,7 @@ impl Paxos {
     pub fn flush(&mut self, actions: &mut Vec<Action>) {
         self.flush_leader();
         self.flush_follower();
-        if self.outbox.has_durable_records() {
-            self.acceptor.mark(self.outbox.next_ticket());
-        }
+        self.acceptor.mark(self.outbox.covering_ticket());
         self.outbox.flush(actions);
         self.drain_reads(actions);
     }

@@ -10,7 +10,7 @@ use crate::api::{Action, DurableRecord};
 use crate::message::{Body, Message};
 use crate::types::{Entry, LogId, NodeId};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outbox {
     log: LogId,
     session: u64,
@@ -68,9 +68,19 @@ impl Outbox {
         self.ticket + 1
     }
 
-    /// Will the next flush issue a ticket?
-    pub(crate) fn has_durable_records(&self) -> bool {
-        self.records.iter().any(needs_sync)
+    /// The ticket with which everything recorded so far will be durable, or `None` if it is already.
+    pub(crate) fn covering_ticket(&self) -> Option<u64> {
+        let ticket = if self.will_issue_ticket() {
+            self.ticket + 1
+        } else {
+            self.ticket
+        };
+        (ticket > self.persisted).then_some(ticket)
+    }
+
+    fn will_issue_ticket(&self) -> bool {
+        let is_all_durable = self.records.is_empty() && self.ticket == self.persisted;
+        self.records.iter().any(needs_sync) || (!self.then.is_empty() && !is_all_durable)
     }
 
     /// Everything up to this ticket is durable. False: a ticket that was never issued.
@@ -90,8 +100,7 @@ impl Outbox {
             to,
             message: seal(body),
         }));
-        let nothing_unsynced = self.ticket == self.persisted;
-        if self.has_durable_records() || (!self.then.is_empty() && !(self.records.is_empty() && nothing_unsynced)) {
+        if self.will_issue_ticket() {
             self.ticket += 1;
             let then = self.then.drain(..).map(|(to, body)| (to, seal(body))).collect();
             actions.push(Action::Persist {

@@ -12,7 +12,7 @@ use crate::message::Body;
 use crate::node::{Paxos, Role};
 use crate::types::{Command, NodeId, ProposalId};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Proposals {
     pending: BTreeMap<ProposalId, Command>,
     /// Oldest first: when it was sent.

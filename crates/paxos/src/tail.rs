@@ -16,7 +16,7 @@ use crate::node::{Paxos, Role};
 use crate::types::{NodeId, Position};
 
 /// Somebody who waits at the leader.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Waiter {
     node: NodeId,
     session: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Waiter {
 }
 
 /// This node's own questions, oldest first: (token, when it was asked).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Questions {
     open: VecDeque<(u64, u64)>,
 }

@@ -39,7 +39,7 @@ fn seeds() {
     let count = if std::env::var("SYNOD_SEED").is_ok() {
         1
     } else {
-        number("SYNOD_SEEDS", 80)
+        number("SYNOD_SEEDS", 50)
     };
     let (mut acknowledged, mut tails) = (0, 0);
     for seed in first..first + count {

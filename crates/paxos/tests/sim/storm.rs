@@ -6,7 +6,7 @@ use crate::world::World;
 
 /// Run a seed. The failed check, if one did.
 pub fn storm(seed: u64, mutant: Option<Mutant>) -> Result<World, String> {
-    let voters = if seed % 2 == 0 { 3 } else { 5 };
+    let voters = if seed.is_multiple_of(2) { 3 } else { 5 };
     let mut world = World::new(seed, voters, 1, mutant);
     world.loss = [0, 20, 100][world.random(3) as usize];
     world.duplicates = [0, 50][world.random(2) as usize];

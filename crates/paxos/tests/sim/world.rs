@@ -596,11 +596,9 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Deliver { from, to, message } => {
-                if !self.cuts.contains(&(from, to)) {
-                    let message = Message::decode(message).expect("our own bytes");
-                    self.deliver(from, to, message);
-                }
+            Happening::Deliver { from, to, message } if !self.cuts.contains(&(from, to)) => {
+                let message = Message::decode(message).expect("our own bytes");
+                self.deliver(from, to, message);
             }
             Happening::Tick { machine, process } if self.is_alive(machine, process) => {
                 let now_ms = self.now_ms + self.machines[machine].clock_offset_ms;
