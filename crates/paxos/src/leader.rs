@@ -17,71 +17,9 @@ use crate::codec::value_bytes;
 use crate::message::Body;
 use crate::mutant::Mutant;
 use crate::node::{Paxos, Role};
+use crate::peer::Peer;
 use crate::tail::Waiter;
 use crate::types::{Ballot, Command, Entry, Membership, NodeId, Position, ProposalId, Value};
-
-/// What the leader knows of a peer.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    /// Durable there, in this ballot.
-    pub(crate) upto: Position,
-    /// Chosen there, as far as it said.
-    pub(crate) chosen: Position,
-    /// The next position to send.
-    pub(crate) next: Position,
-    /// Sent and not acknowledged: (last position, bytes) per message.
-    in_flight: VecDeque<(Position, usize)>,
-    in_flight_bytes: usize,
-    /// The watermark it was last sent.
-    told_chosen: Position,
-    /// The last round it has confirmed.
-    pub(crate) round: u64,
-    /// The round before which `known_last` was learnt: an answer to a later one may not say less.
-    last_round: u64,
-    heard_ms: Option<u64>,
-    /// The last gap it reported, and when: one answer per gap is enough.
-    gap: Option<(Position, u64)>,
-}
-
-impl Peer {
-    fn new(next: Position) -> Peer {
-        Peer {
-            upto: 0,
-            chosen: 0,
-            next,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            told_chosen: 0,
-            round: 0,
-            last_round: 0,
-            heard_ms: None,
-            gap: None,
-        }
-    }
-
-    pub(crate) fn heard_within(&self, now_ms: u64, timeout_ms: u64) -> bool {
-        self.heard_ms.is_some_and(|heard_ms| now_ms < heard_ms + timeout_ms)
-    }
-
-    fn acknowledged(&mut self, upto: Position) {
-        self.upto = self.upto.max(upto);
-        while let Some((_, bytes)) = self.in_flight.pop_front_if(|(last, _)| *last <= upto) {
-            self.in_flight_bytes -= bytes;
-        }
-    }
-
-    fn sent(&mut self, last: Position, bytes: usize) {
-        self.in_flight.push_back((last, bytes));
-        self.in_flight_bytes += bytes;
-        self.next = last + 1;
-    }
-
-    fn send_again_from(&mut self, next: Position) {
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
-        self.next = next;
-    }
-}
 
 /// A leader's state. Dies with its ballot.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ mod message;
 mod mutant;
 mod node;
 mod outbox;
+mod peer;
 mod proposals;
 mod record;
 mod tail;
