@@ -230,11 +230,11 @@ COMMENT ON FUNCTION synod._promote(integer) IS 'internal: gives a learner its vo
 REVOKE ALL ON FUNCTION synod._promote(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._promote(integer) TO synod_admin, synod_replicator;
 
-CREATE FUNCTION synod._expel(node_id integer) RETURNS void
+CREATE FUNCTION synod._expel(log uuid) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'expel_wrapper';
-COMMENT ON FUNCTION synod._expel(integer) IS 'internal: takes out a node whose joining failed';
-REVOKE ALL ON FUNCTION synod._expel(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._expel(integer) TO synod_admin, synod_replicator;
+COMMENT ON FUNCTION synod._expel(uuid) IS 'internal: takes out a node whose joining failed';
+REVOKE ALL ON FUNCTION synod._expel(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._expel(uuid) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._is_member(group_id text, node_id integer) RETURNS boolean
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'is_member_wrapper';
@@ -260,6 +260,14 @@ CREATE FUNCTION synod._table_definition(table_id bigint, relation oid) RETURNS b
 COMMENT ON FUNCTION synod._table_definition(bigint, oid) IS 'internal: the definition of a replicated table';
 REVOKE ALL ON FUNCTION synod._table_definition(bigint, oid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._table_definition(bigint, oid) TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._check_tables(via text, node text) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'check_tables_wrapper';
+COMMENT ON FUNCTION synod._check_tables(text, text) IS
+    'internal: whether the tables of the group are here, alike and empty';
+REVOKE ALL ON FUNCTION synod._check_tables(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._check_tables(text, text) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -112,6 +112,7 @@ fn admit(
 
 fn admitted(log: LogId, info: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
     let (node, identity) = member()?;
+    one_at_a_time();
     let wanted = MemberInfo::decode(info).ok_or_else(|| {
         UserError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -223,17 +224,32 @@ fn promote(node_id: i32) -> Option<String> {
     change(node, &MembershipChange::Promote(id), Duration::ZERO, has_vote).err()
 }
 
-/// `synod._expel`: take a node out that did not come to be a voter.
+/// `synod._expel`: take a node out whose joining failed, if it was admitted at all.
 #[pg_extern(sql = false)]
-fn expel(node_id: i32) {
-    let id = NodeId(node_id as u32);
+fn expel(log: pgrx::Uuid) {
+    let log = LogId(*log.as_bytes());
     let expelled = || -> Result<(), UserError> {
         let (node, _) = member()?;
+        one_at_a_time();
+        let id = membership::read(node)
+            .members
+            .iter()
+            .find(|member| member.log == log)
+            .map(|member| member.id);
+        let Some(id) = id else { return Ok(()) };
         let gone = |now: &Membership| now.members.iter().all(|member| member.id != id);
         change(node, &MembershipChange::Remove(id), PATIENCE, gone).map_err(|reason| unchanged(&reason))?;
         Ok(())
     };
     expelled().unwrap_or_else(|error| error.raise());
+}
+
+/// Admitting goes on when the session that asked for it is gone: who wants to undo it must wait until it is done.
+fn one_at_a_time() {
+    // "syno", and 2 for admitting.
+    if let Err(error) = Spi::run("SELECT pg_catalog.pg_advisory_xact_lock(1937337967, 2)") {
+        pgrx::warning!("could not lock the membership: {error}");
+    }
 }
 
 /// `synod._is_member`: whether this group still has a node, as far as this member knows.

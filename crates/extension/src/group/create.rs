@@ -20,9 +20,10 @@ pub fn create(group: &str, node: &str, dsn: &str) -> Result<(), UserError> {
     check_name("node", node)?;
     check_session("synod.create_group")?;
     check_not_member()?;
-    let (mut own, facts) = own_session(dsn)?;
+    let (own, facts) = own_session(dsn)?;
     facts.check_room()?;
-    steps::undone_on_failure(|steps| {
+    steps::undone_on_failure(move |steps| {
+        let mut own = own;
         let site = Site::prepare()?;
         let info = MemberInfo {
             name: node.into(),

@@ -17,12 +17,10 @@ use synod_rules::Certifier;
 use super::facts::{Facts, RELEASE};
 use super::site::{Nowhere, Site, file_error};
 use super::steps::{self, Steps};
-use super::tables;
 use super::{check_name, check_not_member, check_session, own_session, session, wait};
 use crate::errors::UserError;
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::client::{Client, Row, explain};
-use crate::pg::copy::TableLock;
 use crate::pg::{server, threads};
 use crate::text::{from_hex, hex, uuid};
 
@@ -53,15 +51,18 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
     check_name("node", name)?;
     check_session("synod.join_group")?;
     check_not_member()?;
-    let (own, own_facts) = own_session(dsn)?;
+    let (mut own, own_facts) = own_session(dsn)?;
     own_facts.check_room()?;
     let (mut via, facts) = session(via_dsn, VIA)?;
     let group = checked_group(&facts, &own_facts)?;
     check_new(&mut via, name)?;
-    let tables = tables::of_group(&mut via).map_err(|error| explain(error, VIA))?;
-    // Early, for the user's sake; again under a lock when they are copied, which another session does.
-    tables::check(&tables, &group.node_name, TableLock::Look)?;
-    let mut join = Join {
+    // Early, for the user's sake; again when they are copied. In a session of its own, which keeps no locks.
+    own.query(
+        "SELECT synod._check_tables($1, $2)",
+        &[Some(via_dsn), Some(&group.node_name)],
+    )
+    .map_err(|error| explain(error, "this database"))?;
+    let join = Join {
         via_dsn,
         name,
         dsn,
@@ -69,7 +70,11 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         via,
         group,
     };
-    steps::undone_on_failure(|steps| join.run(steps))
+    steps::undone_on_failure(move |steps| {
+        // Dropped before anything is undone: its sessions hold locks.
+        let mut join = join;
+        join.run(steps)
+    })
 }
 
 fn checked_group(facts: &Facts, own: &Facts) -> Result<super::facts::Membership, UserError> {
@@ -130,6 +135,7 @@ impl Join<'_> {
             server_version: server::version_number(),
         };
         let info = format!("\\x{}", hex(&info.encode()));
+        steps.borrow_mut().admitted = Some((self.via_dsn.into(), uuid(&log.0)));
         let rows = self
             .via
             .query(
@@ -137,9 +143,7 @@ impl Join<'_> {
                 &[Some(&uuid(&log.0)), Some(&info)],
             )
             .map_err(|error| explain(error, VIA))?;
-        let admission = rows.first().and_then(admission).ok_or_else(not_understood)?;
-        steps.borrow_mut().admitted = Some((self.via_dsn.into(), admission.node.0));
-        Ok(admission)
+        rows.first().and_then(admission).ok_or_else(not_understood)
     }
 
     fn certifier(&mut self) -> Result<Certifier, UserError> {

@@ -19,8 +19,8 @@ use crate::pg::server;
 pub struct Steps {
     /// The node's own dsn, once something in this database was committed: its origin, and copied rows if the flag is set.
     pub prepared: Option<(String, bool)>,
-    /// The dsn of the member that admitted this node, and the node id it was given.
-    pub admitted: Option<(String, u32)>,
+    /// The dsn of the member that was asked to admit this node, and the node's log.
+    pub admitted: Option<(String, String)>,
     /// The directory is in its place and the workers may run.
     pub opened: bool,
 }
@@ -69,9 +69,8 @@ impl Steps {
                 outcome,
             );
         }
-        if let Some((via, node)) = &self.admitted {
-            let node_text = node.to_string();
-            let outcome = tell(via, "SELECT synod._expel($1)", &[Some(&node_text)]);
+        if let Some((via, log)) = &self.admitted {
+            let outcome = tell(via, "SELECT synod._expel($1)", &[Some(log)]);
             warn(
                 "could not take this node out of the group; call synod.remove_node on another node",
                 outcome,

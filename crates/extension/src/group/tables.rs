@@ -17,12 +17,12 @@ use crate::text::from_hex;
 const MAX_NAMED: usize = 10;
 
 /// A table of the group.
-pub struct Table {
+struct Table {
     definition: TableDefinition,
 }
 
 /// The group's tables as the session of `client` sees them: in a transaction with an imported snapshot, those as of its CSN.
-pub fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
+fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
     let rows = client.query(
         "SELECT t.table_id, synod._table_definition(t.table_id, t.relation) FROM synod.replicated_table AS t \
          ORDER BY t.table_id",
@@ -50,7 +50,7 @@ pub fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
 }
 
 /// Refuse unless every table of the group is here, alike and empty.
-pub fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>, UserError> {
+fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>, UserError> {
     let mut here = Vec::new();
     let mut missing = Vec::new();
     for table in tables {
@@ -154,6 +154,19 @@ impl Table {
             .filter(|column| column.generated.is_none());
         stored.map(|column| column.name.clone()).collect()
     }
+}
+
+/// `synod._check_tables`: refuse what `_copy_tables` would refuse.
+#[pg_extern(sql = false)]
+fn check_tables(via: &str, node: &str) {
+    let checked = || -> Result<(), UserError> {
+        let whom = format!("node \"{node}\"");
+        let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
+        let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
+        check(&tables, node, TableLock::Look)?;
+        Ok(())
+    };
+    checked().unwrap_or_else(|error| error.raise());
 }
 
 /// `synod._copy_tables`: copy the group's tables as of an exported snapshot of the node behind `via`, which shows the records

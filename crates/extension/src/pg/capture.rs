@@ -16,8 +16,8 @@ use synod_change::TableId;
 
 use crate::errors::UserError;
 use crate::local_key::LocalKey;
-use events::{Event, EventLog};
 pub use events::RowLock;
+use events::{Event, EventLog};
 pub use image::{Image, Version};
 use subtransactions::Subtransactions;
 
@@ -154,7 +154,11 @@ pub fn note_row_lock(relation: pg_sys::Oid, lock: RowLock) {
     let base = super::shmem::applied();
     // SAFETY: inside a transaction.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    PENDING.with_borrow_mut(|pending| pending.events.push(Event::of_lock(relation, subtransaction, lock, base)));
+    PENDING.with_borrow_mut(|pending| {
+        pending
+            .events
+            .push(Event::of_lock(relation, subtransaction, lock, base))
+    });
 }
 
 /// A table was locked, or is about to be, so that nobody else may write it.
@@ -162,7 +166,13 @@ pub fn note_table_lock(table: TableId) {
     let base = super::shmem::applied();
     // SAFETY: inside a transaction.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    PENDING.with_borrow_mut(|pending| pending.table_locks.push(TableLock { subtransaction, table, base }));
+    PENDING.with_borrow_mut(|pending| {
+        pending.table_locks.push(TableLock {
+            subtransaction,
+            table,
+            base,
+        })
+    });
 }
 
 /// A table is replicated from this transaction on; its rows are read when the transaction is sealed.

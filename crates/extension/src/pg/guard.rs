@@ -325,7 +325,9 @@ pub unsafe fn without_freeze(statement: *mut pg_sys::PlannedStmt) -> *mut pg_sys
         let freezes = |option: &*mut pg_sys::DefElem| super::relcache::c_text((**option).defname) == "freeze";
         let at = list::pointers::<pg_sys::DefElem>(copy.options).iter().position(freezes);
         let strong = copy.is_from && named(copy.relation).is_some_and(relation::is_strong);
-        let (Some(at), true) = (at, strong) else { return statement };
+        let (Some(at), true) = (at, strong) else {
+            return statement;
+        };
         let changed = pg_sys::copyObjectImpl(statement.cast()).cast::<pg_sys::PlannedStmt>();
         let copy = (*changed).utilityStmt.cast::<pg_sys::CopyStmt>();
         (*copy).options = pg_sys::list_delete_nth_cell((*copy).options, at as i32);

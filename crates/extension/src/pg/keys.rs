@@ -53,7 +53,11 @@ impl KeySet {
     /// Claim a key of a table's index. `base` is that of the claim, `event_base` the applied CSN when its row was written.
     pub fn claim(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base, event_base: u64) {
         self.touch(table, event_base);
-        if self.tables.get(&table).is_some_and(|claim| claim.mode == KeyMode::Update) {
+        if self
+            .tables
+            .get(&table)
+            .is_some_and(|claim| claim.mode == KeyMode::Update)
+        {
             // Stronger than any key of the table.
             return;
         }

@@ -229,8 +229,12 @@ fn refers_to_strong_table(oid: pg_sys::Oid) -> bool {
         return known;
     }
     let before = INVALIDATIONS.get();
-    let Some(relation) = Relation::open(oid) else { return false };
-    let refers = definition::local_foreign_keys(&relation).iter().any(|key| is_strong(key.referenced));
+    let Some(relation) = Relation::open(oid) else {
+        return false;
+    };
+    let refers = definition::local_foreign_keys(&relation)
+        .iter()
+        .any(|key| is_strong(key.referenced));
     if INVALIDATIONS.get() == before {
         REFERS.with_borrow_mut(|tables| tables.insert(oid, refers));
     }

@@ -158,10 +158,14 @@ fn forget(oid: pg_sys::Oid) {
 /// began or ended its replication. A table without rows that is not strong may refer to one that is: it cannot be written
 /// ([`relation::assert_refers_to_no_strong_table`]) until it is replicated.
 pub fn check_foreign_keys(oid: pg_sys::Oid) -> Result<(), UserError> {
-    let Some(relation) = Relation::open(oid) else { return Ok(()) };
+    let Some(relation) = Relation::open(oid) else {
+        return Ok(());
+    };
     let strong = relation::is_strong(oid);
     for key in definition::local_foreign_keys(&relation) {
-        let Some(other) = Relation::open_locked(key.referenced, pg_sys::AccessShareLock) else { continue };
+        let Some(other) = Relation::open_locked(key.referenced, pg_sys::AccessShareLock) else {
+            continue;
+        };
         match (strong, relation::is_strong(key.referenced)) {
             (true, false) => return Err(crosses(&relation, &other)),
             (false, true) if catalog::has_rows(&relation) => return Err(crosses(&other, &relation)),
@@ -169,7 +173,9 @@ pub fn check_foreign_keys(oid: pg_sys::Oid) -> Result<(), UserError> {
         }
     }
     for referring in catalog::referring_tables(oid) {
-        let Some(other) = Relation::open_locked(referring, pg_sys::AccessShareLock) else { continue };
+        let Some(other) = Relation::open_locked(referring, pg_sys::AccessShareLock) else {
+            continue;
+        };
         match (strong, relation::is_strong(referring)) {
             (true, false) if catalog::has_rows(&other) => return Err(crosses(&relation, &other)),
             (false, true) => return Err(crosses(&other, &relation)),

@@ -167,7 +167,9 @@ impl Consumer {
     /// Grows whenever a link in comes up.
     pub fn activity(&self) -> u64 {
         let rings = &nodes()[self.node].rings;
-        rings.iter().fold(0, |sum, ring| sum.wrapping_add(ring.connection.load(Ordering::Acquire)))
+        rings
+            .iter()
+            .fold(0, |sum, ring| sum.wrapping_add(ring.connection.load(Ordering::Acquire)))
     }
 
     /// Peers whose link to us stands.

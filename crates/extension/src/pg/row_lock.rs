@@ -42,13 +42,15 @@ pub unsafe fn after_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
 unsafe fn locks_strong_rows(plan: *mut pg_sys::PlannedStmt) -> bool {
     // SAFETY: row marks name range table entries, counted from 1.
     unsafe {
-        list::pointers::<pg_sys::PlanRowMark>((*plan).rowMarks).into_iter().any(|mark| {
-            if !locks((*mark).markType) || (*mark).isParent {
-                return false;
-            }
-            let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, (*mark).rti as usize - 1);
-            relation::is_strong((*entry).relid)
-        })
+        list::pointers::<pg_sys::PlanRowMark>((*plan).rowMarks)
+            .into_iter()
+            .any(|mark| {
+                if !locks((*mark).markType) || (*mark).isParent {
+                    return false;
+                }
+                let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, (*mark).rti as usize - 1);
+                relation::is_strong((*entry).relid)
+            })
     }
 }
 
@@ -78,7 +80,9 @@ unsafe extern "C-unwind" fn wrap(node: *mut pg_sys::PlanState, context: *mut std
 unsafe extern "C-unwind" fn lock_rows(node: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
     // SAFETY: the node is a LockRowsState whose function was ORIGINAL; a row that comes out of it is locked.
     unsafe {
-        let Some(original) = ORIGINAL.get() else { return std::ptr::null_mut() };
+        let Some(original) = ORIGINAL.get() else {
+            return std::ptr::null_mut();
+        };
         let slot = original(node);
         if !slot.is_null() && u32::from((*slot).tts_flags) & pg_sys::TTS_FLAG_EMPTY == 0 {
             guarded(|| {
@@ -116,7 +120,9 @@ unsafe fn note(node: &pg_sys::LockRowsState) -> Result<(), UserError> {
 
 /// The key that identifies the row at `tid`; `None` when the table has none that can be hashed.
 fn identity_hash(table: &StrongTable, tid: pg_sys::ItemPointerData) -> Result<Option<u64>, UserError> {
-    let Some(relation) = Relation::open(table.oid) else { return Ok(None) };
+    let Some(relation) = Relation::open(table.oid) else {
+        return Ok(None);
+    };
     let _scratch = Scratch::enter();
     let mut version = Version::fetch_at(&relation, tid)?;
     let image = version.image(&relation);
@@ -137,7 +143,9 @@ fn identity_hash(table: &StrongTable, tid: pg_sys::ItemPointerData) -> Result<Op
                 .collect();
             return Ok(Some(whole_row_key(table.id, &values)));
         };
-        let Some(hashing) = key.hashing.as_deref() else { return Ok(None) };
+        let Some(hashing) = key.hashing.as_deref() else {
+            return Ok(None);
+        };
         Ok(match plain_key(table.id, key, hashing, &image) {
             RowKey::Hash(hash) => Some(hash),
             RowKey::Absent => None,

@@ -88,19 +88,26 @@ pub struct RowLock {
 
 impl Event {
     /// A row that was locked. Its key is computed at once: a version that is only locked may be removed.
-    pub fn of_lock(
-        relation: pg_sys::Oid,
-        subtransaction: pg_sys::SubTransactionId,
-        lock: RowLock,
-        base: u64,
-    ) -> Self {
+    pub fn of_lock(relation: pg_sys::Oid, subtransaction: pg_sys::SubTransactionId, lock: RowLock, base: u64) -> Self {
         let hash = lock.hash.unwrap_or_default();
-        let kind = if lock.hash.is_some() { ROW_LOCK } else { ROW_LOCK_UNHASHED };
+        let kind = if lock.hash.is_some() {
+            ROW_LOCK
+        } else {
+            ROW_LOCK_UNHASHED
+        };
         Self {
             relation,
             subtransaction,
-            old: Tid { block: (hash >> 32) as u32, offset: (hash >> 16) as u16, tag: hash as u16 },
-            new: Tid { block: 0, offset: 0, tag: kind | lock.mode as u16 },
+            old: Tid {
+                block: (hash >> 32) as u32,
+                offset: (hash >> 16) as u16,
+                tag: hash as u16,
+            },
+            new: Tid {
+                block: 0,
+                offset: 0,
+                tag: kind | lock.mode as u16,
+            },
             base,
         }
     }
@@ -113,7 +120,10 @@ impl Event {
         }
         let hash = u64::from(self.old.block) << 32 | u64::from(self.old.offset) << 16 | u64::from(self.old.tag);
         let mode = KeyMode::from_u8(self.new.tag as u8).unwrap_or(KeyMode::Update);
-        Some(RowLock { hash: (kind == ROW_LOCK).then_some(hash), mode })
+        Some(RowLock {
+            hash: (kind == ROW_LOCK).then_some(hash),
+            mode,
+        })
     }
 }
 

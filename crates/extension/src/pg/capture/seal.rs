@@ -169,12 +169,18 @@ impl Sealer {
 
     /// Claims a row that was locked.
     fn lock(&mut self, event: &Event, lock: RowLock) {
-        let Some(table) = relation::by_oid(event.relation) else { return };
+        let Some(table) = relation::by_oid(event.relation) else {
+            return;
+        };
         match lock.hash {
             Some(hash) => {
                 // As for a write: whoever refers to the row takes no lock on it where that is applied.
                 let shared = lock.mode == KeyMode::Update && table.referenced;
-                let base = if shared || table.identity_index.is_none() { Base::At(event.base) } else { Base::Now };
+                let base = if shared || table.identity_index.is_none() {
+                    Base::At(event.base)
+                } else {
+                    Base::Now
+                };
                 self.out.keys.claim(table.id, hash, lock.mode, base, event.base);
             }
             None => self.out.keys.claim_table(table.id, KeyMode::Update, event.base),
