@@ -136,7 +136,7 @@ pub fn local_transaction_id() -> u32 {
     unsafe { local_transaction_id_of(pg_sys::MyProc) }
 }
 
-/// The local transaction id of a lock's holder; the transaction id, if that is a prepared transaction.
+/// The local transaction id of a lock's holder.
 pub fn transaction_of_lock(lock: &pg_sys::LockInstanceData) -> u32 {
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     return lock.lxid;

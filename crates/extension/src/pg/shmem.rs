@@ -114,7 +114,7 @@ pub struct NodeShared {
 
     /// Microseconds (monotonic) since when apply waits for a lock; 0: it does not.
     pub apply_waits_since_us: AtomicU64,
-    /// Transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
+    /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
     pub blocking_prepared: AtomicU32,
     /// The last commits, for "does this snapshot cover that CSN".

@@ -110,11 +110,16 @@ pub fn durable_progress(node: &NodeShared) -> u64 {
     }
 }
 
-/// The name of the prepared transaction with this id.
-pub fn prepared_transaction(xid: u32) -> Option<String> {
+/// The name of the prepared transaction whose locks carry this local transaction id.
+pub fn prepared_transaction(transaction: u32) -> Option<String> {
     super::guarded(|| {
         let _snapshot = crate::pg::scratch::ActiveSnapshot::push();
-        let query = format!("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE transaction = '{xid}'");
+        // A prepared transaction keeps the lock on its own id, under the virtual id that all its locks have.
+        let query = format!(
+            "SELECT p.gid FROM pg_catalog.pg_prepared_xacts p JOIN pg_catalog.pg_locks l \
+             ON l.locktype = 'transactionid' AND l.transactionid = p.transaction AND l.pid IS NULL \
+             WHERE pg_catalog.split_part(l.virtualtransaction, '/', 2) = '{transaction}'"
+        );
         Ok(pgrx::Spi::get_one::<String>(&query).ok().flatten())
     })
     .ok()

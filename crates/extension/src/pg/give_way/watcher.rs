@@ -31,8 +31,8 @@ struct Blocker {
 /// What blocks apply.
 enum Blockers {
     Processes(Vec<Blocker>),
-    /// A prepared transaction with this id: nobody to signal.
-    Prepared(pg_sys::TransactionId),
+    /// A prepared transaction with this local transaction id: nobody to signal.
+    Prepared(u32),
 }
 
 /// Remembers who was told when. One per node, in its log worker.
@@ -73,8 +73,8 @@ impl Watcher {
                     self.tell(node, blocker, now);
                 }
             }
-            Blockers::Prepared(xid) => {
-                node.blocking_prepared.store(u32::from(xid), Ordering::SeqCst);
+            Blockers::Prepared(transaction) => {
+                node.blocking_prepared.store(transaction, Ordering::SeqCst);
                 signal(pid, libc::SIGINT);
             }
         }
@@ -229,7 +229,7 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
         }
         free(data);
         match prepared {
-            Some(xid) if found.is_empty() => Blockers::Prepared(pg_sys::TransactionId::from(xid)),
+            Some(transaction) if found.is_empty() => Blockers::Prepared(transaction),
             _ => Blockers::Processes(found),
         }
     }
