@@ -250,7 +250,7 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
             return false;
         }
         let passed = if snapshot::is_fixed() {
-            cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency)
+            cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency).map_err(UserError::from)
         } else {
             reach(node, consistency).map(drop)
         };
@@ -274,7 +274,10 @@ unsafe fn pass(
     // SAFETY: by contract.
     unsafe {
         if snapshot::is_fixed() {
-            return cover_fixed(node, (*query).snapshot, consistency);
+            return match cover_fixed(node, (*query).snapshot, consistency) {
+                Err(Uncovered::TooOld) if stands_alone(query) && snapshot::replace_with_latest(query) => Ok(()),
+                other => other.map_err(UserError::from),
+            };
         }
         let csn = pass_command(node, consistency)?;
         let nested = SESSION.with(|session| {
@@ -317,6 +320,43 @@ fn pass_command(node: &NodeShared, consistency: ReadConsistency) -> Result<u64, 
     Ok(csn)
 }
 
+/// Why a fixed snapshot does not do.
+enum Uncovered {
+    /// It lacks a CSN.
+    TooOld,
+    /// What is needed could not be found out, or waited for.
+    Failed(UserError),
+}
+
+impl From<Uncovered> for UserError {
+    fn from(uncovered: Uncovered) -> Self {
+        match uncovered {
+            Uncovered::TooOld => snapshot_too_old(),
+            Uncovered::Failed(error) => error,
+        }
+    }
+}
+
+/// Whether a query is all there is to its transaction (`default_transaction_isolation` outside of a block), and only reads:
+/// then nobody can tell which snapshot the transaction had.
+///
+/// # Safety
+/// `query` is valid.
+unsafe fn stands_alone(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        pg_sys::XactIsoLevel == pg_sys::XACT_REPEATABLE_READ as i32
+            && !pg_sys::IsTransactionBlock()
+            && snapshot::enclosing() == 0
+            && SESSION.with(|session| session.utilities.borrow().is_empty())
+            && (*query).operation == pg_sys::CmdType::CMD_SELECT
+            && !(*plan).hasModifyingCTE
+            && (*plan).rowMarks.is_null()
+            && !functions::calls_any(plan)
+    }
+}
+
 /// A REPEATABLE READ transaction has one snapshot: it covers what is needed, or the transaction cannot go on.
 ///
 /// # Safety
@@ -325,15 +365,15 @@ unsafe fn cover_fixed(
     node: &NodeShared,
     snapshot: pg_sys::Snapshot,
     consistency: ReadConsistency,
-) -> Result<(), UserError> {
+) -> Result<(), Uncovered> {
     let transaction = compat::local_transaction_id();
     if SESSION.with(|session| session.covered_transaction.get()) == transaction {
         return Ok(());
     }
-    let csn = reach(node, consistency)?;
+    let csn = reach(node, consistency).map_err(Uncovered::Failed)?;
     // SAFETY: by contract.
     if unsafe { !node.recent.covers(csn, snapshot) } {
-        return Err(snapshot_too_old());
+        return Err(Uncovered::TooOld);
     }
     SESSION.with(|session| session.covered_transaction.set(transaction));
     Ok(())

@@ -37,6 +37,15 @@ pub unsafe fn may_read(plan: *const pg_sys::PlannedStmt) -> bool {
     !called.is_empty() && KNOWN.with_borrow(|known| called.iter().any(|hash| known.get(hash) != Some(&false)))
 }
 
+/// Whether the plan calls user-defined functions.
+///
+/// # Safety
+/// `plan` is valid.
+pub unsafe fn calls_any(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: by contract.
+    unsafe { !called(plan).is_empty() }
+}
+
 /// Watches the outermost query of a command.
 pub struct Watch {
     functions: Vec<u32>,

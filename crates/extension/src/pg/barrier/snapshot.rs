@@ -75,12 +75,37 @@ pub unsafe fn replace(query: *mut pg_sys::QueryDesc, nested: bool) -> bool {
         if shared || !own || (nested && pg_sys::GetCurrentTransactionNestLevel() > 1) {
             return false;
         }
+        exchange(query, || pg_sys::GetTransactionSnapshot());
+    }
+    true
+}
+
+/// As [`replace`] in a REPEATABLE READ transaction, for a query that is all there is to it.
+///
+/// # Safety
+/// As for [`replace`]; nothing else in the transaction uses its snapshot.
+pub unsafe fn replace_with_latest(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: by contract, and see `replace`.
+    unsafe {
+        if !pg_sys::ActiveSnapshotSet() || pg_sys::GetActiveSnapshot() != (*query).snapshot {
+            return false;
+        }
+        exchange(query, || pg_sys::GetLatestSnapshot());
+    }
+    true
+}
+
+/// # Safety
+/// See [`replace`].
+unsafe fn exchange(query: *mut pg_sys::QueryDesc, fresh: impl FnOnce() -> pg_sys::Snapshot) {
+    // SAFETY: by contract.
+    unsafe {
+        let old = (*query).snapshot;
         let command = (*old).curcid;
         pg_sys::UnregisterSnapshot(old);
         pg_sys::PopActiveSnapshot();
-        pg_sys::PushCopiedSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::PushCopiedSnapshot(fresh());
         (*pg_sys::GetActiveSnapshot()).curcid = command;
         (*query).snapshot = pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot());
     }
-    true
 }
