@@ -212,20 +212,30 @@ impl Cluster {
     /// Replicates a table that every node has, and waits until every node knows.
     #[track_caller]
     pub fn replicate(&self, table: &str) {
-        if let Err(error) = self
-            .client(0)
-            .execute(&format!("SELECT synod.replicate_table('{table}')"), &[])
-        {
-            panic!("replicate_table('{table}'): {error:?}\n{}", self.server(0).log_tail(10));
+        self.replicate_together(&[table]);
+    }
+
+    /// Replicates tables in one transaction, as those must be that refer to each other.
+    #[track_caller]
+    pub fn replicate_together(&self, tables: &[&str]) {
+        let calls: String = tables
+            .iter()
+            .map(|table| format!("SELECT synod.replicate_table('{table}');"))
+            .collect();
+        if let Err(error) = self.client(0).batch_execute(&calls) {
+            panic!("replicate {tables:?}: {error:?}\n{}", self.server(0).log_tail(10));
         }
         for node in self.nodes.iter().filter(|node| node.server.is_running()) {
             let mut client = node.server.client();
-            let query = format!("SELECT count(*) FROM synod.tables WHERE table_name::regclass = '{table}'::regclass");
-            wait_until(
-                JOIN_DEADLINE,
-                &format!("{table} among the tables of {}", node.name),
-                || (client.query_one(&query, &[]).ok()?.get::<_, i64>(0) == 1).then_some(()),
-            );
+            for table in tables {
+                let query =
+                    format!("SELECT count(*) FROM synod.tables WHERE table_name::regclass = '{table}'::regclass");
+                wait_until(
+                    JOIN_DEADLINE,
+                    &format!("{table} among the tables of {}", node.name),
+                    || (client.query_one(&query, &[]).ok()?.get::<_, i64>(0) == 1).then_some(()),
+                );
+            }
         }
     }
 

@@ -245,8 +245,7 @@ fn unique_indexes_of_every_shape_are_kept() {
 fn a_parent_does_not_go_from_under_its_child() {
     let cluster = CLUSTER.lease();
     cluster.on_all("CREATE TABLE parent (id bigint PRIMARY KEY, note text); CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent)");
-    cluster.replicate("parent");
-    cluster.replicate("child");
+    cluster.replicate_together(&["parent", "child"]);
     for id in 0..12 {
         cluster
             .client(0)

@@ -23,8 +23,7 @@ fn make_tables(cluster: &Cluster) {
         .get(0);
     if !exists {
         cluster.on_all("CREATE TABLE fought (id int PRIMARY KEY, v int); CREATE TABLE fought_child (id int PRIMARY KEY, parent int REFERENCES fought)");
-        cluster.replicate("fought");
-        cluster.replicate("fought_child");
+        cluster.replicate_together(&["fought", "fought_child"]);
     }
     cluster.client(1).batch_execute("DELETE FROM fought_child; DELETE FROM fought; INSERT INTO fought SELECT i, 0 FROM generate_series(1, 10) i").unwrap();
     assert_converged(cluster, &["fought"]);
