@@ -13,6 +13,8 @@ FUNCTION_LINES = 70
 # Unfinished work belongs in the issue tracker. The words are put together here so that this file passes.
 UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b|\bto" r"do!|\bunimple" r"mented!|\bdb" r"g!")
 UNSAFE = re.compile(r"\bunsafe\b(?!_)")
+# Relative links, and what mdBook includes.
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)[^)]*\)|\{\{#include (\S+)\}\}")
 STRING_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/', re.S)
 
 
@@ -66,6 +68,12 @@ def main() -> int:
             warnings.append(f"{name}: {length} lines (aim: {FILE_LINES})")
         for number, function, lines in long_functions(code):
             warnings.append(f"{name}:{number}: fn {function} has {lines} lines (aim: {FUNCTION_LINES})")
+
+    for name in tracked("*.md"):
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
+            for target in map("".join, LINK.findall(line)):
+                if not (ROOT / name).parent.joinpath(target).exists():
+                    errors.append(f"{name}:{number}: nothing at {target}")
 
     for line in warnings:
         print(f"warning: {line}")
