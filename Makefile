@@ -70,17 +70,17 @@ soak: build
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
 
-## Showing
+## Showing: the extension as users get it; what drives it need not be fast
 
 demo: build
 	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
-	@cargo build --quiet --locked --release -p synod-testkit --bin demo
-	@$(KIT) KEEP='$(KEEP)' '$(TARGET)/release/demo'
+	@cargo build --quiet --locked -p synod-testkit --bin demo
+	@$(KIT) KEEP='$(KEEP)' '$(TARGET)/debug/demo'
 
 bench: build
 	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
-	@cargo build --quiet --locked --release -p synod-testkit --bin bench
-	@$(KIT) SYNOD_TEST_WATCHDOG_S=14400 '$(TARGET)/release/bench' $(BENCH)
+	@cargo build --quiet --locked -p synod-testkit --bin bench
+	@$(KIT) SYNOD_TEST_WATCHDOG_S=14400 '$(TARGET)/debug/bench' $(BENCH)
 
 ## Checking: changes nothing
 
