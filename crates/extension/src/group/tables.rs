@@ -7,9 +7,9 @@ use synod_change::{TableDefinition, TableId};
 use crate::errors::UserError;
 use crate::pg::client::{Client, explain};
 use crate::pg::copy::{self, TableLock};
-use crate::pg::guard::check_replicable;
 use crate::pg::libpq::PqError;
 use crate::pg::relcache::Relation;
+use crate::pg::replicable;
 use crate::pg::{server, turn};
 use crate::text::from_hex;
 
@@ -75,7 +75,7 @@ fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>,
     let mut differences = Vec::new();
     let mut full = Vec::new();
     for (relation, table) in here.iter().zip(tables) {
-        check_replicable(relation)?;
+        replicable::check(relation)?;
         let local = copy::table_definition(table.definition.id, relation, &number_of);
         let found = local.differences_to(&table.definition, &format!("on node \"{node}\""));
         differences.extend(

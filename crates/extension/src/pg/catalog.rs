@@ -8,9 +8,12 @@ use synod_change::TableId;
 
 use super::relcache::Relation;
 
-/// `InheritsRelationId` and `InheritsRelidSeqnoIndexId` of catalog/pg_inherits.h, which the bindings lack.
+/// `InheritsRelationId` and its two indexes (catalog/pg_inherits.h), which the bindings lack.
 const PG_INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
 const PG_INHERITS_BY_CHILD: pg_sys::Oid = pg_sys::Oid::from_u32(2680);
+const PG_INHERITS_BY_PARENT: pg_sys::Oid = pg_sys::Oid::from_u32(2187);
+const ATTRIBUTE_CHILD: i16 = 1;
+const ATTRIBUTE_PARENT: i16 = 2;
 
 /// `ConstraintRelationId` of catalog/pg_constraint.h, which the bindings lack.
 const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
@@ -201,15 +204,23 @@ pub fn trigger(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, String)> {
 
 /// Whether a table inherits from another.
 pub fn inherits(oid: pg_sys::Oid) -> bool {
+    is_in_hierarchy(PG_INHERITS_BY_CHILD, ATTRIBUTE_CHILD, oid)
+}
+
+/// Whether other tables inherit from a table.
+pub fn has_heirs(oid: pg_sys::Oid) -> bool {
+    is_in_hierarchy(PG_INHERITS_BY_PARENT, ATTRIBUTE_PARENT, oid)
+}
+
+fn is_in_hierarchy(index: pg_sys::Oid, attribute: i16, oid: pg_sys::Oid) -> bool {
     let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
         return false;
     };
-    // SAFETY: a scan of pg_inherits by the first column of its index on (inhrelid, inhseqno).
+    // SAFETY: a scan of pg_inherits by an index that begins with this attribute.
     unsafe {
         let mut key = pg_sys::ScanKeyData::default();
         let equal = pg_sys::BTEqualStrategyNumber as u16;
-        pg_sys::ScanKeyInit(&mut key, 1, equal, pg_sys::F_OIDEQ.into(), oid.into());
-        let index = PG_INHERITS_BY_CHILD;
+        pg_sys::ScanKeyInit(&mut key, attribute, equal, pg_sys::F_OIDEQ.into(), oid.into());
         let scan = pg_sys::systable_beginscan(table.raw(), index, true, std::ptr::null_mut(), 1, &mut key);
         let found = !pg_sys::systable_getnext(scan).is_null();
         pg_sys::systable_endscan(scan);
@@ -241,7 +252,7 @@ pub fn has_rows(relation: &Relation) -> bool {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let slot = pg_sys::table_slot_create(relation.raw(), std::ptr::null_mut());
         let scan = pg_sys::table_beginscan(relation.raw(), snapshot, 0, std::ptr::null_mut());
-        let found = pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+        let found = crate::pg::compat::scan_next(scan, slot);
         pg_sys::table_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::UnregisterSnapshot(snapshot);

@@ -182,8 +182,7 @@ impl Source {
 
 /// From the end of this transaction on, `relation` is the group's table `id`.
 pub fn replicate(id: TableId, relation: &Relation) {
-    trigger::create(relation.oid());
-    catalog::insert(id, relation.oid());
+    super::replicate::enter(id, relation.oid());
 }
 
 /// No table is replicated any more; their oids.

@@ -1,11 +1,9 @@
-//! Beginning and ending the replication of a table: what the user's call does on its node ([`begin`], [`end`]), and what the
-//! record then does on the others ([`adopt`], [`release`]).
+//! Beginning and ending the replication of a table: what the user's call does on its node ([`begin`], [`end`]), and what that
+//! and the record on the other nodes have in common ([`enter`], [`leave`]).
 //!
 //! The table, its rows and its name travel in the caller's transaction, through the same commit as any write. Foreign keys are
 //! looked at when that transaction is sealed ([`check_foreign_keys`]), so that tables that refer to each other can be
 //! replicated together in one transaction, in any order.
-
-use std::rc::Rc;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use synod_change::{Identity, TableDefinition, TableId};
@@ -13,27 +11,18 @@ use synod_change::{Identity, TableDefinition, TableId};
 use super::capture::{self, trigger};
 use super::catalog;
 use super::definition;
-use super::guard;
 use super::peers;
-use super::relation::{self, StrongTable};
+use super::relation;
 use super::relcache::{Relation, qualified};
+use super::replicable;
 use crate::errors::UserError;
-
-/// What is expected of the rows of a table that begins to be replicated here because of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// There must be none: they come with the record.
-    None,
-    /// They are those of the group already (a copy was taken).
-    Copied,
-}
 
 /// `synod.replicate_table`: from the end of this transaction on, the table is the group's.
 pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     check_privilege(oid)?;
     let relation = open_exclusively(oid)?;
-    guard::check_replicable(&relation)?;
+    replicable::check(&relation)?;
     let name = qualified(&relation.schema(), &relation.name());
     if relation::is_strong(oid) {
         return Err(UserError::new(
@@ -85,61 +74,15 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
     Ok(())
 }
 
-/// A record begins to replicate a table: do the same here. The caller then writes the record's rows.
-pub fn adopt(definition: &TableDefinition, rows: Rows) -> Result<Rc<StrongTable>, UserError> {
-    let name = qualified(&definition.schema, &definition.name);
-    let missing = || {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            format!("table {name} does not exist on this node"),
-            "The group has begun to replicate it.",
-            "Create it with the same definition as on the other nodes.",
-        )
-    };
-    let oid = catalog::named(&definition.schema, &definition.name).ok_or_else(missing)?;
-    let relation = Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).ok_or_else(missing)?;
-    guard::check_replicable(&relation)?;
-    let mine = definition::of(&relation, definition.id, &catalog::number_of);
-    let differences = mine.differences_to(definition, "in the group");
-    if !differences.is_empty() {
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {name} is not defined on this node as in the group"),
-            format!("{}.", differences.join("; ")),
-            "Change its definition on this node.",
-        ));
-    }
-    if rows == Rows::None && catalog::has_rows(&relation) {
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {name} is not empty on this node"),
-            "The group has begun to replicate it with rows of its own.",
-            "Empty the table on this node.",
-        ));
-    }
-    drop(relation);
-    if !relation::is_strong(oid) {
-        enter(definition.id, oid);
-    }
-    relation::by_id(definition.id).ok_or_else(missing)
-}
-
-/// A record ends the replication of a table: do the same here. Its rows stay.
-pub fn release(id: TableId) {
-    if let Some(oid) = catalog::relation_of(id)
-        && Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).is_some()
-    {
-        leave(oid);
-    }
-}
-
-fn enter(id: TableId, oid: pg_sys::Oid) {
+/// From here on the table is replicated under this number. The caller holds SHARE ROW EXCLUSIVE on it.
+pub fn enter(id: TableId, oid: pg_sys::Oid) {
     trigger::create(oid);
     catalog::insert(id, oid);
     forget(oid);
 }
 
-fn leave(oid: pg_sys::Oid) {
+/// From here on the table is an ordinary one. The caller holds SHARE ROW EXCLUSIVE on it.
+pub fn leave(oid: pg_sys::Oid) {
     trigger::remove(oid);
     catalog::remove(oid);
     forget(oid);

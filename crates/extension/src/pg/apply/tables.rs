@@ -4,10 +4,8 @@ use pgrx::pg_sys;
 use synod_change::{TableDefinition, TableId};
 
 use super::error::ApplyError;
-use crate::pg::capture::trigger;
 use crate::pg::relcache::{Relation, qualified};
-use crate::pg::scratch::Scratch;
-use crate::pg::{catalog, compat, definition, guard};
+use crate::pg::{catalog, compat, definition, replicable, replicate};
 
 /// From here on the table is replicated. Its rows follow as inserts, so it must be empty here, unless this is the node
 /// where they came from (`own`: a transaction that had to let go): then they are put in again.
@@ -17,13 +15,13 @@ pub fn add(wanted: &TableDefinition, own: bool) -> Result<(), ApplyError> {
         table: name.clone(),
         what,
     };
-    let oid = look_up(&wanted.schema, &wanted.name).ok_or_else(|| differs("it does not exist here".into()))?;
+    let oid = catalog::named(&wanted.schema, &wanted.name).ok_or_else(|| differs("it does not exist here".into()))?;
     let relation = Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock)
         .ok_or_else(|| differs("it does not exist here".into()))?;
     if catalog::number_of(oid) == Some(wanted.id) {
         return Ok(());
     }
-    guard::check_replicable(&relation).map_err(|error| differs(error.message))?;
+    replicable::check(&relation).map_err(|error| differs(error.message))?;
     let here = definition::of(&relation, wanted.id, &|other| {
         if other == oid {
             Some(wanted.id)
@@ -35,26 +33,24 @@ pub fn add(wanted: &TableDefinition, own: bool) -> Result<(), ApplyError> {
     if !differences.is_empty() {
         return Err(differs(differences.join("; ")));
     }
-    if !is_empty(&relation) {
+    if catalog::has_rows(&relation) {
         if !own {
             return Err(differs("it has rows here; TRUNCATE it to take over the group's".into()));
         }
         truncate_relations(&[oid], false);
     }
     drop(relation);
-    trigger::create(oid);
-    catalog::insert(wanted.id, oid);
+    replicate::enter(wanted.id, oid);
     Ok(())
 }
 
 /// From here on the table is an ordinary one.
 pub fn remove(id: TableId) {
-    let Some(oid) = catalog::relation_of(id) else { return };
-    if let Some(relation) = Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock) {
-        drop(relation);
-        trigger::remove(oid);
+    if let Some(oid) = catalog::relation_of(id)
+        && Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).is_some()
+    {
+        replicate::leave(oid);
     }
-    catalog::remove(oid);
 }
 
 /// TRUNCATE these tables and no others: the record names all, whoever cascaded to them.
@@ -84,34 +80,5 @@ fn truncate_relations(oids: &[pg_sys::Oid], restart_identity: bool) {
         let logged = if decoding { list } else { std::ptr::null_mut() };
         compat::truncate(relations, list, logged, restart_identity);
         drop(open);
-    }
-}
-
-fn look_up(schema: &str, name: &str) -> Option<pg_sys::Oid> {
-    let (schema, name) = (definition::c_name(schema), definition::c_name(name));
-    // SAFETY: inside a transaction; each look-up gives InvalidOid for what does not exist.
-    let oid = unsafe {
-        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        if namespace == pg_sys::InvalidOid {
-            return None;
-        }
-        pg_sys::get_relname_relid(name.as_ptr(), namespace)
-    };
-    (oid != pg_sys::InvalidOid).then_some(oid)
-}
-
-fn is_empty(relation: &Relation) -> bool {
-    let scratch = Scratch::enter();
-    // SAFETY: inside a transaction, with a lock that keeps writers out; the latest snapshot sees what is committed.
-    unsafe {
-        let slot = pg_sys::table_slot_create(relation.raw(), std::ptr::null_mut());
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let scan = pg_sys::table_beginscan(relation.raw(), snapshot, 0, std::ptr::null_mut());
-        let empty = !compat::scan_next(scan, slot);
-        pg_sys::table_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        drop(scratch);
-        empty
     }
 }

@@ -248,7 +248,7 @@ impl Sealer {
             let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
             let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
             pg_sys::CurrentMemoryContext = before;
-            while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+            while crate::pg::compat::scan_next(scan, slot) {
                 scratch.reset();
                 pg_sys::slot_getallattrs(slot);
                 let values = std::slice::from_raw_parts((*slot).tts_values, count).to_vec();

@@ -1,0 +1,100 @@
+//! Which relations can be replicated, as far as this node can tell.
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::catalog;
+use super::relcache::{Relation, name_text};
+use crate::errors::UserError;
+
+const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
+const UNSUPPORTED: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
+const ORDINARY_ONLY: &str = "Only ordinary tables can be replicated.";
+
+/// What a relation is, why that cannot be replicated, and what can be done.
+type Objection = (&'static str, PgSqlErrorCode, &'static str, &'static str);
+
+/// Refuse what cannot be replicated.
+pub fn check(relation: &Relation) -> Result<(), UserError> {
+    let class = relation.class();
+    let objection = by_kind(class.relkind as u8)
+        .or_else(|| by_persistence(class.relpersistence as u8))
+        .or_else(|| by_place(relation));
+    match objection {
+        None => Ok(()),
+        Some((what, code, detail, hint)) => {
+            let message = format!("cannot replicate {what} \"{}\"", name_text(&class.relname));
+            Err(UserError::new(code, message, detail, hint))
+        }
+    }
+}
+
+fn by_kind(kind: u8) -> Option<Objection> {
+    let behind = "Replicate the tables behind it.";
+    match kind {
+        pg_sys::RELKIND_RELATION => None,
+        pg_sys::RELKIND_VIEW => Some(("view", WRONG_TYPE, ORDINARY_ONLY, behind)),
+        pg_sys::RELKIND_MATVIEW => Some(("materialized view", WRONG_TYPE, ORDINARY_ONLY, behind)),
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
+            Some(("index", WRONG_TYPE, ORDINARY_ONLY, "Replicate its table."))
+        }
+        pg_sys::RELKIND_SEQUENCE => {
+            let hint = "A sequence follows the table whose column owns it.";
+            Some(("sequence", WRONG_TYPE, ORDINARY_ONLY, hint))
+        }
+        pg_sys::RELKIND_FOREIGN_TABLE => {
+            let hint = "Replicate the table there, or copy its rows into an ordinary table.";
+            Some(("foreign table", UNSUPPORTED, "Its rows are on another server.", hint))
+        }
+        pg_sys::RELKIND_PARTITIONED_TABLE => {
+            let hint = "Move its rows into an ordinary table.";
+            Some(("partitioned table", UNSUPPORTED, ORDINARY_ONLY, hint))
+        }
+        _ => Some(("relation", WRONG_TYPE, ORDINARY_ONLY, "Give the name of a table.")),
+    }
+}
+
+fn by_persistence(persistence: u8) -> Option<Objection> {
+    match persistence {
+        pg_sys::RELPERSISTENCE_TEMP => {
+            let hint = "Create it without TEMPORARY.";
+            Some(("temporary table", UNSUPPORTED, "It belongs to one session.", hint))
+        }
+        pg_sys::RELPERSISTENCE_UNLOGGED => {
+            let hint = "ALTER TABLE … SET LOGGED first.";
+            Some((
+                "unlogged table",
+                UNSUPPORTED,
+                "A crash would empty it on one node.",
+                hint,
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn by_place(relation: &Relation) -> Option<Objection> {
+    let class = relation.class();
+    if class.relispartition || catalog::inherits(relation.oid()) || catalog::has_heirs(relation.oid()) {
+        let detail = "It is a partition, or part of an inheritance hierarchy.";
+        return Some((
+            "table",
+            UNSUPPORTED,
+            detail,
+            "Detach it, or ALTER TABLE … NO INHERIT first.",
+        ));
+    }
+    if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || relation.schema() == "synod" {
+        let detail = "It belongs to the server or to the extension.";
+        return Some((
+            "system table",
+            UNSUPPORTED,
+            detail,
+            "Replicate tables of your own only.",
+        ));
+    }
+    if class.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
+        let hint = "ALTER TABLE … SET ACCESS METHOD heap first.";
+        return Some(("table", UNSUPPORTED, "Its access method is not heap.", hint));
+    }
+    None
+}
