@@ -328,11 +328,10 @@ fn a_locked_row_is_a_row_touched() {
             );
         }
         // Write skew is what FOR UPDATE is for: each locks what the other changes.
-        let one = format!(
-            "SELECT v FROM locked WHERE id = {id} FOR UPDATE; UPDATE locked SET v = 1 WHERE id = {}",
-            id + 100
-        );
-        let other = format!("UPDATE locked SET v = 1 WHERE id = {id}");
+        let decide = |reads: i32, writes: i32| {
+            format!("SELECT v FROM locked WHERE id = {reads} FOR UPDATE; UPDATE locked SET v = 1 WHERE id = {writes}")
+        };
+        let (one, other) = (decide(id, id + 100), decide(id + 100, id));
         assert_eq!(race(&cluster, &[&one, &other]), 1);
     }
     assert_converged(&cluster, &["locked"]);
