@@ -29,6 +29,9 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// How long an orderly shutdown waits for proposals on their way.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Random bits of an incarnation.
+const RANDOM_BITS: u32 = 12;
+
 type NodeEngine = Engine<PaxosLog<Links>>;
 
 /// Entry point of the log worker; the argument is the database's oid.
@@ -164,7 +167,8 @@ fn clear_spill(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of this start: above all earlier ones, and unlike that of a copy of this directory started elsewhere.
+/// The number of this start: above all earlier ones, and unlike that of a copy of this directory started elsewhere, even
+/// when a clock went back: microseconds above, [`RANDOM_BITS`] random bits below (63 bits in all until 2041).
 fn next_incarnation(directory: &Path) -> io::Result<u64> {
     let path = directory.join("incarnation");
     let before = match std::fs::read_to_string(&path) {
@@ -178,7 +182,9 @@ fn next_incarnation(directory: &Path) -> io::Result<u64> {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
-    let next = (before + 1).max(now.as_micros() as u64);
+    let random = super::random::bytes::<8>().map_err(|error| io::Error::other(error.message))?;
+    let low = u64::from_le_bytes(random) & ((1 << RANDOM_BITS) - 1);
+    let next = ((before >> RANDOM_BITS) + 1).max(now.as_micros() as u64) << RANDOM_BITS | low;
     crate::node::replace_file(directory, "incarnation", next.to_string().as_bytes())?;
     Ok(next)
 }
