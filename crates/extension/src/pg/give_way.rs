@@ -23,6 +23,9 @@ mod watcher;
 
 pub use watcher::{Watcher, overdue};
 
+/// A signal that took longer to arrive was not the watcher's.
+const LATE_SIGNAL_US: u64 = 1_000_000;
+
 /// Whether this process' transaction has to give way.
 pub fn is_doomed() -> bool {
     let Some(slot) = shmem::slot(latch::my_number()) else {
@@ -52,7 +55,23 @@ pub fn check_doomed() {
 /// The cancel that made this transaction give way is no user's: clients know 40001 as "try again".
 pub fn replacement(failure: &Failure) -> Option<UserError> {
     let cancelled = failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED);
-    (cancelled && is_doomed()).then(errors::gave_way)
+    (cancelled && cancel_is_ours()).then(errors::gave_way)
+}
+
+/// Whether a cancel was sent by the watcher: to this transaction, or to one before it that ended meanwhile.
+fn cancel_is_ours() -> bool {
+    let sent = shmem::slot(latch::my_number()).map_or(0, |slot| slot.signalled_us.swap(0, Ordering::SeqCst));
+    is_doomed() || (sent != 0 && watcher::monotonic_us().saturating_sub(sent) < LATE_SIGNAL_US)
+}
+
+/// While a commit waits for the log: a pending cancel that the watcher meant for an earlier transaction is dropped.
+pub fn absorb_stray_cancel() -> bool {
+    if is_doomed() || !cancel_is_ours() {
+        return false;
+    }
+    // SAFETY: this process' own flag; a user's cancel within the same moment is lost, as one that comes a moment later is.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    true
 }
 
 /// As [`replacement`] for cancels that came where no hook of ours is on the stack (parse analysis, deferred triggers).
@@ -63,7 +82,7 @@ pub unsafe fn rewrite_report(report: *mut pg_sys::ErrorData) {
     // SAFETY: by contract; the texts are allocated where the report's own are.
     unsafe {
         let cancelled = (*report).sqlerrcode == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32;
-        if (*report).elevel != pgrx::PgLogLevel::ERROR as i32 || !cancelled || !is_doomed() {
+        if (*report).elevel != pgrx::PgLogLevel::ERROR as i32 || !cancelled || !cancel_is_ours() {
             return;
         }
         let error = errors::gave_way();

@@ -104,6 +104,9 @@ pub struct Slot {
     pub awaits_tail: AtomicU64,
     /// Set by give-way: the transaction must end with 40001. Cleared at its end.
     pub doomed: AtomicBool,
+    /// When give-way last sent this process SIGINT (monotonic, microseconds); 0: its cancel has been seen. A signal may arrive
+    /// when the transaction that it was meant for has just ended: the one it hits then has to be told "try again", too.
+    pub signalled_us: AtomicU64,
     /// The process id that `doomed` is meant for.
     pub doomed_pid: AtomicI32,
     /// The local transaction id that `doomed` is meant for; 0: any of the process.

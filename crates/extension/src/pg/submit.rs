@@ -199,7 +199,7 @@ fn why_give_up(slot: &Slot, deadline: Instant, node: &NodeShared) -> Option<Give
         Some(GiveUp::Terminate)
     } else if slot.doomed.load(Ordering::SeqCst) {
         Some(GiveUp::Doomed)
-    } else if cancel {
+    } else if cancel && !super::give_way::absorb_stray_cancel() {
         Some(GiveUp::Cancel)
     } else if node.state() == NodeState::LogStopped {
         Some(GiveUp::Stopped)

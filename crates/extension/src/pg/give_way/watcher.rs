@@ -113,6 +113,7 @@ impl Watcher {
         if known.is_some() && now.duration_since(since) >= grace {
             terminate(blocker.pid);
         } else {
+            slot.signalled_us.store(monotonic_us(), Ordering::SeqCst);
             signal(blocker.pid, libc::SIGINT);
         }
     }
@@ -183,7 +184,7 @@ fn terminate(pid: i32) {
     signal(pid, libc::SIGTERM);
 }
 
-fn monotonic_us() -> u64 {
+pub(super) fn monotonic_us() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the struct; CLOCK_MONOTONIC is the same for all processes.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
