@@ -1,10 +1,10 @@
 //! Certification keys of a transaction: which it claims, how strongly, and from which base on.
 //!
-//! Each record that writes rows of a table claims the table's key as KeyShare, so that a claim of the whole table conflicts
-//! with every writer of it. A key's *base* is the applied CSN up to which its holder knows it to be free of conflicts:
+//! Each record that writes rows of a table claims the table's key as KeyShare, from the earliest base of its row keys on, so that
+//! a claim of the whole table conflicts with every writer of it. A key's *base* is the applied CSN up to which its holder knows it to be free of conflicts:
 //! - [`Base::Now`] for keys that our own row lock or index entry protects: the apply worker waits for it, and we are told to
 //!   give way, so that whatever is applied before our commit did not conflict;
-//! - [`Base::At`] the applied CSN when the trigger fired for everything else: keys of tables and of referenced rows, keys
+//! - [`Base::At`] the applied CSN when the trigger fired for everything else: claims of whole tables, keys of referenced rows and
 //!   of deferrable constraints, and strong claims on keys of tables that foreign keys refer to (a referencing row that
 //!   is applied takes no lock on ours).
 
@@ -27,66 +27,85 @@ pub enum Base {
     Now,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Claim {
-    mode: KeyMode,
-    base: Base,
-}
+/// The claims on one key: for each mode from which base on. A strong claim that begins late does not replace a weak one that
+/// begins early: a hot row is claimed as KeyShare when a row that refers to it is written, and as NoKeyUpdate, from the moment
+/// it is locked, when it is written itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Claims([Option<Base>; KeyMode::ALL.len()]);
 
-impl Claim {
-    fn merge(&mut self, other: Self) {
-        self.mode = self.mode.max(other.mode);
-        self.base = self.base.min(other.base);
+impl Claims {
+    /// Adds a claim; true when it is the first of its mode.
+    fn add(&mut self, mode: KeyMode, base: Base) -> bool {
+        let known = &mut self.0[mode as usize];
+        let first = known.is_none();
+        *known = Some(known.map_or(base, |known| known.min(base)));
+        first
+    }
+
+    fn has(&self, mode: KeyMode) -> bool {
+        self.0[mode as usize].is_some()
+    }
+
+    /// Those that no stronger one covers from the same base on.
+    fn kept(self) -> impl Iterator<Item = (KeyMode, Base)> {
+        let mut earliest = None;
+        KeyMode::ALL.into_iter().rev().filter_map(move |mode| {
+            let base = self.0[mode as usize]?;
+            if earliest.is_some_and(|earliest| earliest <= base) {
+                return None;
+            }
+            earliest = Some(base);
+            Some((mode, base))
+        })
     }
 }
 
 /// The keys of a transaction. When there are too many, each table becomes one key.
 #[derive(Debug, Default)]
 pub struct KeySet {
-    rows: HashMap<u64, Claim>,
-    tables: HashMap<TableId, Claim>,
+    rows: HashMap<u64, Claims>,
+    tables: HashMap<TableId, Claims>,
     names: Vec<(u64, Base)>,
+    /// Claims in `rows`, an upper bound of what they become.
+    row_claims: usize,
     whole_tables: bool,
 }
 
 impl KeySet {
-    /// Claim a key of a table's index. `base` is that of the claim, `event_base` the applied CSN when its row was written.
-    pub fn claim(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base, event_base: u64) {
-        self.touch(table, event_base);
-        if self
-            .tables
-            .get(&table)
-            .is_some_and(|claim| claim.mode == KeyMode::Update)
+    /// Claim a key of a table's index.
+    pub fn claim(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base) {
+        if self.whole_tables
+            || self
+                .tables
+                .get(&table)
+                .is_some_and(|claims| claims.has(KeyMode::Update))
         {
-            // Stronger than any key of the table.
-            return;
+            // Stronger than any key of the table, if it reaches back as far.
+            return self.claim_table(table, KeyMode::Update, base);
         }
-        if self.whole_tables {
-            return self.claim_table(table, KeyMode::Update, event_base);
-        }
-        merge(&mut self.rows, hash, Claim { mode, base });
-        if self.rows.len() + self.tables.len() + self.names.len() > MAX_KEYS_PER_RECORD {
+        self.touch(table, base);
+        let first = self.rows.entry(hash).or_default().add(mode, base);
+        self.row_claims += usize::from(first);
+        let table_claims = self.tables.len() * KeyMode::ALL.len() + self.names.len();
+        if self.row_claims + table_claims > MAX_KEYS_PER_RECORD {
             self.whole_tables = true;
             self.rows = HashMap::new();
-            self.tables.values_mut().for_each(|claim| claim.mode = KeyMode::Update);
+            for claims in self.tables.values_mut() {
+                // KeyShare is there, from the earliest base of the table's keys on.
+                let base = claims.0[KeyMode::KeyShare as usize].unwrap_or(Base::Now);
+                claims.add(KeyMode::Update, base);
+            }
         }
     }
 
-    /// Rows of the table are written.
-    pub fn touch(&mut self, table: TableId, event_base: u64) {
-        self.claim_table(table, KeyMode::KeyShare, event_base);
+    /// Rows of the table are written or relied on, under keys that have this base.
+    pub fn touch(&mut self, table: TableId, base: Base) {
+        self.claim_table(table, KeyMode::KeyShare, base);
     }
 
     /// Claim a table as a whole.
-    pub fn claim_table(&mut self, table: TableId, mode: KeyMode, event_base: u64) {
-        merge(
-            &mut self.tables,
-            table,
-            Claim {
-                mode,
-                base: Base::At(event_base),
-            },
-        );
+    pub fn claim_table(&mut self, table: TableId, mode: KeyMode, base: Base) {
+        self.tables.entry(table).or_default().add(mode, base);
     }
 
     /// Claim a name (see [`synod_change::name_key`]).
@@ -96,36 +115,28 @@ impl KeySet {
 
     /// All keys.
     pub fn finish(self, applied_now: u64) -> Vec<LocalKey> {
-        let local = |hash: u64, claim: Claim| LocalKey {
-            key: Key { hash, mode: claim.mode },
-            base: match claim.base {
+        let local = |hash: u64, mode: KeyMode, base: Base| LocalKey {
+            key: Key { hash, mode },
+            base: match base {
                 Base::At(base) => base,
                 Base::Now => applied_now,
             },
         };
-        let tables = self
-            .tables
-            .into_iter()
-            .map(|(table, claim)| local(table_key(table), claim));
-        let names = self.names.into_iter().map(|(hash, base)| {
-            local(
-                hash,
-                Claim {
-                    mode: KeyMode::Update,
-                    base,
-                },
-            )
-        });
-        let rows = self.rows.into_iter().map(|(hash, claim)| local(hash, claim));
-        tables.chain(names).chain(rows).collect()
+        let all = |hash: u64, claims: Claims| claims.kept().map(move |(mode, base)| local(hash, mode, base));
+        let mut keys = Vec::with_capacity(self.row_claims + self.tables.len() + self.names.len());
+        keys.extend(
+            self.tables
+                .into_iter()
+                .flat_map(|(table, claims)| all(table_key(table), claims)),
+        );
+        keys.extend(
+            self.names
+                .into_iter()
+                .map(|(hash, base)| local(hash, KeyMode::Update, base)),
+        );
+        keys.extend(self.rows.into_iter().flat_map(|(hash, claims)| all(hash, claims)));
+        keys
     }
-}
-
-fn merge<K: std::hash::Hash + Eq>(claims: &mut HashMap<K, Claim>, key: K, claim: Claim) {
-    claims
-        .entry(key)
-        .and_modify(|known| known.merge(claim))
-        .or_insert(claim);
 }
 
 /// What an index makes of a row.

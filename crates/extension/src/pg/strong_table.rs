@@ -133,8 +133,6 @@ pub struct StrongTable {
     pub sequences: Vec<FeedingSequence>,
     /// Whether some column's text form depends on settings.
     pub needs_fixed_settings: bool,
-    /// Whether every write needs the table's own key, because some index cannot be hashed.
-    pub table_key_only: bool,
     context: pg_sys::MemoryContext,
 }
 
@@ -194,7 +192,6 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         needs_fixed_settings: columns
             .iter()
             .any(|column| column.wire == Wire::Text && !wire::text_is_fixed(wire::base_type(column.type_oid))),
-        table_key_only: keys.iter().any(|key| key.hashing.is_none()),
         columns,
         keys,
         context,

@@ -63,7 +63,7 @@ impl Emitter {
         out: &mut Output,
     ) -> Result<(), UserError> {
         self.inserted = true;
-        out.keys.touch(self.table.id, base);
+        out.keys.touch(self.table.id, Base::Now);
         self.claim_unique(new, before, base, out);
         self.claim_referenced(new, before, base, out);
         let values = self.new_values(new, None);
@@ -82,7 +82,7 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch(self.table.id, base);
+        out.keys.touch(self.table.id, Base::Now);
         self.claim_unique(old, after, base, out);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
@@ -101,7 +101,7 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch(self.table.id, base);
+        out.keys.touch(self.table.id, Base::Now);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::NoKeyUpdate, base, true, old, out);
         self.claim_referenced(new, Some(old), base, out);
@@ -157,10 +157,10 @@ impl Emitter {
                     }
                     let physical = !key.deferrable && !table.referenced;
                     let claimed = if physical { Base::Now } else { Base::At(base) };
-                    out.keys.claim(table.id, hash, KeyMode::Update, claimed, base);
+                    out.keys.claim(table.id, hash, KeyMode::Update, claimed);
                 }
                 Some(RowKey::Absent) => {}
-                None => out.keys.claim_table(table.id, KeyMode::Update, base),
+                None => out.keys.claim_table(table.id, KeyMode::Update, Base::At(base)),
             }
         }
     }
@@ -180,17 +180,17 @@ impl Emitter {
             // Any one of equal rows will do on the receiving side, and ours may be another one than there: no lock
             // of ours stands for the key.
             let hash = whole_row_key(table.id, identity);
-            return out.keys.claim(table.id, hash, KeyMode::Update, Base::At(base), base);
+            return out.keys.claim(table.id, hash, KeyMode::Update, Base::At(base));
         };
         match self.key_of(key, old) {
             // A row that is gone claimed it with its other keys; one that is replaced under the same identity did not.
             Some(RowKey::Hash(hash)) if replaced => {
                 let physical = mode < KeyMode::Update || !table.referenced;
                 let claimed = if physical { Base::Now } else { Base::At(base) };
-                out.keys.claim(table.id, hash, mode, claimed, base);
+                out.keys.claim(table.id, hash, mode, claimed);
             }
             Some(_) => {}
-            None => out.keys.claim_table(table.id, KeyMode::Update, base),
+            None => out.keys.claim_table(table.id, KeyMode::Update, Base::At(base)),
         }
     }
 
@@ -202,7 +202,7 @@ impl Emitter {
                 let moved =
                     before.is_none_or(|before| key.attributes.iter().any(|number| !self.same(*number, before, new)));
                 if complete && moved {
-                    out.keys.claim_table(key.referenced, KeyMode::Update, base);
+                    out.keys.claim_table(key.referenced, KeyMode::Update, Base::At(base));
                 }
                 continue;
             };
@@ -216,8 +216,7 @@ impl Emitter {
             if let RowKey::Hash(hash) = now
                 && earlier != Some(now)
             {
-                out.keys
-                    .claim(key.referenced, hash, KeyMode::KeyShare, Base::At(base), base);
+                out.keys.claim(key.referenced, hash, KeyMode::KeyShare, Base::At(base));
             }
         }
     }

@@ -69,7 +69,7 @@ impl Sealer {
         for event in &counting {
             if let TableChange::Removed { id, schema, name } = &event.what {
                 replicate::check_foreign_keys(event.relation)?;
-                self.out.keys.claim_table(*id, KeyMode::Update, event.base);
+                self.out.keys.claim_table(*id, KeyMode::Update, Base::At(event.base));
                 self.out.keys.claim_name(name_key(schema, name), event.base);
                 self.out.sink.write(&Change::RemoveTable(*id))?;
             }
@@ -81,7 +81,9 @@ impl Sealer {
         }
         for lock in &pending.table_locks {
             if pending.subtransactions.counts(lock.subtransaction) {
-                self.out.keys.claim_table(lock.table, KeyMode::Update, lock.base);
+                self.out
+                    .keys
+                    .claim_table(lock.table, KeyMode::Update, Base::At(lock.base));
             }
         }
         self.truncates(&counting)
@@ -91,7 +93,7 @@ impl Sealer {
         replicate::check_foreign_keys(event.relation)?;
         let relation = Relation::open(event.relation).ok_or_else(|| table_is_gone(event.relation))?;
         let definition = definition::of(&relation, id, &crate::pg::catalog::number_of);
-        self.out.keys.claim_table(id, KeyMode::Update, event.base);
+        self.out.keys.claim_table(id, KeyMode::Update, Base::At(event.base));
         self.out
             .keys
             .claim_name(name_key(&definition.schema, &definition.name), event.base);
@@ -110,7 +112,7 @@ impl Sealer {
                 continue;
             }
             let id = self.emitter(event.relation)?.table.id;
-            self.out.keys.claim_table(id, KeyMode::Update, event.base);
+            self.out.keys.claim_table(id, KeyMode::Update, Base::At(event.base));
             self.cut.insert(event.relation, event.at);
             restart |= restart_identity;
             if !tables.contains(&id) {
@@ -181,9 +183,12 @@ impl Sealer {
                 } else {
                     Base::Now
                 };
-                self.out.keys.claim(table.id, hash, lock.mode, base, event.base);
+                self.out.keys.claim(table.id, hash, lock.mode, base);
             }
-            None => self.out.keys.claim_table(table.id, KeyMode::Update, event.base),
+            None => self
+                .out
+                .keys
+                .claim_table(table.id, KeyMode::Update, Base::At(event.base)),
         }
     }
 
