@@ -91,7 +91,8 @@ fn snapshot(directories: &[PathBuf], leader: usize) -> BTreeMap<Thread, Spent> {
                 continue;
             };
             let thread = if is_log_worker && task.file_name() != entry.file_name() {
-                format!("{kind}, its other threads")
+                let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+                format!("{kind}, thread {}", name.trim())
             } else {
                 kind.clone()
             };
