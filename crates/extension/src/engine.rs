@@ -59,6 +59,8 @@ pub struct Engine<L> {
     tails: tails::Tails,
     checkpoints: checkpoint::Checkpoints,
     membership_asked: bool,
+    /// The membership does not list this node any more.
+    removed: bool,
 }
 
 /// Why the engine stopped.
@@ -115,6 +117,7 @@ impl<L: SharedLog> Engine<L> {
             tails: tails::Tails::new(node),
             checkpoints,
             membership_asked: false,
+            removed: false,
         };
         engine.publish();
         engine
@@ -139,6 +142,7 @@ impl<L: SharedLog> Engine<L> {
         for event in events {
             self.handle(event)?;
         }
+        self.end_if_removed()?;
         self.publish();
         self.serve_tails();
         self.feed_uploads();
@@ -169,10 +173,12 @@ impl<L: SharedLog> Engine<L> {
                 Ok(())
             }
             LogEvent::Membership(membership) => {
-                self.answer_membership(Ok(()));
                 crate::membership::publish(self.node, &membership);
-                let mine = membership.members.iter().any(|member| member.id.0 == self.node_id);
-                if mine { Ok(()) } else { Err(Stop::Removed) }
+                self.removed = membership.members.iter().all(|member| member.id.0 != self.node_id);
+                if !self.removed {
+                    self.answer_membership(Ok(()));
+                }
+                Ok(())
             }
             LogEvent::MembershipRefused(reason) => {
                 self.answer_membership(Err(reason));
@@ -180,6 +186,16 @@ impl<L: SharedLog> Engine<L> {
             }
             LogEvent::Failed(reason) => Err(Stop::Log(reason)),
         }
+    }
+
+    /// A node that was removed ends; a leader only when a majority of the others knows that it is removed (it steps down
+    /// then). Before that they could not choose the next leader among themselves.
+    fn end_if_removed(&mut self) -> Result<(), Stop> {
+        if !self.removed || self.log.status().leader.is_some_and(|leader| leader.0 == self.node_id) {
+            return Ok(());
+        }
+        self.answer_membership(Ok(()));
+        Err(Stop::Removed)
     }
 
     fn propose(&mut self, flight: Flight, payload: Vec<u8>) {
