@@ -17,6 +17,10 @@ pub const PROOF_BYTES: usize = 32;
 /// What the called node says when it takes the link.
 pub const WELCOME: &[u8] = b"welcome";
 
+/// The error by which a called node tells the dialling one that it was removed from the group. Said after both have proved
+/// themselves, and final: ids are never used again.
+pub const REMOVED: &str = "the calling node is not a member of the group";
+
 /// Which end makes the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

@@ -85,6 +85,12 @@ impl Links {
         self.0.borrow_mut().drive(now)
     }
 
+    /// A member says that this node was removed from the group: it misses the record that says so, because nobody sends to
+    /// it any more.
+    pub fn expelled(&self) -> bool {
+        self.0.borrow().peers.values().any(Peer::has_expelled_us)
+    }
+
     /// Health of the links out.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.0.borrow().peers.values().map(Peer::status).collect()

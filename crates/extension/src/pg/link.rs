@@ -14,7 +14,7 @@ use synod_log::NodeId;
 
 use super::ring::{MAX_FRAME_BYTES, Producer, Refusal};
 use crate::errors::UserError;
-use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, Role, WELCOME};
+use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, REMOVED, Role, WELCOME};
 use crate::identity::Identity;
 
 /// How long the peer may take for its proof.
@@ -174,7 +174,7 @@ fn refused(refusal: Refusal, caller: &Caller, identity: &Identity) -> UserError 
         ),
         Refusal::Removed => refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the calling node is not a member of the group",
+            REMOVED,
             format!("Node {from} has left the group or was removed from it."),
             "Call synod.leave_group() there, then join anew.",
         ),

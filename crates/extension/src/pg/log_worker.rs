@@ -115,6 +115,9 @@ impl Running {
         worker::reload_if_asked();
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed());
+        if self.links.expelled() {
+            return Err(Stop::Removed);
+        }
         let watch = self.watcher.look(self.node).unwrap_or(Duration::MAX);
         let next = log.min(links).saturating_sub(self.clock.elapsed()).min(watch);
         self.waits.wait(next);

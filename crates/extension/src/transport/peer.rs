@@ -12,7 +12,7 @@ use bytes::Bytes;
 use synod_log::NodeId;
 
 use super::resolve::{Resolution, Resolver};
-use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, Role, WELCOME};
+use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, REMOVED, Role, WELCOME};
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::libpq::{Conn, CopyData, Dialing, Outcome, PqError};
 use crate::pg::ring::MAX_FRAME_BYTES;
@@ -115,6 +115,11 @@ impl Peer {
     /// The link stands.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up { .. })
+    }
+
+    /// It says that this node was removed from the group.
+    pub fn has_expelled_us(&self) -> bool {
+        self.last_error.as_ref().is_some_and(|error| error.message == REMOVED)
     }
 
     /// Socket to wait on, and whether for writing, too.

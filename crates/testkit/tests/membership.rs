@@ -1,0 +1,269 @@
+//! Joining, leaving and being removed, with writers at work; and the links that carry it all.
+
+use std::time::Duration;
+
+use postgres::Client;
+use synod_testkit::{Cluster, Ledger, StopMode, assert_converged, failed, refused, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn join(cluster: &Cluster, via: usize, node: usize) -> Result<u64, postgres::Error> {
+    cluster.client(node).execute(
+        "SELECT synod.join_group($1, $2, $3)",
+        &[
+            &cluster.server(via).dsn(),
+            &cluster.nodes()[node].name,
+            &cluster.server(node).dsn(),
+        ],
+    )
+}
+
+fn node_names(client: &mut Client) -> Vec<String> {
+    let rows = client.query("SELECT name FROM synod.nodes ORDER BY name", &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// What a failed attempt must not leave: a directory, replicated tables, rows, an origin.
+fn traces(cluster: &Cluster, node: usize) -> (bool, i64) {
+    let sum: i64 = cluster
+        .client(node)
+        .query_one(
+            "SELECT (SELECT count(*) FROM synod.replicated_table) + (SELECT count(*) FROM ledger)
+                  + (SELECT count(*) FROM pg_replication_origin)",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    (cluster.server(node).synod_directory("postgres").exists(), sum)
+}
+
+/// A server with an empty `ledger`, in no group.
+fn newcomer(cluster: &mut Cluster) -> usize {
+    let node = cluster.add_server();
+    cluster
+        .client(node)
+        .batch_execute("CREATE EXTENSION synod; CREATE TABLE ledger (id int PRIMARY KEY, node int)")
+        .unwrap();
+    let definition: String = cluster
+        .client(0)
+        .query_one(
+            "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+                    FROM pg_attribute WHERE attrelid = 'ledger'::regclass AND attnum > 0",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    let here: String = cluster
+        .client(node)
+        .query_one(
+            "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+                    FROM pg_attribute WHERE attrelid = 'ledger'::regclass AND attnum > 0",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(definition, here, "the ledger has got other columns: adapt this test");
+    node
+}
+
+#[test]
+fn a_node_joins_while_others_write() {
+    let mut cluster = Cluster::start(2);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1], 50);
+    let node = newcomer(&mut cluster);
+    ledger.while_writing(&mut cluster, &[0, 1], 20, |cluster| {
+        join(cluster, 1, node).unwrap();
+    });
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, node], 30);
+    ledger.assert_kept(&cluster);
+    assert_converged(&cluster, &["ledger"]);
+}
+
+#[test]
+fn a_cancelled_join_leaves_nothing_behind() {
+    let mut cluster = Cluster::start(1);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0], 20);
+    let node = newcomer(&mut cluster);
+    let mut joined = false;
+    for timeout_ms in [50, 200, 400, 800, 1600, 3200, 6400] {
+        let mut client = cluster.client(node);
+        client
+            .batch_execute(&format!("SET statement_timeout = {timeout_ms}"))
+            .unwrap();
+        let outcome = client.execute(
+            "SELECT synod.join_group($1, 'late', $2)",
+            &[&cluster.server(0).dsn(), &cluster.server(node).dsn()],
+        );
+        if outcome.is_ok() {
+            joined = true;
+            break;
+        }
+        failed("join_group", outcome, &["57014"]);
+        assert_eq!(traces(&cluster, node), (false, 0), "after {timeout_ms} ms");
+        assert_eq!(node_names(&mut cluster.client(0)), ["n1"], "after {timeout_ms} ms");
+    }
+    if !joined {
+        join(&cluster, 0, node).unwrap();
+    }
+    cluster.wait_for_voters(2);
+    ledger.write_until(&cluster, &[0, node], 10);
+    assert_converged(&cluster, &["ledger"]);
+}
+
+#[test]
+fn tables_with_rows_are_not_overwritten() {
+    let mut cluster = Cluster::start(1);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0], 5);
+    let node = newcomer(&mut cluster);
+    cluster
+        .client(node)
+        .batch_execute("INSERT INTO ledger VALUES (-7, 0)")
+        .unwrap();
+    refused("join_group", join(&cluster, 0, node), &["55000"]);
+    cluster
+        .client(node)
+        .batch_execute("ALTER TABLE ledger ADD more int")
+        .unwrap();
+    let error = refused("join_group", join(&cluster, 0, node), &["55000"]);
+    assert!(
+        error.detail().unwrap_or_default().contains("more"),
+        "which column? {error:?}"
+    );
+    cluster.client(node).batch_execute("DROP TABLE ledger").unwrap();
+    let error = refused("join_group", join(&cluster, 0, node), &["55000"]);
+    assert!(
+        error.detail().unwrap_or_default().contains("ledger"),
+        "which table? {error:?}"
+    );
+    assert_eq!(node_names(&mut cluster.client(0)), ["n1"]);
+}
+
+#[test]
+fn the_leader_of_two_leaves_and_comes_back() {
+    let cluster = Cluster::start(2);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1], 20);
+    let leader = cluster.leader();
+    let other = 1 - leader;
+    cluster
+        .client(leader)
+        .batch_execute("SELECT synod.leave_group()")
+        .unwrap();
+    assert!(!cluster.server(leader).synod_directory("postgres").exists());
+    let mut client = cluster.client(leader);
+    let kept: i64 = client.query_one("SELECT count(*) FROM ledger", &[]).unwrap().get(0);
+    assert!(kept >= 20, "leaving keeps the rows");
+    refused(
+        "leave_group",
+        client.execute("SELECT synod.leave_group()", &[]),
+        &["55000"],
+    );
+    wait_until(DEADLINE, "the other node to lead alone", || {
+        cluster
+            .client(other)
+            .batch_execute("INSERT INTO ledger VALUES (-1, 0)")
+            .ok()
+    });
+    client.batch_execute("TRUNCATE ledger").unwrap();
+    join(&cluster, other, leader).unwrap();
+    cluster.wait_for_voters(2);
+    cluster
+        .client(leader)
+        .batch_execute("INSERT INTO ledger VALUES (-2, 0)")
+        .unwrap();
+    assert_converged(&cluster, &["ledger"]);
+}
+
+#[test]
+fn a_node_removed_while_down_learns_it() {
+    let mut cluster = Cluster::start(3);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], 10);
+    cluster.server_mut(2).stop(StopMode::Fast);
+    cluster
+        .client(0)
+        .batch_execute("SELECT synod.remove_node('n3')")
+        .unwrap();
+    assert_eq!(node_names(&mut cluster.client(1)), ["n1", "n2"]);
+    refused(
+        "remove_node",
+        cluster.client(0).execute("SELECT synod.remove_node('n3')", &[]),
+        &["42704"],
+    );
+    cluster.server_mut(2).start();
+    let mut client = cluster.client(2);
+    wait_until(DEADLINE, "the removed node to say so", || {
+        let row = client
+            .query_one("SELECT state || ' ' || reason FROM synod.stat_log", &[])
+            .ok()?;
+        let text: String = row.get(0);
+        (text.contains("stopped") && text.contains("removed")).then_some(())
+    });
+    client.batch_execute("SELECT synod.leave_group()").unwrap();
+    client.batch_execute("TRUNCATE ledger").unwrap();
+    join(&cluster, 0, 2).unwrap();
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, 2], 10);
+    assert_converged(&cluster, &["ledger"]);
+}
+
+#[test]
+fn the_last_majority_is_not_given_away() {
+    let mut cluster = Cluster::start(2);
+    cluster.server_mut(1).stop(StopMode::Fast);
+    let outcome = cluster.client(0).execute("SELECT synod.leave_group()", &[]);
+    refused("leave_group", outcome, &["57P03"]);
+    assert_eq!(node_names(&mut cluster.client(0)), ["n1", "n2"]);
+}
+
+#[test]
+fn databases_of_one_server_are_nodes_of_one_group() {
+    let cluster = Cluster::start(1);
+    cluster.create_table("shared", "id int PRIMARY KEY, a text");
+    cluster.replicate("shared");
+    let server = cluster.server(0);
+    server.client().batch_execute("CREATE DATABASE second").unwrap();
+    let mut second = server.client_to("second");
+    second
+        .batch_execute("CREATE EXTENSION synod; CREATE TABLE shared (id int PRIMARY KEY, a text)")
+        .unwrap();
+    second
+        .execute(
+            "SELECT synod.join_group($1, 'second', $2)",
+            &[&server.dsn(), &server.dsn_of("second")],
+        )
+        .unwrap();
+    second
+        .batch_execute("INSERT INTO shared VALUES (1, 'from the second')")
+        .unwrap();
+    let text: String = server.client().query_one("SELECT a FROM shared", &[]).unwrap().get(0);
+    assert_eq!(text, "from the second");
+}
+
+#[test]
+fn links_hold_no_snapshot_and_survive_timeouts() {
+    let cluster = Cluster::start(3);
+    cluster.on_all("ALTER ROLE postgres SET statement_timeout = '300ms'");
+    let mut client = cluster.client(0);
+    let links = "FROM pg_stat_activity WHERE application_name LIKE 'synod link%'";
+    // Ended ones come back, under the time-out.
+    client
+        .batch_execute(&format!("SELECT pg_terminate_backend(pid) {links}"))
+        .unwrap();
+    let lasting =
+        format!("SELECT min(pid), count(*), count(backend_xmin) {links} AND backend_start < now() - interval '2 s'");
+    wait_until(DEADLINE, "two links that outlive the time-out", || {
+        let row = client.query_one(&lasting, &[]).ok()?;
+        assert_eq!(row.get::<_, i64>(2), 0, "a link holds back the removal of dead rows");
+        (row.get::<_, i64>(1) == 2).then_some(())
+    });
+    refused(
+        "link",
+        client.execute("CALL synod.link(99, gen_random_uuid(), 1, 2, 'x')", &[]),
+        &["0A000"],
+    );
+}
