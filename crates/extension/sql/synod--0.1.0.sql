@@ -284,6 +284,12 @@ COMMENT ON FUNCTION synod._set_origin(bigint) IS 'internal: makes what carries t
 REVOKE ALL ON FUNCTION synod._set_origin(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._set_origin(bigint) TO synod_admin, synod_replicator;
 
+CREATE FUNCTION synod._release_origin() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'release_origin_wrapper';
+COMMENT ON FUNCTION synod._release_origin() IS 'internal: gives the applied CSN to the apply worker';
+REVOKE ALL ON FUNCTION synod._release_origin() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._release_origin() TO synod_admin, synod_replicator;
+
 CREATE FUNCTION synod._forget(copied boolean) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'forget_wrapper';

@@ -198,7 +198,7 @@ fn a_node_removed_while_down_learns_it() {
     let mut client = cluster.client(2);
     wait_until(DEADLINE, "the removed node to say so", || {
         let row = client
-            .query_one("SELECT state || ' ' || reason FROM synod.stat_log", &[])
+            .query_one("SELECT concat(state, ' ', reason) FROM synod.stat_log", &[])
             .ok()?;
         let text: String = row.get(0);
         (text.contains("stopped") && text.contains("removed")).then_some(())
@@ -223,8 +223,7 @@ fn the_last_majority_is_not_given_away() {
 #[test]
 fn databases_of_one_server_are_nodes_of_one_group() {
     let cluster = Cluster::start(1);
-    cluster.create_table("shared", "id int PRIMARY KEY, a text");
-    cluster.replicate("shared");
+    cluster.create_table("shared", "CREATE TABLE shared (id int PRIMARY KEY, a text)");
     let server = cluster.server(0);
     server.client().batch_execute("CREATE DATABASE second").unwrap();
     let mut second = server.client_to("second");

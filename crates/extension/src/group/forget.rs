@@ -13,6 +13,12 @@ fn set_origin(csn: i64) {
     copy::create_origin(&turn::origin_name(server::database()), csn as u64);
 }
 
+/// `synod._release_origin`: this session is done with the origin that it made; the apply worker may have it.
+#[pg_extern(sql = false)]
+fn release_origin() {
+    turn::reset_origin();
+}
+
 /// `synod._forget`: no table of this database is replicated any more, and the applied CSN is gone. The tables keep their
 /// rows, unless they were only `copied` from the group.
 #[pg_extern(sql = false)]

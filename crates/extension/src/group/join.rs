@@ -119,7 +119,7 @@ impl Join<'_> {
         self.copy(steps)?;
         self.build(&site, log, &admission, &certifier)?;
         self.own
-            .execute("COMMIT")
+            .execute("COMMIT; SELECT synod._release_origin()")
             .map_err(|error| explain(error, "this database"))?;
         steps.borrow_mut().opened = true;
         site.open_up()?;

@@ -13,6 +13,8 @@ use crate::pg::{latch, server};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long the workers may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long apply may be stopped before nobody waits for it any more: it tries again every second.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long they may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -61,8 +63,11 @@ fn not_started_detail() -> String {
 
 /// Until everything up to `csn` is visible here.
 pub fn for_applied(node: &NodeShared, csn: u64) -> Result<(), UserError> {
+    let mut stopped: Option<Instant> = None;
     while node.applied.load(Ordering::Acquire) < csn {
-        if node.apply_state() == ApplyState::Stopped {
+        if node.apply_state() != ApplyState::Stopped {
+            stopped = None;
+        } else if stopped.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE {
             return Err(crate::errors::apply_stopped(&node.apply_reason()));
         }
         if node.state() == NodeState::LogStopped {

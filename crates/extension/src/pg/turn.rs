@@ -87,7 +87,8 @@ impl Turn {
     }
 }
 
-fn reset_origin() {
+/// Take the origin off this session, so that the next who commits can have it.
+pub fn reset_origin() {
     // SAFETY: these are this process' globals; reset only when our origin is set up in this session.
     unsafe {
         pg_sys::replorigin_session_origin = 0;
