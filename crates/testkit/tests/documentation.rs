@@ -1,4 +1,5 @@
-//! The documentation's quick start does what it says: its blocks are run in order, its output is compared.
+//! The documentation is true: the quick start's blocks are run in order and their output is compared; the page of
+//! settings names each one with its default.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,6 +7,8 @@ use std::process::Command;
 use synod_testkit::{PgInstall, Server};
 
 const PAGE: &str = include_str!("../../../docs/src/quick-start.md");
+
+const SETTINGS: &str = include_str!("../../../docs/src/settings.md");
 
 /// A fenced block: the words after the fence, and what is inside.
 struct Block {
@@ -94,4 +97,24 @@ fn the_quick_start_does_what_it_says() {
         }
     }
     assert!(ran >= 7, "only {ran} blocks were found to run");
+    assert_settings_are_described(&server);
+}
+
+/// The page of settings names each one, with its default.
+fn assert_settings_are_described(server: &Server) {
+    let rows = server
+        .client_to("a")
+        .query(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name LIKE 'synod.%'",
+            &[],
+        )
+        .expect("settings are readable");
+    assert!(!rows.is_empty(), "the extension has settings");
+    for row in rows {
+        let (name, default): (String, String) = (row.get(0), row.get(1));
+        let described = SETTINGS
+            .lines()
+            .any(|line| line.starts_with(&format!("| `{name}` | `{default}` |")));
+        assert!(described, "docs/src/settings.md does not describe {name} = {default}");
+    }
 }
