@@ -64,9 +64,13 @@ test-pure: deps
 test-servers: deps
 	$(CARGO) build --locked -p synod $(FEATURES)
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/debug/libsynod.so'
-	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit
+	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
+
+# SEEDS: runs of the consensus simulator.
+SEEDS ?= 2000
 
 soak: build
+	SYNOD_SEEDS=$(SEEDS) cargo test --locked --release -p synod-paxos --test sim
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
 
