@@ -43,6 +43,14 @@ pub struct Sealed {
 }
 
 impl Pending {
+    /// For an event that is noted now.
+    fn current_subtransaction(&mut self) -> pg_sys::SubTransactionId {
+        // SAFETY: inside a transaction.
+        let current = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        self.latest_subtransaction = self.latest_subtransaction.max(current);
+        current
+    }
+
     /// Neither writes nor locks.
     fn is_blank(&self) -> bool {
         self.events.is_empty() && self.tables.is_empty() && self.table_locks.is_empty()
@@ -106,6 +114,8 @@ struct Pending {
     tables: Vec<TableEvent>,
     table_locks: Vec<TableLock>,
     subtransactions: Subtransactions,
+    /// The highest that noted something. Ids ascend, also from parent to child.
+    latest_subtransaction: pg_sys::SubTransactionId,
     /// Applied CSN at the first event.
     first_base: Option<u64>,
 }
@@ -152,21 +162,19 @@ pub fn note_restart_identity(restart: bool) {
 /// A row was locked. It counts as touched if the transaction also writes.
 pub fn note_row_lock(relation: pg_sys::Oid, lock: RowLock) {
     let base = super::shmem::applied();
-    // SAFETY: inside a transaction.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     PENDING.with_borrow_mut(|pending| {
+        let subtransaction = pending.current_subtransaction();
         pending
             .events
-            .push(Event::of_lock(relation, subtransaction, lock, base))
+            .push(Event::of_lock(relation, subtransaction, lock, base));
     });
 }
 
 /// A table was locked, or is about to be, so that nobody else may write it.
 pub fn note_table_lock(table: TableId) {
     let base = super::shmem::applied();
-    // SAFETY: inside a transaction.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     PENDING.with_borrow_mut(|pending| {
+        let subtransaction = pending.current_subtransaction();
         pending.table_locks.push(TableLock {
             subtransaction,
             table,
@@ -187,9 +195,8 @@ pub fn note_removed(relation: pg_sys::Oid, id: TableId, schema: String, name: St
 
 fn note_table(relation: pg_sys::Oid, what: TableChange) {
     let base = super::shmem::applied();
-    // SAFETY: inside a transaction.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     PENDING.with_borrow_mut(|pending| {
+        let subtransaction = pending.current_subtransaction();
         pending.first_base.get_or_insert(base);
         let at = pending.events.len();
         pending.tables.push(TableEvent {
@@ -216,7 +223,8 @@ pub fn seal(applied_now: u64) -> Result<Sealed, UserError> {
 /// From the subtransaction callback.
 pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
     PENDING.with_borrow_mut(|pending| {
-        if pending.is_blank() {
+        if pending.is_blank() || mine > pending.latest_subtransaction {
+            // Neither it nor a child of it noted anything.
             return;
         }
         match event {
@@ -235,7 +243,7 @@ pub fn reset() {
     SEALED.set(false);
     RESTART_IDENTITY.set(false);
     PENDING.with_borrow_mut(|pending| {
-        if !pending.is_blank() {
+        if pending.latest_subtransaction != 0 {
             *pending = Pending::default();
         }
     });

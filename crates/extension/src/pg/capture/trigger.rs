@@ -48,6 +48,10 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
     if SEALED.get() {
         sealed_already().raise();
     }
+    // SAFETY: reads this process' own global; 0 is InvalidRepOriginId.
+    if unsafe { pg_sys::replorigin_session_origin } != 0 {
+        replays_elsewhere().raise();
+    }
     // SAFETY: the relation is open while its triggers run.
     let relation = unsafe { (*data.tg_relation).rd_id };
     let kind = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
@@ -70,9 +74,8 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
         }
     };
     let base = crate::pg::shmem::applied();
-    // SAFETY: inside a transaction.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     PENDING.with_borrow_mut(|pending| {
+        let subtransaction = pending.current_subtransaction();
         pending.first_base.get_or_insert(base);
         pending.events.push(Event {
             relation,
@@ -88,8 +91,18 @@ fn not_a_trigger() -> UserError {
     UserError::new(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         "synod.capture() can only be called as a trigger",
-        "",
+        "It notes what is written to the tables whose triggers call it.",
         "Call synod.replicate_table to have a table replicated.",
+    )
+}
+
+/// Our commit needs the session's replication origin for the applied CSN.
+fn replays_elsewhere() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot write a strong table in a session that replays another replication origin",
+        "A subscription or a session with a replication origin of its own cannot take part in the group's log.",
+        "Let the subscription write a table that is not replicated, and copy its rows from there.",
     )
 }
 
@@ -98,7 +111,7 @@ fn sealed_already() -> UserError {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "cannot write a strong table while the transaction is being committed",
         "Its changes were handed to the shared log already.",
-        "",
+        "Write it before COMMIT, not in what COMMIT itself runs.",
     )
 }
 
