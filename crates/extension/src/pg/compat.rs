@@ -367,3 +367,17 @@ pub unsafe fn planstate_tree_walker(
     // SAFETY: by contract.
     unsafe { planstate_tree_walker_raw(node, walker, context) }
 }
+
+/// `pqsignal`: 18 calls that of the server `pqsignal_be`.
+///
+/// # Safety
+/// `handler` does what may be done in a signal handler.
+pub unsafe fn on_signal(signal: i32, handler: pg_sys::pqsigfunc) {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        let _ = pg_sys::pqsignal(signal, handler);
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal, handler);
+    }
+}

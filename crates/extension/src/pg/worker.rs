@@ -19,9 +19,9 @@ unsafe extern "C-unwind" {
 pub fn start() {
     // SAFETY: start of a background worker; the handlers are the server's own.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(shutdown_raw));
-        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(reload_raw));
-        pg_sys::pqsignal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
+        super::compat::on_signal(pg_sys::SIGTERM as i32, Some(shutdown_raw));
+        super::compat::on_signal(pg_sys::SIGHUP as i32, Some(reload_raw));
+        super::compat::on_signal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
@@ -30,9 +30,9 @@ pub fn start() {
 pub fn start_with_interrupts() {
     // SAFETY: as above.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die_raw));
-        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(reload_raw));
-        pg_sys::pqsignal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
+        super::compat::on_signal(pg_sys::SIGTERM as i32, Some(die_raw));
+        super::compat::on_signal(pg_sys::SIGHUP as i32, Some(reload_raw));
+        super::compat::on_signal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
