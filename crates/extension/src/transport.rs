@@ -138,12 +138,11 @@ impl Inner {
         for (id, peer) in &self.peers {
             let interest = peer.interest();
             // While it connects libpq may put another socket in the place of the one that is watched.
-            if interest.is_some() && (interest != self.watched.get(id).copied() || !peer.is_up()) {
-                if let Some((socket, write)) = interest {
-                    if let Err(error) = self.poller.watch(socket, u64::from(id.0), write) {
-                        pgrx::warning!("could not wait for the link to node {}: {error}", id.0);
-                    }
-                }
+            if let Some((socket, write)) = interest
+                && (interest != self.watched.get(id).copied() || !peer.is_up())
+                && let Err(error) = self.poller.watch(socket, u64::from(id.0), write)
+            {
+                pgrx::warning!("could not wait for the link to node {}: {error}", id.0);
             }
             match interest {
                 Some(interest) => self.watched.insert(*id, interest),

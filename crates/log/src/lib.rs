@@ -6,6 +6,7 @@
 mod delivery;
 mod error;
 mod files;
+pub mod frames;
 mod index;
 mod index_reader;
 mod memory;

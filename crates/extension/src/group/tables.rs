@@ -132,10 +132,11 @@ fn has_rows(table: &str) -> bool {
 pub fn empty(tables: &[pg_sys::Oid]) {
     copy::write_as_replica();
     for table in tables {
-        if let Ok(Some(name)) = Spi::get_one_with_args::<String>("SELECT $1::regclass::text", &[(*table).into()]) {
-            if let Err(error) = Spi::run(&format!("DELETE FROM ONLY {name}")) {
-                pgrx::warning!("could not remove the rows copied into {name}: {error}");
-            }
+        let name = Spi::get_one_with_args::<String>("SELECT $1::regclass::text", &[(*table).into()]);
+        if let Ok(Some(name)) = name
+            && let Err(error) = Spi::run(&format!("DELETE FROM ONLY {name}"))
+        {
+            pgrx::warning!("could not remove the rows copied into {name}: {error}");
         }
     }
 }

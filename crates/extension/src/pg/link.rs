@@ -6,16 +6,20 @@
 //! ends with the link. A crash in here is an ordinary backend's crash; its ring is claimed anew afterwards.
 //! Mirrors `WalSndLoop` and `ProcessRepliesIfAny` of walsender.c.
 
-use std::ffi::{c_char, c_int, c_uchar};
+mod stream;
+
+use std::ffi::{c_char, c_int};
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_log::NodeId;
+use synod_log::frames::MAX_FRAME_BYTES;
 
-use super::ring::{MAX_FRAME_BYTES, Producer, Refusal};
+use super::ring::{Producer, Refusal};
 use crate::errors::UserError;
 use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, REMOVED, Role, WELCOME};
 use crate::identity::Identity;
+use stream::Stream;
 
 /// How long the peer may take for its proof.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,32 +29,10 @@ const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_COPY_BYTES: c_int = MAX_FRAME_BYTES as c_int + 4;
 /// `STATEMENT_TIMEOUT` of utils/timeout.h; the same number in 13 to 18.
 const STATEMENT_TIMEOUT: c_int = 3;
-/// `FeBeWaitSetSocketPos` of libpq/libpq.h.
-const SOCKET_POSITION: c_int = 0;
 
 // Exported by the server, not bound by pgrx.
 unsafe extern "C-unwind" {
-    static FeBeWaitSet: *mut pg_sys::WaitEventSet;
-    static PqCommMethods: *const CommMethods;
-    fn pq_startmsgread();
-    fn pq_endmsgread();
-    fn pq_getbyte_if_available(byte: *mut c_uchar) -> c_int;
-    fn pq_getmessage(message: pg_sys::StringInfo, limit: c_int) -> c_int;
     fn disable_timeout(id: c_int, keep_indicator: bool);
-}
-
-/// `PQcommMethods` of libpq/libpq.h, as far as it is used; the same in 13 to 18.
-#[repr(C)]
-struct CommMethods {
-    comm_reset: unsafe extern "C-unwind" fn(),
-    flush: unsafe extern "C-unwind" fn() -> c_int,
-}
-
-/// Call a server function that pgrx does not wrap: its ERROR becomes an unwinding panic.
-macro_rules! guarded {
-    ($call:expr) => {
-        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| $call)
-    };
 }
 
 fn refuse(code: PgSqlErrorCode, message: &str, detail: String, hint: &str) -> UserError {
@@ -249,7 +231,7 @@ fn begin_stream(from: u32) {
     // SAFETY: in a backend, inside a procedure called non-atomically (checked); SPI nests properly and is ended with the
     // process. After SPI_commit no snapshot is registered, so MyProc->xmin stays invalid.
     unsafe {
-        guarded!(disable_timeout(STATEMENT_TIMEOUT, false));
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| disable_timeout(STATEMENT_TIMEOUT, false));
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         pg_sys::SetConfigOption(
             c"transaction_timeout".as_ptr(),
@@ -296,114 +278,4 @@ fn deliver(producer: &Producer, mut bytes: &[u8]) {
             pgrx::check_for_interrupts!();
         }
     }
-}
-
-/// This session's connection, in CopyBoth.
-struct Stream {
-    buffer: pg_sys::StringInfoData,
-}
-
-impl Stream {
-    fn new() -> Self {
-        let mut buffer = pg_sys::StringInfoData::default();
-        // SAFETY: allocated in TopMemoryContext, which lives as long as this backend, and so does the stream.
-        unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            pg_sys::initStringInfo(&mut buffer);
-            pg_sys::MemoryContextSwitchTo(before);
-        }
-        Self { buffer }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        // SAFETY: a CopyData message built by the server's own functions, in the current memory context.
-        unsafe {
-            let mut message = pg_sys::StringInfoData::default();
-            pg_sys::pq_beginmessage(&mut message, b'd' as c_char);
-            pg_sys::appendBinaryStringInfo(&mut message, bytes.as_ptr().cast(), bytes.len() as c_int);
-            pg_sys::pq_endmessage(&mut message);
-            let flush = (*PqCommMethods).flush;
-            guarded!(flush());
-        }
-    }
-
-    /// The next CopyData; `None` when the peer has hung up or `wanted` turned false.
-    fn receive(
-        &mut self,
-        limit: c_int,
-        deadline: Option<Instant>,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<Option<&[u8]>, UserError> {
-        loop {
-            let mut kind: c_uchar = 0;
-            // SAFETY: between messages; pq_startmsgread and the read of the rest come in pairs as in walsender.c.
-            let got = unsafe {
-                guarded!(pq_startmsgread());
-                guarded!(pq_getbyte_if_available(&mut kind))
-            };
-            if got < 0 {
-                return Ok(None);
-            }
-            if got > 0 {
-                return self.rest(kind, limit);
-            }
-            // SAFETY: ends the message read that found nothing.
-            unsafe { guarded!(pq_endmsgread()) };
-            if !wanted() {
-                return Ok(None);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(refuse(
-                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-                    "the calling node did not prove itself in time",
-                    String::new(),
-                    "",
-                ));
-            }
-            wait_for_socket(deadline);
-        }
-    }
-
-    fn rest(&mut self, kind: u8, limit: c_int) -> Result<Option<&[u8]>, UserError> {
-        // SAFETY: a message type has been read; pq_getmessage resets and fills the buffer, or reports the end. Its limit
-        // counts the length word, too.
-        if unsafe { guarded!(pq_getmessage(&mut self.buffer, limit + 4)) } != 0 {
-            return Ok(None);
-        }
-        match kind {
-            // SAFETY: the buffer holds `len` bytes until the next read, which needs `&mut self`.
-            b'd' => Ok(Some(unsafe {
-                std::slice::from_raw_parts(self.buffer.data.cast::<u8>(), self.buffer.len as usize)
-            })),
-            b'c' | b'X' => Ok(None),
-            other => Err(refuse(
-                PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-                "unexpected message on a link",
-                format!("Its type is {other}."),
-                "",
-            )),
-        }
-    }
-}
-
-fn wait_for_socket(deadline: Option<Instant>) {
-    let timeout = deadline.map_or(-1, |deadline| {
-        deadline.saturating_duration_since(Instant::now()).as_millis() as std::ffi::c_long + 1
-    });
-    // SAFETY: the backend's own wait set, made at its start: socket, latch, postmaster.
-    unsafe {
-        let mut event = std::mem::zeroed::<pg_sys::WaitEvent>();
-        pg_sys::ModifyWaitEvent(
-            FeBeWaitSet,
-            SOCKET_POSITION,
-            pg_sys::WL_SOCKET_READABLE,
-            std::ptr::null_mut(),
-        );
-        let count = pg_sys::WaitEventSetWait(FeBeWaitSet, timeout, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
-        if count > 0 && event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
-            pg_sys::proc_exit(1);
-        }
-    }
-    super::latch::reset();
-    pgrx::check_for_interrupts!();
 }

@@ -68,17 +68,3 @@ impl Poller {
             .collect()
     }
 }
-
-/// Start a thread on which no signal of the server is ever handled. It must not call the server.
-pub fn spawn_quiet(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    // SAFETY: plain signal mask calls; the old mask is put back on this thread.
-    unsafe {
-        let mut all = std::mem::zeroed();
-        let mut before = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-        thread.map(drop)
-    }
-}

@@ -1,8 +1,7 @@
 //! Shared-memory byte rings: from a link backend (`pg/link.rs`) to the log worker (`crate::transport`).
 //!
-//! One ring per (member database, peer), single producer, single consumer. A ring carries a stream of frames, each a
-//! 4-byte little-endian length and that many bytes; a frame may be longer than the ring and then streams through in
-//! pieces. Counters only grow, and
+//! One ring per (member database, peer), single producer, single consumer. A ring carries a stream of frames
+//! ([`synod_log::frames`]); a frame may be longer than the ring and then streams through in pieces. Counters only grow, and
 //!
 //! `start <= read <= written <= read + RING_BYTES` once the consumer has noticed the current connection.
 //!
@@ -12,22 +11,23 @@
 //! a frame begins. Nothing here is ever locked, so a process that ends at any point leaves nothing behind but a claim,
 //! which its exit callback takes back.
 
+mod producer;
+
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use pgrx::pg_sys;
-use synod_log::NodeId;
+use synod_log::{NodeId, frames};
 
 use super::latch;
 use super::shmem::MAX_NODES;
+pub use producer::{Producer, Refusal};
 
 /// Peers that a member database can have: groups of up to nine.
 pub const MAX_PEERS: usize = 8;
 /// Bytes a ring holds; a power of two. Half a megabyte is 4 ms of a gigabit link: the log worker reads it every few
 /// hundred microseconds, and TCP holds back the peer beyond it.
 pub const RING_BYTES: usize = 512 * 1024;
-/// The longest frame: the longest payload of a log message ([`synod_log::MAX_PAYLOAD_BYTES`]) several times over.
-pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 
 /// Keeps what two processes write apart on different cache lines.
 #[repr(C, align(64))]
@@ -197,7 +197,7 @@ impl Consumer {
                 track.partial.reserve((written - read) as usize);
                 copy_out(data_of(self.node, index), read, written, &mut track.partial);
                 made_room(ring, written);
-                if peer != 0 && !take_frames(&mut track.partial, |bytes| frame(NodeId(peer), bytes)) {
+                if peer != 0 && !frames::take(&mut track.partial, |bytes| frame(NodeId(peer), bytes)) {
                     // Not a frame: a broken peer. Its link is ended, and starts clean when it comes back.
                     track.live = false;
                     ring.replaced.store(true, Ordering::SeqCst);
@@ -232,29 +232,6 @@ impl Track {
     }
 }
 
-/// Cut the complete frames off the front. False when the bytes cannot be frames.
-fn take_frames(bytes: &mut Vec<u8>, mut frame: impl FnMut(Vec<u8>)) -> bool {
-    let mut at = 0;
-    while let Some(header) = bytes.get(at..at + 4) {
-        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        if length > MAX_FRAME_BYTES {
-            return false;
-        }
-        let Some(body) = bytes.get(at + 4..at + 4 + length) else {
-            break;
-        };
-        frame(body.to_vec());
-        at += 4 + length;
-    }
-    if at == bytes.len() {
-        bytes.clear();
-        bytes.shrink_to(RING_BYTES);
-    } else {
-        bytes.drain(..at);
-    }
-    true
-}
-
 fn copy_out(data: *const u8, from: u64, to: u64, into: &mut Vec<u8>) {
     let mut at = from;
     while at < to {
@@ -281,13 +258,13 @@ fn wake_producer(ring: &RingControl) {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn detach_at_exit(_code: i32, index: pg_sys::Datum) {
-    if let Some(node) = nodes().get(index.value()) {
-        if node.consumer_pid.load(Ordering::SeqCst) == std::process::id() as i32 {
-            node.consumer_pid.store(0, Ordering::SeqCst);
-            node.epoch.fetch_add(1, Ordering::SeqCst);
-            for ring in &node.rings {
-                wake_producer(ring);
-            }
+    if let Some(node) = nodes().get(index.value())
+        && node.consumer_pid.load(Ordering::SeqCst) == std::process::id() as i32
+    {
+        node.consumer_pid.store(0, Ordering::SeqCst);
+        node.epoch.fetch_add(1, Ordering::SeqCst);
+        for ring in &node.rings {
+            wake_producer(ring);
         }
     }
 }
@@ -309,157 +286,4 @@ fn assign(node: &NodeRings, peer: u32) -> Option<usize> {
             .compare_exchange(0, peer, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     })
-}
-
-/// Why a link cannot have a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No log worker runs for this database.
-    NoConsumer,
-    /// The peer is no longer a member.
-    Removed,
-    /// All rings are taken.
-    TooManyPeers,
-}
-
-/// A link backend's end: writes the bytes of one peer.
-pub struct Producer {
-    node: usize,
-    ring: usize,
-    peer: u32,
-    epoch: u64,
-}
-
-impl Producer {
-    /// Find the ring for a peer of this database.
-    pub fn find(database: u32, peer: NodeId) -> Result<Self, Refusal> {
-        let found = nodes().iter().enumerate().find(|(_, node)| {
-            node.database.load(Ordering::SeqCst) == database && node.consumer_pid.load(Ordering::SeqCst) != 0
-        });
-        let (index, node) = found.ok_or(Refusal::NoConsumer)?;
-        let epoch = node.epoch.load(Ordering::SeqCst);
-        let known = node
-            .rings
-            .iter()
-            .any(|ring| ring.peer.load(Ordering::Acquire) == peer.0);
-        if !known && peer.0 < node.next_id.load(Ordering::Acquire) {
-            return Err(Refusal::Removed);
-        }
-        let ring = assign(node, peer.0).ok_or(Refusal::TooManyPeers)?;
-        Ok(Self {
-            node: index,
-            ring,
-            peer: peer.0,
-            epoch,
-        })
-    }
-
-    fn control(&self) -> &'static RingControl {
-        &nodes()[self.node].rings[self.ring]
-    }
-
-    /// Try to become the ring's producer. A link that has it is told to leave: call again after a moment.
-    pub fn claim(&self) -> bool {
-        let ring = self.control();
-        let me = std::process::id() as i32;
-        if ring
-            .producer_pid
-            .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
-            .is_err()
-        {
-            ring.replaced.store(true, Ordering::SeqCst);
-            wake_producer(ring);
-            return false;
-        }
-        ring.producer.store(latch::my_number(), Ordering::SeqCst);
-        ring.replaced.store(false, Ordering::SeqCst);
-        ring.wants_room.store(false, Ordering::SeqCst);
-        ring.connection.fetch_or(1, Ordering::SeqCst);
-        ring.start
-            .store(ring.written.0.load(Ordering::SeqCst), Ordering::SeqCst);
-        ring.connection.fetch_add(1, Ordering::SeqCst);
-        let argument = pg_sys::Datum::from(self.node * MAX_PEERS + self.ring);
-        // SAFETY: the callback touches shared memory only and never raises.
-        unsafe { pg_sys::before_shmem_exit(Some(release_at_exit), argument) };
-        self.wake_consumer();
-        true
-    }
-
-    /// True while this link is the one that may write.
-    pub fn holds(&self) -> bool {
-        let node = &nodes()[self.node];
-        let ring = self.control();
-        node.epoch.load(Ordering::SeqCst) == self.epoch
-            && ring.peer.load(Ordering::SeqCst) == self.peer
-            && !ring.replaced.load(Ordering::SeqCst)
-    }
-
-    /// Write as much as there is room for; the count. After 0, wait for this process' latch: the consumer sets it.
-    pub fn write(&self, bytes: &[u8]) -> usize {
-        let ring = self.control();
-        let written = ring.written.0.load(Ordering::Relaxed);
-        let room = |read: u64| RING_BYTES - (written - read) as usize;
-        let mut free = room(ring.read.0.load(Ordering::Acquire));
-        if free == 0 {
-            ring.wants_room.store(true, Ordering::SeqCst);
-            // Again, in case the consumer read between the two lines.
-            free = room(ring.read.0.load(Ordering::SeqCst));
-        }
-        let count = free.min(bytes.len());
-        let data = data_of(self.node, self.ring);
-        let offset = written as usize % RING_BYTES;
-        let first = count.min(RING_BYTES - offset);
-        // SAFETY: inside the ring; the consumer does not read [written, read + RING_BYTES), and one process holds the
-        // claim.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(offset), first);
-            ptr::copy_nonoverlapping(bytes.as_ptr().add(first), data, count - first);
-        }
-        ring.written.0.store(written + count as u64, Ordering::Release);
-        count
-    }
-
-    /// Wake the log worker.
-    pub fn wake_consumer(&self) {
-        latch::wake(nodes()[self.node].consumer.load(Ordering::SeqCst));
-    }
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn release_at_exit(_code: i32, argument: pg_sys::Datum) {
-    let number = argument.value();
-    if let Some(ring) = nodes()
-        .get(number / MAX_PEERS)
-        .map(|node| &node.rings[number % MAX_PEERS])
-    {
-        // The claim may be another's by now only if it was given up, which nothing but this does.
-        if ring.producer_pid.load(Ordering::SeqCst) == std::process::id() as i32 {
-            ring.producer_pid.store(0, Ordering::SeqCst);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::take_frames;
-
-    fn frames(bytes: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
-        let mut found = Vec::new();
-        take_frames(bytes, |frame| found.push(frame)).then_some(found)
-    }
-
-    #[test]
-    fn frames_are_cut_at_their_lengths_and_a_rest_is_kept() {
-        let mut bytes = vec![2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 3, 0, 0, 0, b'c'];
-        assert_eq!(frames(&mut bytes), Some(vec![b"ab".to_vec(), Vec::new()]));
-        assert_eq!(bytes, [3, 0, 0, 0, b'c']);
-        bytes.extend_from_slice(b"de");
-        assert_eq!(frames(&mut bytes), Some(vec![b"cde".to_vec()]));
-        assert!(bytes.is_empty());
-    }
-
-    #[test]
-    fn an_absurd_length_is_refused() {
-        assert_eq!(frames(&mut vec![255, 255, 255, 255, 0]), None);
-    }
 }

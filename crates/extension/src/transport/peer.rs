@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_log::NodeId;
+use synod_log::frames::{self, MAX_FRAME_BYTES};
 
 use super::resolve::{Resolution, Resolver};
 use crate::handshake::{Handshake, NONCE_BYTES, PROOF_BYTES, PROTOCOL_VERSION, REMOVED, Role, WELCOME};
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::libpq::{Conn, CopyData, Dialing, Outcome, PqError};
-use crate::pg::ring::MAX_FRAME_BYTES;
 use crate::text::{hex, uuid};
 
 /// First pause after a failure; it doubles up to [`LONGEST_PAUSE`].
@@ -354,15 +354,14 @@ impl Peer {
         Ok(Phase::Up { conn })
     }
 
-    /// The next messages, framed as the ring expects them (`pg/ring.rs`).
+    /// The next messages, framed.
     fn batch(&mut self) -> Vec<u8> {
         let mut batch = Vec::new();
         while let Some(message) = self.queue.front() {
             if !batch.is_empty() && batch.len() + message.len() > BATCH_BYTES {
                 break;
             }
-            batch.extend_from_slice(&(message.len() as u32).to_le_bytes());
-            batch.extend_from_slice(message);
+            frames::put(&mut batch, message);
             self.queued_bytes -= message.len();
             self.queue.pop_front();
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 use crate::pg::libpq::parse_conninfo;
-use crate::pg::poller::spawn_quiet;
+use crate::pg::threads;
 
 /// Addresses per host name; `None` while a thread is looking.
 type Answers = HashMap<String, Option<Vec<IpAddr>>>;
@@ -99,10 +99,10 @@ impl Resolver {
             // A lost wake-up costs a time-out of the attempt, no more.
             let _ = wake.send(&[1]);
         };
-        if spawn_quiet("synod resolver", work).is_err() {
-            if let Ok(mut answers) = self.answers.lock() {
-                answers.insert(host, Some(Vec::new()));
-            }
+        if threads::spawn("synod resolver", work).is_err()
+            && let Ok(mut answers) = self.answers.lock()
+        {
+            answers.insert(host, Some(Vec::new()));
         }
     }
 }
