@@ -63,7 +63,7 @@ fn a_stopped_leader_is_replaced_and_fenced() {
     // A transaction on its way when the leader freezes, answered when it wakes up as a leader that no longer is one.
     let mut frozen = cluster.client(leader);
     frozen
-        .batch_execute("SET synod.commit_timeout = '2s'; BEGIN; INSERT INTO ledger VALUES (-1, 0)")
+        .batch_execute("SET synod.commit_timeout = '2s'; BEGIN; INSERT INTO ledger VALUES (2000000000, 0)")
         .unwrap();
     cluster.server(leader).pause();
     ledger.write_until(&cluster, &others(leader), PROGRESS);
