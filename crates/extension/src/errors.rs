@@ -86,6 +86,16 @@ pub fn too_old() -> UserError {
     )
 }
 
+/// 40001: the id that the user was told names no transaction any more.
+pub fn id_is_void() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not commit because the shared log of this node has restarted",
+        "What synod.current_transaction_id() returned in this transaction is not valid any more.",
+        "The transaction might succeed if retried.",
+    )
+}
+
 /// 57P03: nothing was proposed.
 pub fn no_quorum() -> UserError {
     UserError::new(

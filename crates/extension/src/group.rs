@@ -15,7 +15,7 @@ mod leave;
 mod site;
 mod steps;
 mod tables;
-mod wait;
+pub mod wait;
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;

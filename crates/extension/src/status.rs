@@ -197,7 +197,16 @@ fn wait_for(csn: i64) {
 #[pg_extern(sql = false)]
 fn current_transaction_id() -> String {
     let node = member();
-    crate::node::transaction_id(node, xact::current_number(node))
+    loop {
+        if let Some(id) = xact::current_id(node) {
+            return id;
+        }
+        if node.state() == NodeState::LogStopped {
+            crate::errors::log_stopped(&node.log_reason()).raise();
+        }
+        // The log worker has only just started.
+        crate::group::wait::moment();
+    }
 }
 
 /// `synod.transaction_status(id)`: committed, aborted, in progress, or unknown (trimmed from the log).

@@ -104,7 +104,9 @@ fn unheard(identity: &Identity, reason: &str) -> UserError {
 /// Take another node out of the group.
 pub fn remove(name: &str) -> Result<(), UserError> {
     check_session("synod.remove_node")?;
-    let (node, identity) = admit::member()?;
+    let (_, identity) = admit::member()?;
+    // A node that has only just started knows no members yet.
+    let node = wait::for_log()?;
     let members = membership::read(node);
     let Some(member) = membership::find(&members, |member| admit::info(member).name == name) else {
         return Err(UserError::new(

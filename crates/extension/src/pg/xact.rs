@@ -29,6 +29,8 @@ struct Current {
     turn: Option<Turn>,
     /// Number of this transaction within the incarnation, once somebody asked for it.
     number: u64,
+    /// Incarnation of the id that the user was told; 0: none was.
+    told_incarnation: u64,
     /// CSN of the last own commit, for `synod.read_consistency = session`.
     last_csn: u64,
 }
@@ -112,6 +114,10 @@ fn before_commit() -> Result<(), UserError> {
     if sealed.is_empty() {
         return Ok(());
     }
+    let told = CURRENT.with_borrow(|current| current.told_incarnation);
+    if told != 0 && told != node.incarnation.load(Ordering::Acquire) {
+        return Err(errors::id_is_void());
+    }
     let submitted = submit::submit(node, current_number(node), sealed)?;
     CURRENT.with_borrow_mut(|current| current.submitted = Some(submitted));
     let csn = submit::wait_for_turn(node, &submitted)?;
@@ -136,6 +142,10 @@ fn after_commit() {
 
 fn after_abort() {
     let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
+    // First: whoever takes the record next needs the replication origin, which one session may have at a time.
+    if let Some(turn) = turn {
+        turn.give_back();
+    }
     if let Some(submitted) = submitted {
         submitted.let_go();
         // If the group commits it, it is the apply worker's from now on.
@@ -143,14 +153,14 @@ fn after_abort() {
             node.wake_apply_worker();
         }
     }
-    if let Some(turn) = turn {
-        turn.give_back();
-    }
     cleanup();
 }
 
 fn cleanup() {
-    CURRENT.with_borrow_mut(|current| current.number = 0);
+    CURRENT.with_borrow_mut(|current| {
+        current.number = 0;
+        current.told_incarnation = 0;
+    });
     capture::reset();
     super::mixed::reset();
     if let Some(slot) = shmem::slot(super::latch::my_number()) {
@@ -170,6 +180,17 @@ pub fn current_number(node: &NodeShared) -> u64 {
         }
         current.number
     })
+}
+
+/// The id of this transaction, for the user to ask by. `None` before the log worker has said which incarnation this is.
+pub fn current_id(node: &NodeShared) -> Option<String> {
+    let incarnation = node.incarnation.load(Ordering::Acquire);
+    if incarnation == 0 {
+        return None;
+    }
+    let number = current_number(node);
+    CURRENT.with_borrow_mut(|current| current.told_incarnation = incarnation);
+    Some(crate::node::transaction_id(node, number))
 }
 
 /// CSN of this session's last commit through the log; 0: none.
