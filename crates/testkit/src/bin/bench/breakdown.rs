@@ -25,23 +25,64 @@ pub struct Spent {
     pub wake_ups: f64,
 }
 
+/// What is observed.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    /// What clients do.
+    pub workload: Workload,
+    /// Clients, all on the leader.
+    pub clients: u32,
+    /// `synod.read_consistency`.
+    pub reads: &'static str,
+}
+
+impl Scene {
+    /// One commit alone, commits together, and statements that read, without and with a barrier before each.
+    pub const ALL: [Self; 4] = [
+        Self {
+            workload: Workload::Insert,
+            clients: 1,
+            reads: "strong",
+        },
+        Self {
+            workload: Workload::Insert,
+            clients: 32,
+            reads: "strong",
+        },
+        Self {
+            workload: Workload::TpcB,
+            clients: 8,
+            reads: "session",
+        },
+        Self {
+            workload: Workload::TpcB,
+            clients: 8,
+            reads: "strong",
+        },
+    ];
+}
+
 /// For one transaction, by kind of process.
 #[derive(Clone, Debug)]
 pub struct Breakdown {
-    /// Clients, all on the leader.
-    pub clients: u32,
+    /// What was observed.
+    pub scene: Scene,
     /// Transactions a second.
     pub tps: f64,
     /// Kinds in order, each with its place: the leader, which has the clients, or both followers together.
     pub rows: Vec<(String, Spent)>,
 }
 
-/// Observes single-row INSERT by `clients` clients on the leader.
-pub fn run(cluster: &Cluster, clients: u32) -> Breakdown {
+/// Observes clients on the leader.
+pub fn run(cluster: &Cluster, scene: Scene) -> Breakdown {
     let leader = cluster.leader();
+    let reads = format!("ALTER DATABASE postgres SET synod.read_consistency = {}", scene.reads);
+    if let Err(error) = cluster.client(leader).batch_execute(&reads) {
+        panic!("{reads}: {error:?}");
+    }
     let load = Load {
-        script: Workload::Insert.script(),
-        clients,
+        script: scene.workload.script(),
+        clients: scene.clients,
         seconds: (SETTLE + WINDOW).as_secs() as u32 + 2,
         prepared: true,
         latencies: false,
@@ -65,7 +106,7 @@ pub fn run(cluster: &Cluster, clients: u32) -> Breakdown {
         row.wake_ups += (spent.wake_ups - earlier.wake_ups).max(0.0) / transactions;
     }
     Breakdown {
-        clients,
+        scene,
         tps,
         rows: rows.into_iter().filter(|(_, spent)| spent.cpu_us >= 0.5).collect(),
     }

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use synod_testkit::Rng;
 
-use crate::breakdown::Breakdown;
+use crate::breakdown::{Breakdown, Scene};
 use crate::contestant::{Contestant, Kind};
 use crate::slice::{Case, Measured};
 
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
             Contestant::Synod(cluster) => Some(cluster),
             Contestant::Plain(_) | Contestant::Quorum(..) => None,
         })
-        .flat_map(|cluster| [1, 32].map(|clients| breakdown::run(cluster, clients)))
+        .flat_map(|cluster| Scene::ALL.map(|scene| breakdown::run(cluster, scene)))
         .collect();
     let mut incidents = incident::Incidents::default();
     for contestant in &mut contestants {

@@ -77,10 +77,12 @@ fn markdown(
 fn costs(page: &mut String, breakdown: &Breakdown) {
     let _ = writeln!(
         page,
-        "## What one INSERT costs, {} client{} on the leader\n\n{:.0} transactions a second. For one of them:\n\n\
+        "## What one {} costs, {} client{} on the leader, {} reads\n\n{:.0} transactions a second. For one of them:\n\n\
          | | CPU µs | wake-ups |\n|---|--:|--:|",
-        breakdown.clients,
-        if breakdown.clients == 1 { "" } else { "s" },
+        breakdown.scene.workload.name(),
+        breakdown.scene.clients,
+        if breakdown.scene.clients == 1 { "" } else { "s" },
+        breakdown.scene.reads,
         breakdown.tps
     );
     for (kind, spent) in &breakdown.rows {
