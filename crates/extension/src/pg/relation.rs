@@ -82,7 +82,7 @@ pub fn forget_all() {
 /// Refuse to write a table that is not strong but refers to a strong one: rows that go on another node would leave it
 /// dangling.
 pub fn assert_refers_to_no_strong_table(oid: pg_sys::Oid) -> Result<(), UserError> {
-    if u32::from(oid) < pg_sys::FirstNormalObjectId || !refers_to_strong_table(oid) {
+    if u32::from(oid) < pg_sys::FirstNormalObjectId || is_strong(oid) || !refers_to_strong_table(oid) {
         return Ok(());
     }
     let name = Relation::open(oid).map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));

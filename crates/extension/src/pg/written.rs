@@ -26,7 +26,7 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
     Ok(())
 }
 
-/// Before a utility statement runs: COPY FROM writes a table, DDL writes catalogs.
+/// Before a utility statement runs: COPY FROM and TRUNCATE write tables, DDL writes catalogs.
 ///
 /// # Safety
 /// `statement` is the utility statement of a valid plan.
@@ -40,6 +40,13 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserErr
             {
                 check(oid)?;
             }
+        } else if (*statement).type_ == pg_sys::NodeTag::T_TruncateStmt {
+            let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
+            for range in list::pointers::<pg_sys::RangeVar>(truncate.relations) {
+                if let Some(oid) = existing(range) {
+                    check_capture(oid)?;
+                }
+            }
         } else if pg_sys::GetCommandLogLevel(statement) == pg_sys::LogStmtLevel::LOGSTMT_DDL && !is_temporary(statement)
         {
             mixed::note();
@@ -49,10 +56,14 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserErr
 }
 
 fn check(oid: pg_sys::Oid) -> Result<(), UserError> {
+    relation::assert_refers_to_no_strong_table(oid)?;
+    check_capture(oid)
+}
+
+fn check_capture(oid: pg_sys::Oid) -> Result<(), UserError> {
     if relation::is_strong(oid) {
         return relation::assert_capturable(oid);
     }
-    relation::assert_refers_to_no_strong_table(oid)?;
     // SAFETY: a syscache look-up inside a transaction. Catalogs (and our own) are not the user's tables.
     let persistence = unsafe { pg_sys::get_rel_persistence(oid) };
     if persistence == pg_sys::RELPERSISTENCE_PERMANENT as core::ffi::c_char
