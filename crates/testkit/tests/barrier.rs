@@ -291,3 +291,27 @@ fn without_a_majority_reads_fail_in_time_or_are_local() {
         client.batch_execute("UPDATE seen SET v = v + 1 WHERE id = 1").ok()
     });
 }
+
+#[test]
+fn a_key_freed_or_taken_elsewhere_is_so_here_too() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    let (mut writer, mut other) = (cluster.client(0), cluster.client(1));
+    const INSERT: &str = "INSERT INTO seen (id, v) VALUES (1077, 0)";
+    for _ in 0..ROUNDS {
+        writer.batch_execute(INSERT).unwrap();
+        // Taken: sooner or later a try says so for certain.
+        let told = (0..20).find_map(|_| match sqlstate(&other.batch_execute(INSERT).unwrap_err()) {
+            Some("40001") => None,
+            told => Some(told.map(str::to_owned)),
+        });
+        assert_eq!(told, Some(Some("23505".to_owned())));
+        writer.batch_execute("DELETE FROM seen WHERE id = 1077").unwrap();
+        // Free: a failure because of the old row must not be told.
+        if let Err(error) = other.batch_execute(INSERT) {
+            assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+            other.batch_execute(INSERT).unwrap();
+        }
+        other.batch_execute("DELETE FROM seen WHERE id = 1077").unwrap();
+    }
+}

@@ -19,12 +19,14 @@ use std::sync::atomic::Ordering;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
+use super::protect::Failure;
 use super::shmem::{self, ApplyState, NodeShared, NodeState};
 use super::{compat, relation, xact};
 use crate::errors::UserError;
 use crate::settings::{self, ReadConsistency};
 
 mod functions;
+mod inserts;
 mod snapshot;
 pub mod wait;
 
@@ -93,6 +95,10 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     unsafe {
         if reads_strong_table((*query).plannedstmt) {
             functions::strong_table_read();
+            let alone = snapshot::enclosing() == 0 && !snapshot::is_fixed() && consistency == ReadConsistency::Strong;
+            if alone && inserts::may_skip(node, query) {
+                return;
+            }
             if let Err(error) = pass(node, query, consistency) {
                 error.raise();
             }
@@ -105,6 +111,8 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
 /// A query between the start and the end of its run.
 pub struct Running {
     functions: functions::Watch,
+    /// It skipped the barrier when this was applied.
+    skipped_at: Option<u64>,
 }
 
 /// At the start of `ExecutorRun` and `ExecutorFinish`: the query's snapshot is in use until [`Running::end`].
@@ -116,15 +124,25 @@ pub unsafe fn running(query: *mut pg_sys::QueryDesc) -> Running {
     unsafe {
         let functions = functions::Watch::new((*query).plannedstmt);
         snapshot::enter((*query).snapshot);
-        Running { functions }
+        Running {
+            functions,
+            skipped_at: inserts::skipped_at(query),
+        }
     }
 }
 
 impl Running {
-    /// The query returned, or failed.
-    pub fn end(self, failed: bool) {
+    /// The query returned.
+    pub fn end(self) {
         snapshot::leave();
-        self.functions.end(failed);
+        self.functions.end(false);
+    }
+
+    /// The query failed: the error to raise in place of the one that it failed with, if that cannot stand.
+    pub fn fail(self, failure: &Failure) -> Option<UserError> {
+        snapshot::leave();
+        self.functions.end(true);
+        inserts::confirm(shmem::my_node()?, self.skipped_at?, failure)
     }
 }
 

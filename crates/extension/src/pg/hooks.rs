@@ -157,10 +157,10 @@ unsafe fn around_query(query: Query, run: impl FnOnce()) {
         });
         let place = &raw mut running;
         finally(run, |failure| {
-            ManuallyDrop::take(&mut *place).end(true);
-            give_way::replacement(&failure)
+            let unconfirmed = ManuallyDrop::take(&mut *place).fail(&failure);
+            give_way::replacement(&failure).or(unconfirmed)
         });
-        ManuallyDrop::take(&mut *place).end(false);
+        ManuallyDrop::take(&mut *place).end();
     }
 }
 
