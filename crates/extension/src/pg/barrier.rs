@@ -71,11 +71,17 @@ pub fn exempt_this_process() {
     SESSION.with(|session| session.exempt.set(true));
 }
 
+/// This session's transaction lost certification: what it is tried again with must see the winner.
+pub fn lost_to_another() {
+    inserts::be_careful();
+}
+
 /// From `ExecutorStart_hook`, before the executor is started.
 ///
 /// # Safety
 /// `query` is the hook's argument.
 pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    inserts::forget(query);
     let session_ready = SESSION.with(|session| {
         if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
             session.command.set(session.command.get() + 1);

@@ -9,6 +9,7 @@
 //! This file is the blocker's side. `give_way/watcher.rs` is the log worker's, `give_way/timer.rs` the apply worker's.
 //! A doom is meant for one transaction of one process (pid and local transaction id), so one that comes late hits nobody.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use pgrx::PgSqlErrorCode;
@@ -26,6 +27,11 @@ pub use watcher::{Watcher, overdue};
 /// A signal that took longer to arrive was not the watcher's.
 const LATE_SIGNAL_US: u64 = 1_000_000;
 
+thread_local! {
+    /// The transaction block failed because it had to give way, whether or not its client has heard of it.
+    static FAILED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Whether this process' transaction has to give way.
 pub fn is_doomed() -> bool {
     let Some(slot) = shmem::slot(latch::my_number()) else {
@@ -42,7 +48,13 @@ pub fn is_doomed() -> bool {
 
 /// 40001 if this transaction has to give way.
 pub fn check() -> Result<(), UserError> {
-    if is_doomed() { Err(errors::gave_way()) } else { Ok(()) }
+    FAILED.set(is_doomed());
+    if FAILED.get() { Err(errors::gave_way()) } else { Ok(()) }
+}
+
+/// A command begins that no failed transaction block would let through, or one that ends it.
+pub fn forget_failure() {
+    FAILED.set(false);
 }
 
 /// As [`check`], raised. At the entry of every command and before commit; ROLLBACK must stay possible.
@@ -55,7 +67,11 @@ pub fn check_doomed() {
 /// The cancel that made this transaction give way is no user's: clients know 40001 as "try again".
 pub fn replacement(failure: &Failure) -> Option<UserError> {
     let cancelled = failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED);
-    (cancelled && cancel_is_ours()).then(errors::gave_way)
+    if !cancelled || !cancel_is_ours() {
+        return None;
+    }
+    FAILED.set(true);
+    Some(errors::gave_way())
 }
 
 /// Whether a cancel was sent by the watcher: to this transaction, or to one before it that ended meanwhile.
@@ -74,17 +90,21 @@ pub fn absorb_stray_cancel() -> bool {
     true
 }
 
-/// As [`replacement`] for cancels that came where no hook of ours is on the stack (parse analysis, deferred triggers).
+/// As [`replacement`] for cancels that came where no hook of ours is on the stack (parse analysis, deferred triggers), and
+/// for what a failed block says to the next command: drivers that send two things at once may have missed the first error.
 ///
 /// # Safety
 /// `report` is the argument of `emit_log_hook`.
 pub unsafe fn rewrite_report(report: *mut pg_sys::ErrorData) {
     // SAFETY: by contract; the texts are allocated where the report's own are.
     unsafe {
-        let cancelled = (*report).sqlerrcode == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32;
-        if (*report).elevel != pgrx::PgLogLevel::ERROR as i32 || !cancelled || !cancel_is_ours() {
+        let code = (*report).sqlerrcode;
+        let cancelled = code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32 && cancel_is_ours();
+        let failed = code == PgSqlErrorCode::ERRCODE_IN_FAILED_SQL_TRANSACTION as i32 && FAILED.get();
+        if (*report).elevel != pgrx::PgLogLevel::ERROR as i32 || !(cancelled || failed) {
             return;
         }
+        FAILED.set(true);
         let error = errors::gave_way();
         let context = (*report).assoc_context;
         let text = |text: &str| {

@@ -180,6 +180,7 @@ unsafe extern "C-unwind" fn process_utility(
         let statement = guarded(|| guard::without_freeze(statement));
         let mut utility = guarded(|| {
             // A doomed transaction must still be able to end.
+            give_way::forget_failure();
             if (*(*statement).utilityStmt).type_ != pg_sys::NodeTag::T_TransactionStmt {
                 give_way::check_doomed();
             }

@@ -257,7 +257,10 @@ fn given_up(node: &NodeShared, slot: &Slot, why: &str) -> UserError {
 
 fn refusal(node: &NodeShared, slot: &Slot) -> UserError {
     match slot.outcome() {
-        Outcome::Conflict => errors::conflict(slot.winner.load(Ordering::Relaxed)),
+        Outcome::Conflict => {
+            super::barrier::lost_to_another();
+            errors::conflict(slot.winner.load(Ordering::Relaxed))
+        }
         Outcome::TooOld => errors::too_old(),
         Outcome::NoQuorum => errors::no_quorum(),
         Outcome::SpillFailed => errors::spill_lost(),

@@ -4,7 +4,8 @@
 //! They do see one thing of the table: that a unique or exclusion key is taken. If they fail for that, the failure may be out
 //! of date (the row was deleted elsewhere by now), so it is confirmed before it is told: if this node had everything when the
 //! statement began, the error stands; otherwise it becomes 40001, and the session's next INSERT passes the barrier, so that a
-//! retry gets a definite answer. That a key is *not* taken here is checked by certification at commit.
+//! retry gets a definite answer. That a key is *not* taken here is checked by certification at commit; after losing there the
+//! next INSERT passes the barrier, too.
 //!
 //! Foreign keys are checked by queries of their own, which pass the barrier like all others.
 
@@ -22,8 +23,15 @@ use crate::pg::{list, relation};
 thread_local! {
     /// The query that skipped the barrier (its address), and what was applied then.
     static SKIPPED: Cell<Option<(usize, u64)>> = const { Cell::new(None) };
-    /// The last failure could not be confirmed.
+    /// The last failure could not be confirmed, or was for a transaction that is not visible here yet.
     static CAREFUL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A query is about to be started: what was known of an earlier one at the same address is over.
+pub fn forget(query: *const pg_sys::QueryDesc) {
+    if skipped_at(query).is_some() {
+        SKIPPED.set(None);
+    }
 }
 
 /// Whether the query may skip the barrier; remembers that it does.
@@ -38,6 +46,11 @@ pub unsafe fn may_skip(node: &NodeShared, query: *mut pg_sys::QueryDesc) -> bool
     }
     SKIPPED.set(Some((query as usize, node.applied.load(Ordering::SeqCst))));
     true
+}
+
+/// The next INSERT passes the barrier: what it failed for may be on its way here.
+pub fn be_careful() {
+    CAREFUL.set(true);
 }
 
 /// INSERT without ON CONFLICT whose only strong tables are those that it inserts into.
@@ -79,7 +92,7 @@ pub fn confirm(node: &NodeShared, applied: u64, failure: &Failure) -> Option<Use
     match wait::tail(node, wait::read_deadline()) {
         Ok(tail) if tail <= applied => None,
         Ok(_) => {
-            CAREFUL.set(true);
+            be_careful();
             Some(super::snapshot_too_old())
         }
         Err(error) => Some(error),

@@ -100,8 +100,13 @@ impl Watcher {
         slot.doomed_transaction.store(blocker.transaction, Ordering::SeqCst);
         slot.doomed.store(true, Ordering::SeqCst);
         // SAFETY: a PGPROC in shared memory; what it says may be out of date, which the doom's addressee sorts out.
-        let gone =
-            unsafe { blocker.transaction != 0 && compat::local_transaction_id_of(process) != blocker.transaction };
+        let (gone, is_idle) = unsafe {
+            let now_in = compat::local_transaction_id_of(process);
+            (
+                blocker.transaction != 0 && now_in != blocker.transaction,
+                waits_for_client(process),
+            )
+        };
         if gone {
             return;
         }
@@ -112,7 +117,7 @@ impl Watcher {
         let grace = Duration::from_millis(settings::LOCK_GRACE_MS.get().unsigned_abs().into());
         if known.is_some() && now.duration_since(since) >= grace {
             terminate(blocker.pid);
-        } else {
+        } else if !is_idle {
             slot.signalled_us.store(monotonic_us(), Ordering::SeqCst);
             signal(blocker.pid, libc::SIGINT);
         }
@@ -154,6 +159,17 @@ pub(super) unsafe fn waits_for_lock(process: *const pg_sys::PGPROC) -> bool {
     const CLASS: u32 = 0xff00_0000;
     // SAFETY: by contract; a 4-byte value that is read whole.
     unsafe { std::ptr::read_volatile(&raw const (*process).wait_event_info) & CLASS == pg_sys::PG_WAIT_LOCK }
+}
+
+/// Whether a process waits for its client. A cancel would not interrupt that; it could only hit what comes next, where some
+/// drivers do not look for errors (the closing of a statement). The doom is enough: the next command fails with it.
+///
+/// # Safety
+/// `process` is a PGPROC.
+unsafe fn waits_for_client(process: *const pg_sys::PGPROC) -> bool {
+    // SAFETY: by contract.
+    let event = unsafe { std::ptr::read_volatile(&raw const (*process).wait_event_info) };
+    event == pg_sys::WaitEventClient::WAIT_EVENT_CLIENT_READ as u32
 }
 
 fn process_of(pid: i32) -> Option<(i32, *mut pg_sys::PGPROC)> {
