@@ -36,7 +36,7 @@ pub struct Applier {
 
 impl Applier {
     /// Inside a transaction. Pushes an active snapshot, popped by [`Applier::close`] or by abort.
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         // SAFETY: inside a transaction; the executor state lives in the transaction's memory.
         let state = unsafe {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -88,7 +88,7 @@ impl Applier {
     /// Close everything, before commit.
     pub fn close(mut self) {
         self.close_tables();
-        // SAFETY: made and pushed in `new`; nothing refers to it any more.
+        // SAFETY: made and pushed in `begin`; nothing refers to it any more.
         unsafe {
             pg_sys::FreeExecutorState(self.state);
             pg_sys::PopActiveSnapshot();

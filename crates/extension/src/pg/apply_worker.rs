@@ -263,7 +263,7 @@ fn apply_run(
     alone_until: u64,
     certified: u64,
 ) -> Result<(u64, u64), Failure> {
-    let mut applier = Applier::new();
+    let mut applier = Applier::begin();
     let began = Instant::now();
     let mut records = 0;
     let mut last = 0;

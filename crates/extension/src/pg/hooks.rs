@@ -164,7 +164,6 @@ unsafe fn around_query(query: Query, run: impl FnOnce()) {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     source: *const core::ffi::c_char,

@@ -169,7 +169,7 @@ pub(super) unsafe fn waits_for_lock(process: *const pg_sys::PGPROC) -> bool {
 unsafe fn waits_for_client(process: *const pg_sys::PGPROC) -> bool {
     // SAFETY: by contract.
     let event = unsafe { std::ptr::read_volatile(&raw const (*process).wait_event_info) };
-    event == pg_sys::WaitEventClient::WAIT_EVENT_CLIENT_READ as u32
+    event == pg_sys::WaitEventClient::WAIT_EVENT_CLIENT_READ
 }
 
 fn process_of(pid: i32) -> Option<(i32, *mut pg_sys::PGPROC)> {
