@@ -146,6 +146,16 @@ pub fn read_timeout(detail: &str) -> UserError {
     )
 }
 
+/// 57P03: a member whose workers are not there yet.
+pub fn starting() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "this node of the group is starting",
+        "Its shared log has not been opened yet since the server started.",
+        "Retry in a moment; if it does not pass, see the server log.",
+    )
+}
+
 /// 55000: this database is no member.
 pub fn not_a_member() -> UserError {
     UserError::new(

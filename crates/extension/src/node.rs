@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use crate::errors::{self, UserError};
+use crate::identity::Identity;
 use crate::pg::shmem::{self, NodeShared};
 
 /// `$PGDATA/synod/<database oid>`
@@ -18,7 +19,10 @@ pub fn required() -> Result<&'static NodeShared, UserError> {
     if shmem::shared().is_none() {
         return Err(errors::not_preloaded());
     }
-    shmem::my_node().ok_or_else(errors::not_a_member)
+    shmem::my_node().ok_or_else(|| match Identity::of_this_database() {
+        Ok(None) => errors::not_a_member(),
+        _ => errors::starting(),
+    })
 }
 
 /// Text form of a transaction id: `node-incarnation-number`.

@@ -326,3 +326,20 @@ fn a_full_disk_stops_one_node_and_loses_nothing() {
     }
     ledger.assert_kept(&cluster);
 }
+
+#[test]
+fn a_table_is_replicated_from_the_first_moment_after_a_crash() {
+    let mut cluster = CLUSTER.lease();
+    for round in 0..2 {
+        let table = format!("young{round}");
+        cluster.create_table(&table, &format!("CREATE TABLE {table} (id int PRIMARY KEY)"));
+        let node = cluster.follower();
+        cluster.server_mut(node).kill9();
+        cluster.server_mut(node).start();
+        // Captured or refused; never a write that only this node has.
+        let _ = cluster
+            .client(node)
+            .batch_execute(&format!("INSERT INTO {table} VALUES (1)"));
+        assert_converged(&cluster, &[&table]);
+    }
+}

@@ -253,7 +253,11 @@ fn a_dead_node_is_removed_and_the_rest_goes_on() {
     let refused = cluster
         .client(2)
         .batch_execute("SET synod.commit_timeout = '2s'; INSERT INTO t VALUES (2)");
-    assert!(refused.is_err(), "a removed node took a write");
+    assert!(
+        refused.is_err(),
+        "a removed node took a write: {}",
+        cluster.server(2).psql("postgres", &["-At"], "SELECT * FROM synod.nodes; TABLE synod.replicated_table; TABLE synod.stat_log; TABLE t; SELECT tgname FROM pg_trigger;")
+    );
     assert_eq!(number(&mut cluster.client(0), "SELECT count(*) FROM t"), 1);
 }
 

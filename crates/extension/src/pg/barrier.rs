@@ -96,7 +96,13 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     if consistency == ReadConsistency::Local {
         return;
     }
-    let Some(node) = shmem::my_node() else { return };
+    let node = match shmem::my_node() {
+        Some(node) => node,
+        // SAFETY: the hook's argument has a plan.
+        None if unsafe { !reads_strong_table((*query).plannedstmt) } => return,
+        // A member that has only just started must not answer from what it happens to have.
+        None => crate::node::required().unwrap_or_else(|error| error.raise()),
+    };
     // SAFETY: the hook's argument has a plan; the relations in it are locked.
     unsafe {
         if reads_strong_table((*query).plannedstmt) {
@@ -262,7 +268,6 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
         if (*copy).is_from || (*copy).relation.is_null() || exempt || consistency == ReadConsistency::Local {
             return false;
         }
-        let Some(node) = shmem::my_node() else { return false };
         let oid = pg_sys::RangeVarGetRelidExtended(
             (*copy).relation,
             pg_sys::AccessShareLock as pg_sys::LOCKMODE,
@@ -273,6 +278,7 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
         if oid == pg_sys::InvalidOid || !relation::is_strong(oid) {
             return false;
         }
+        let node = crate::node::required().unwrap_or_else(|error| error.raise());
         let passed = if snapshot::is_fixed() {
             cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency).map_err(UserError::from)
         } else {

@@ -155,6 +155,8 @@ pub fn insert(id: TableId, relation: pg_sys::Oid) {
         pg_sys::heap_freetuple(tuple);
         pg_sys::CacheInvalidateRelcacheByRelid(relation);
         pg_sys::CommandCounterIncrement();
+        // After a crash the log is applied again, but until then a table that lost its row would take local writes.
+        pg_sys::ForceSyncCommit();
     }
     super::relation::forget(relation);
 }
@@ -172,6 +174,8 @@ pub fn remove(relation: pg_sys::Oid) {
     unsafe {
         pg_sys::CacheInvalidateRelcacheByRelid(relation);
         pg_sys::CommandCounterIncrement();
+        // After a crash the log is applied again, but until then a table that lost its row would take local writes.
+        pg_sys::ForceSyncCommit();
     }
     super::relation::forget(relation);
 }
