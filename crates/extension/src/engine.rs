@@ -15,7 +15,7 @@ mod fragments;
 mod orphans;
 mod tails;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,6 +39,8 @@ enum Flight {
         generation: u64,
         transaction: u64,
     },
+    /// Closes the fragments of an upload that was given up.
+    Close,
     /// A piece of the large body that this upload sends.
     Fragment { upload: u64, piece: usize },
 }
@@ -54,13 +56,15 @@ pub struct Engine<L> {
     incarnation: u64,
     sequence: u64,
     started: bool,
-    flights: HashMap<u64, Flight>,
+    flights: BTreeMap<u64, Flight>,
     uploads: HashMap<u64, fragments::Upload>,
     tails: tails::Tails,
     checkpoints: checkpoint::Checkpoints,
     membership_asked: bool,
     /// The membership does not list this node any more.
     removed: bool,
+    /// The membership that this node is no longer in.
+    last_membership: Option<synod_log::Membership>,
 }
 
 /// Why the engine stopped.
@@ -112,12 +116,13 @@ impl<L: SharedLog> Engine<L> {
             incarnation,
             sequence: 0,
             started: false,
-            flights: HashMap::new(),
+            flights: BTreeMap::new(),
             uploads: HashMap::new(),
             tails: tails::Tails::new(node),
             checkpoints,
             membership_asked: false,
             removed: false,
+            last_membership: None,
         };
         engine.publish();
         engine
@@ -173,9 +178,12 @@ impl<L: SharedLog> Engine<L> {
                 Ok(())
             }
             LogEvent::Membership(membership) => {
-                crate::membership::publish(self.node, &membership);
                 self.removed = membership.members.iter().all(|member| member.id.0 != self.node_id);
-                if !self.removed {
+                if self.removed {
+                    // Published at the end: `leave_group` must not clear away a leader that the others still need.
+                    self.last_membership = Some(membership);
+                } else {
+                    crate::membership::publish(self.node, &membership);
                     self.answer_membership(Ok(()));
                 }
                 Ok(())
@@ -194,8 +202,19 @@ impl<L: SharedLog> Engine<L> {
         if !self.removed || self.log.status().leader.is_some_and(|leader| leader.0 == self.node_id) {
             return Ok(());
         }
+        if let Some(membership) = self.last_membership.take() {
+            crate::membership::publish(self.node, &membership);
+        }
         self.answer_membership(Ok(()));
         Err(Stop::Removed)
+    }
+
+    /// Whether another proposal keeps within what the certifier allows between an undecided proposal and a later one
+    /// ([`synod_rules::MAX_SEQUENCE_LEAD`]).
+    fn may_propose(&self) -> bool {
+        self.flights
+            .first_key_value()
+            .is_none_or(|(first, _)| self.sequence - first < synod_rules::MAX_SEQUENCE_LEAD / 2)
     }
 
     fn propose(&mut self, flight: Flight, payload: Vec<u8>) {

@@ -176,6 +176,26 @@ pub fn not_preloaded() -> UserError {
     )
 }
 
+/// 57P03: the workers of this node are not up yet.
+pub fn starting() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "this node is starting",
+        "Its apply worker does not run yet; nothing was sent to the shared log.",
+        "Retry; if it stays so, raise max_worker_processes and see the server log.",
+    )
+}
+
+/// 55000: the session replays another origin's changes.
+pub fn origin_in_use() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot write strong tables in a session that has a replication origin set up",
+        "The commit of such a transaction carries the origin of the group.",
+        "Call pg_replication_origin_session_reset() first.",
+    )
+}
+
 /// 57014: canceled before anything was proposed.
 pub fn canceled() -> UserError {
     UserError::new(

@@ -264,9 +264,12 @@ fn live_here(node: &NodeShared, wanted: TransactionId) -> Option<bool> {
         let index = node.index() as u32;
         crate::engine::is_orphan(node, wanted.number)
             || shmem::slots().iter().any(|slot| {
-                slot.transaction.load(Ordering::Relaxed) == wanted.number
-                    && slot.node.load(Ordering::Relaxed) == index
-                    && slot.read().1 != SlotState::Free
+                // Running (its commit may still be on its way), in the log worker's hands, or just let go of.
+                slot.node.load(Ordering::SeqCst) == index
+                    && (slot.transaction.load(Ordering::SeqCst) == wanted.number
+                        || slot.record_transaction.load(Ordering::SeqCst) == wanted.number
+                            && slot.read().1 != SlotState::Free
+                        || slot.read().1 == SlotState::Detached)
             })
     })
 }
@@ -305,7 +308,14 @@ fn find(node: &NodeShared, wanted: TransactionId) -> Result<Found, String> {
             }
             let verdict = VerdictKind::from_u8(entry.verdict);
             match Record::decode(&command.payload) {
-                Ok(Record::Start { .. }) if command.id.incarnation > wanted.incarnation => return Ok(Found::Never),
+                Ok(Record::Start { .. }) if command.id.incarnation > wanted.incarnation => {
+                    // What was decided before the first position kept here is not known.
+                    return Ok(if begun || first <= 1 {
+                        Found::Never
+                    } else {
+                        Found::Trimmed
+                    });
+                }
                 Ok(Record::Start { .. }) if command.id.incarnation == wanted.incarnation => begun = true,
                 Ok(Record::Write(write)) if write.transaction == wanted => match verdict {
                     Some(VerdictKind::Commit) => return Ok(Found::Committed),

@@ -157,7 +157,10 @@ impl Paxos {
                     .get(&id)
                     .is_some_and(|peer| peer.heard_within(now_ms, timeout_ms))
         };
-        if now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard) {
+        // A leader that is no longer a member must not go before the others know (`hand_over`): without it they could not
+        // choose the next one.
+        let member = self.membership.member(me).is_some();
+        if member && now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard) {
             self.step_down();
         }
     }

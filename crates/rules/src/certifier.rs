@@ -42,8 +42,10 @@ impl From<(u32, u64, u64)> for CommandId {
 /// What stands at a position.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// Nothing that concerns tables: a no-op, a change of membership.
+    /// Nothing that concerns tables: a no-op.
     Nothing,
+    /// The members from here on, by number: a node that is gone will never name its open fragments.
+    Members(&'a [u32]),
     /// A proposal.
     Command {
         /// Who proposed it.
@@ -104,8 +106,13 @@ impl Certifier {
             "entries must be certified in order, without gaps"
         );
         self.position = position;
-        let Input::Command { id, record } = input else {
-            return Verdict::Skip(Skip::Noop);
+        let (id, record) = match input {
+            Input::Nothing => return Verdict::Skip(Skip::Noop),
+            Input::Members(ids) => {
+                self.fragments.keep(ids);
+                return Verdict::Skip(Skip::Noop);
+            }
+            Input::Command { id, record } => (id, record),
         };
         match self.nodes.admit(id, matches!(record, Record::Start { .. })) {
             Admission::Refused(skip) => return Verdict::Skip(skip),

@@ -62,6 +62,11 @@ impl Fragments {
         }
     }
 
+    /// Only these nodes are members.
+    pub(crate) fn keep(&mut self, members: &[u32]) {
+        self.open.retain(|node, _| members.contains(node));
+    }
+
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.open.values().filter_map(|open| open.first().copied()).min()
     }

@@ -97,7 +97,10 @@ impl<L: SharedLog> Engine<L> {
     /// Give up the oldest quarter of the log when it is larger than `synod.log_retention`, but nothing that this node still
     /// needs: above its checkpoint, or not yet durably applied.
     fn trim_if_large(&mut self, checkpoint: u64) {
-        let limit = u64::from(crate::settings::LOG_RETENTION_MB.get().unsigned_abs()) << 20;
+        let joining = self.log.status().membership.members.iter().any(|member| !member.voter);
+        // A copy under way needs the log from where it began; within reason.
+        let limit =
+            (u64::from(crate::settings::LOG_RETENTION_MB.get().unsigned_abs()) << 20) * if joining { 8 } else { 1 };
         if size_of(&self.directory.join("log")) <= limit {
             return;
         }

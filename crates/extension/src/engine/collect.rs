@@ -10,7 +10,7 @@ use super::{Engine, Flight, fragments};
 use crate::local_key::{self, LocalKey};
 use crate::pg::shmem::{NodeShared, slots};
 use crate::pg::slot::{Outcome, Slot, SlotState};
-use crate::pg::submit::spill_paths;
+use crate::pg::submit::{remove_spill, spill_paths};
 use crate::pg::{latch, turn};
 
 /// A record as it lies in a slot.
@@ -31,13 +31,23 @@ impl<L: SharedLog> Engine<L> {
                 .enumerate()
                 .filter(|(_, slot)| slot.node.load(Ordering::Relaxed) == index)
         };
+        // Shut before counting: who commits while we count then wakes us.
+        self.node.gate_shut.store(true, Ordering::SeqCst);
         let shut = turn::waiting(self.node) > turn::GATE;
-        self.node.gate_shut.store(shut, Ordering::SeqCst);
-        let open = self.started && self.node.quorum.load(Ordering::Acquire) && !shut;
+        if !shut {
+            self.node.gate_shut.store(false, Ordering::SeqCst);
+        }
+        let open = self.started && self.node.quorum.load(Ordering::Acquire) && !shut && self.may_propose();
         let mut taken = 0;
         for (number, slot) in mine() {
             let (generation, state) = slot.read();
             match state {
+                SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) != self.incarnation => {
+                    // Handed to the worker before this one: its id would not be the one that its user was told.
+                    if slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0) {
+                        latch::wake(number as i32);
+                    }
+                }
                 SlotState::Queued if open => {
                     if slot.swap(generation, SlotState::Queued, SlotState::Proposed) {
                         self.take(number as i32, slot, generation);
@@ -93,7 +103,7 @@ impl<L: SharedLog> Engine<L> {
         let transaction = TransactionId {
             node: self.node_id,
             incarnation: self.incarnation,
-            number: slot.transaction.load(Ordering::Relaxed),
+            number: slot.record_transaction.load(Ordering::Relaxed),
         };
         let commit_time_us = slot.commit_time_us.load(Ordering::Relaxed) as i64;
         let count = slot.keys.load(Ordering::Relaxed) as usize;
@@ -119,7 +129,7 @@ impl<L: SharedLog> Engine<L> {
                 length,
             }
         };
-        remove_spill(&body_path, &keys_path);
+        remove_spill(self.node, number, generation);
         Some(Collected {
             keys,
             body,
@@ -137,8 +147,7 @@ impl<L: SharedLog> Engine<L> {
     /// What was proposed goes on without its slot; what was only queued never happened.
     fn free_detached(&self, number: i32, slot: &Slot, generation: u64) {
         if slot.spilled.load(Ordering::Acquire) {
-            let (body, keys) = spill_paths(self.node.database.load(Ordering::Relaxed), number, generation);
-            remove_spill(&body, &keys);
+            remove_spill(self.node, number, generation);
         }
         self.orphan(number, generation);
         slot.free(generation, SlotState::Detached);
@@ -167,10 +176,4 @@ pub(super) fn refusal(failure: &CheckFailure) -> (Outcome, u64) {
         CheckFailure::Conflict(conflict) => (Outcome::Conflict, conflict.position),
         CheckFailure::TooOld { .. } => (Outcome::TooOld, 0),
     }
-}
-
-fn remove_spill(body: &std::path::Path, keys: &std::path::Path) {
-    // Already gone is fine: the engine removes what it took at once.
-    let _ = std::fs::remove_file(body);
-    let _ = std::fs::remove_file(keys);
 }

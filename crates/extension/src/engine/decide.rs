@@ -30,7 +30,8 @@ impl<L: SharedLog> Engine<L> {
             if let Some(flight) = flight {
                 self.land(position, flight, &verdict, previous, &mut waiting, &mut decided)?;
             } else if verdict.commits() {
-                waiting.push((previous, None));
+                // Certified again after a start of this worker alone, it may still be a live backend's.
+                waiting.push((previous, turn::owner(self.node, position)));
             }
             if verdict.commits() {
                 previous = position;
@@ -53,8 +54,13 @@ impl<L: SharedLog> Engine<L> {
 
     fn certify(&mut self, chosen: &ChosenEntry) -> Result<(Verdict, Option<Flight>), Stop> {
         let position = chosen.entry.position;
-        let Value::Command(command) = &chosen.entry.value else {
-            return Ok((self.certifier.apply(position, Input::Nothing), None));
+        let command = match &chosen.entry.value {
+            Value::Command(command) => command,
+            Value::Noop => return Ok((self.certifier.apply(position, Input::Nothing), None)),
+            Value::Membership(membership) => {
+                let ids: Vec<u32> = membership.members.iter().map(|member| member.id.0).collect();
+                return Ok((self.certifier.apply(position, Input::Members(&ids)), None));
+            }
         };
         let record = Record::decode(&command.payload).map_err(|error| unreadable(position, &error))?;
         let id = (command.id.node.0, command.id.incarnation, command.id.sequence).into();
@@ -84,6 +90,7 @@ impl<L: SharedLog> Engine<L> {
     ) -> Result<(), Stop> {
         match flight {
             Flight::Start => self.started = true,
+            Flight::Close => {}
             Flight::Fragment { upload, piece } => self.fragment_arrived(upload, piece, position),
             Flight::Record {
                 slot: number,

@@ -37,6 +37,8 @@ pub(super) struct Upload {
     /// Positions by piece; 0 while on its way.
     positions: Vec<u64>,
     arrived: usize,
+    /// Its record will not be proposed: once all pieces have arrived they are closed, so that they can be trimmed.
+    given_up: bool,
 }
 
 impl<L: SharedLog> Engine<L> {
@@ -59,6 +61,7 @@ impl<L: SharedLog> Engine<L> {
             pieces: 0,
             positions: Vec::new(),
             arrived: 0,
+            given_up: false,
         };
         let id = self.sequence + 1;
         self.uploads.insert(id, upload);
@@ -77,13 +80,16 @@ impl<L: SharedLog> Engine<L> {
         let Some(mut upload) = self.uploads.remove(&id) else {
             return;
         };
-        if abandoned(upload.flight) {
-            // Its backend has let go before the record was proposed: it never happened. The fragments are inert.
+        // Its backend may have let go before the record was proposed: then it never happens.
+        upload.given_up |= abandoned(upload.flight);
+        if upload.given_up {
+            self.close_upload(id, upload);
             return;
         }
-        while upload.sent < upload.length && upload.pieces - upload.arrived < WINDOW {
+        while upload.sent < upload.length && upload.pieces - upload.arrived < WINDOW && self.may_propose() {
             let Some(piece) = upload.next_piece() else {
                 refuse(upload.flight, Outcome::SpillFailed, 0);
+                self.close_upload(id, upload);
                 return;
             };
             let flight = Flight::Fragment {
@@ -95,19 +101,26 @@ impl<L: SharedLog> Engine<L> {
             self.propose(flight, Record::Fragment(piece).encode());
         }
         if upload.sent == upload.length && upload.arrived == upload.pieces {
-            self.finish_upload(upload);
+            self.finish_upload(id, upload);
         } else {
             self.uploads.insert(id, upload);
         }
     }
 
     /// The keys are certified again: much may have happened while the body travelled.
-    fn finish_upload(&mut self, upload: Upload) {
+    fn finish_upload(&mut self, id: u64, upload: Upload) {
+        if !upload.positions.is_sorted_by(|a, b| a < b) {
+            // A lost message was sent again behind later pieces; a record names its fragments in their order.
+            refuse(upload.flight, Outcome::TooOld, 0);
+            self.close_upload(id, upload);
+            return;
+        }
         let keys = upload.keys.iter().map(|local| (local.key, local.base));
         if let Err(failure) = self.certifier.check(keys) {
             self.node.conflicts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let (outcome, winner) = super::collect::refusal(&failure);
             refuse(upload.flight, outcome, winner);
+            self.close_upload(id, upload);
             return;
         }
         let body = Body::Fragments {
@@ -121,6 +134,32 @@ impl<L: SharedLog> Engine<L> {
             ..upload.write
         };
         self.propose(upload.flight, write.encode());
+    }
+
+    /// Fragments that no record will name stay open in the certifier, and hold up trimming and joining, until they are closed:
+    /// by a record that names them and cannot commit (its base is in the future), so that all nodes forget them alike.
+    fn close_upload(&mut self, id: u64, mut upload: Upload) {
+        upload.given_up = true;
+        if upload.arrived < upload.pieces {
+            self.uploads.insert(id, upload);
+            return;
+        }
+        if upload.pieces == 0 {
+            return;
+        }
+        upload.positions.sort_unstable();
+        let body = Body::Fragments {
+            positions: upload.positions,
+            length: upload.length,
+            crc: upload.crc,
+        };
+        let void = WriteRecord {
+            base: u64::MAX,
+            keys: Vec::new(),
+            body,
+            ..upload.write
+        };
+        self.propose(Flight::Close, void.encode());
     }
 
     pub(super) fn fragment_arrived(&mut self, upload: u64, piece: usize, position: u64) {

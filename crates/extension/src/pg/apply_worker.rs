@@ -156,7 +156,9 @@ impl Worker {
 
     fn step(&mut self) -> Result<Step, Failure> {
         let applied = self.node.applied.load(Ordering::SeqCst);
-        self.source.skip_to(applied);
+        // Trimming never passes applied + 1; only a joiner's log begins higher, and nothing in between commits.
+        let begins = self.node.trimmed.load(Ordering::SeqCst).saturating_sub(1);
+        self.source.skip_to(applied.max(begins));
         let certified = self.node.certified.load(Ordering::SeqCst);
         let Some(next) = self.source.next(certified).map_err(Failure::from)? else {
             self.running();

@@ -81,8 +81,12 @@ pub struct Slot {
     pub outcome: AtomicU32,
     /// With `Outcome::Conflict`: the position of the record that won.
     pub winner: AtomicU64,
-    /// The transaction's number within this incarnation; 0: none.
+    /// The number of the process' running transaction within this incarnation, once somebody asked for it; 0: none.
     pub transaction: AtomicU64,
+    /// The number of the transaction whose record is in the slot. Stable until the slot is free.
+    pub record_transaction: AtomicU64,
+    /// The incarnation that the record was handed to: part of its transaction's id.
+    pub incarnation: AtomicU64,
     /// Set with TURN: this record's CSN.
     pub csn: AtomicU64,
     /// Set with TURN: the committing position before it.

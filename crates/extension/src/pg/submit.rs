@@ -58,6 +58,13 @@ pub fn spill_paths(database: u32, slot: i32, generation: u64) -> (PathBuf, PathB
     )
 }
 
+/// Remove the files of a record that nobody will read any more. Already gone is fine.
+pub fn remove_spill(node: &NodeShared, slot: i32, generation: u64) {
+    let (body, keys) = spill_paths(node.database.load(Ordering::Relaxed), slot, generation);
+    let _ = fs::remove_file(body);
+    let _ = fs::remove_file(keys);
+}
+
 /// Put the record into this backend's slot and wake the log worker.
 pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed) -> Result<Submitted, UserError> {
     if node.state() == NodeState::LogStopped {
@@ -69,9 +76,12 @@ pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed) -> Re
     let submitted = Submitted { number, generation };
     slot.node.store(node.index() as u32, Ordering::Relaxed);
     slot.outcome.store(Outcome::None as u32, Ordering::Relaxed);
-    slot.transaction.store(transaction, Ordering::Relaxed);
+    slot.record_transaction.store(transaction, Ordering::Relaxed);
+    slot.incarnation
+        .store(node.incarnation.load(Ordering::Acquire), Ordering::Relaxed);
     slot.commit_time_us.store(now_us(), Ordering::Relaxed);
     if let Err(error) = fill(slot, number, generation, node, sealed) {
+        remove_spill(node, number, generation);
         slot.free(generation, SlotState::Filling);
         return Err(error);
     }
@@ -158,14 +168,17 @@ pub fn wait_for_turn(node: &'static NodeShared, submitted: &Submitted) -> Result
             }
             Some(SlotState::Abort) => {
                 let error = refusal(node, slot);
+                if slot.spilled.load(Ordering::Acquire) {
+                    remove_spill(node, submitted.number, generation);
+                }
                 slot.free(generation, SlotState::Abort);
                 return Err(error);
             }
             Some(SlotState::Queued | SlotState::Proposed) => {}
             _ => return Err(given_up(node, slot, "Its session stopped waiting for it.")),
         }
-        if let Some(reason) = why_give_up(slot, deadline, node) {
-            if let Some(error) = give_up(node, slot, generation, reason) {
+        if let Some(reason) = why_give_up(deadline, node) {
+            if let Some(error) = give_up(node, submitted, reason) {
                 return Err(error);
             }
             continue;
@@ -187,7 +200,7 @@ enum GiveUp {
     Stopped,
 }
 
-fn why_give_up(slot: &Slot, deadline: Instant, node: &NodeShared) -> Option<GiveUp> {
+fn why_give_up(deadline: Instant, node: &NodeShared) -> Option<GiveUp> {
     // SAFETY: flags of this process set by signal handlers.
     let (cancel, terminate) = unsafe {
         (
@@ -197,7 +210,7 @@ fn why_give_up(slot: &Slot, deadline: Instant, node: &NodeShared) -> Option<Give
     };
     if terminate {
         Some(GiveUp::Terminate)
-    } else if slot.doomed.load(Ordering::SeqCst) {
+    } else if super::give_way::is_doomed() {
         Some(GiveUp::Doomed)
     } else if cancel && !super::give_way::absorb_stray_cancel() {
         Some(GiveUp::Cancel)
@@ -211,8 +224,13 @@ fn why_give_up(slot: &Slot, deadline: Instant, node: &NodeShared) -> Option<Give
 }
 
 /// Win the record from the log worker, then say what that means. `None`: the state moved on, look again.
-fn give_up(node: &NodeShared, slot: &Slot, generation: u64, reason: GiveUp) -> Option<UserError> {
+fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<UserError> {
+    let (slot, generation) = (submitted.slot(), submitted.generation);
+    let spilled = slot.spilled.load(Ordering::Acquire);
     if slot.swap(generation, SlotState::Queued, SlotState::Free) {
+        if spilled {
+            remove_spill(node, submitted.number, generation);
+        }
         return Some(match reason {
             GiveUp::Timeout => errors::no_quorum(),
             GiveUp::Doomed => errors::gave_way(),
@@ -248,11 +266,17 @@ fn give_up(node: &NodeShared, slot: &Slot, generation: u64, reason: GiveUp) -> O
     Some(error)
 }
 
+/// The id of the transaction whose record is in the slot.
+pub fn record_id(node: &NodeShared, slot: &Slot) -> String {
+    let (incarnation, number) = (
+        slot.incarnation.load(Ordering::Relaxed),
+        slot.record_transaction.load(Ordering::Relaxed),
+    );
+    format!("{}-{incarnation}-{number}", node.node_id.load(Ordering::Relaxed))
+}
+
 fn given_up(node: &NodeShared, slot: &Slot, why: &str) -> UserError {
-    errors::unknown(
-        &crate::node::transaction_id(node, slot.transaction.load(Ordering::Relaxed)),
-        why,
-    )
+    errors::unknown(&record_id(node, slot), why)
 }
 
 fn refusal(node: &NodeShared, slot: &Slot) -> UserError {

@@ -121,7 +121,7 @@ pub fn announce(node: &NodeShared, prev: u64, slot: Option<i32>) {
     node.next_of[prev as usize % NEXT_OF].store(prev << 16 | tag, Ordering::SeqCst);
     if node.applied.load(Ordering::SeqCst) == prev {
         match slot {
-            Some(slot) => latch::wake(slot),
+            Some(slot) => wake_committer(node, slot, prev),
             None => node.wake_apply_worker(),
         }
     }
@@ -131,8 +131,18 @@ pub fn announce(node: &NodeShared, prev: u64, slot: Option<i32>) {
 pub fn wake_successor(node: &NodeShared, csn: u64) {
     let entry = node.next_of[csn as usize % NEXT_OF].load(Ordering::SeqCst);
     if entry >> 16 == csn && entry & 0xffff != 0 {
-        latch::wake((entry & 0xffff) as i32 - 1);
+        wake_committer(node, (entry & 0xffff) as i32 - 1, csn);
     } else if node.last_commit.load(Ordering::SeqCst) > csn {
+        node.wake_apply_worker();
+    }
+}
+
+/// Wake the backend whose turn it is after `prev`; if it has let go meanwhile, the record is the apply worker's. (One that lets
+/// go later wakes the apply worker itself, and `applied` has moved by then.)
+fn wake_committer(node: &NodeShared, number: i32, prev: u64) {
+    latch::wake(number);
+    let holds = |slot: &Slot| slot.read().1 == SlotState::Turn && slot.prev.load(Ordering::SeqCst) == prev;
+    if !super::shmem::slot(number).is_some_and(holds) {
         node.wake_apply_worker();
     }
 }

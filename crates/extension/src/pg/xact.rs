@@ -114,6 +114,15 @@ fn before_commit() -> Result<(), UserError> {
     if sealed.is_empty() {
         return Ok(());
     }
+    if node.origin.load(Ordering::Acquire) == 0 {
+        // Without its replication origin a commit would not carry its CSN.
+        return Err(errors::starting());
+    }
+    // SAFETY: reads this process' own global.
+    if unsafe { pg_sys::replorigin_session_origin } != 0 {
+        // Not after the verdict: the turn could not be taken then.
+        return Err(errors::origin_in_use());
+    }
     let told = CURRENT.with_borrow(|current| current.told_incarnation);
     if told != 0 && told != node.incarnation.load(Ordering::Acquire) {
         return Err(errors::id_is_void());
@@ -165,7 +174,7 @@ fn cleanup() {
     super::mixed::reset();
     if let Some(slot) = shmem::slot(super::latch::my_number()) {
         slot.doomed.store(false, Ordering::SeqCst);
-        slot.transaction.store(0, Ordering::Relaxed);
+        slot.transaction.store(0, Ordering::SeqCst);
     }
 }
 
@@ -175,7 +184,8 @@ pub fn current_number(node: &NodeShared) -> u64 {
         if current.number == 0 {
             current.number = node.transactions.fetch_add(1, Ordering::Relaxed) + 1;
             if let Some(slot) = shmem::slot(super::latch::my_number()) {
-                slot.transaction.store(current.number, Ordering::Relaxed);
+                slot.node.store(node.index() as u32, Ordering::SeqCst);
+                slot.transaction.store(current.number, Ordering::SeqCst);
             }
         }
         current.number
@@ -207,8 +217,11 @@ pub fn saw(csn: u64) {
 /// must ask for.
 pub fn committing_transaction() -> Option<String> {
     CURRENT.with_borrow(|current| {
-        let turn = current.turn.as_ref()?;
-        Some(crate::node::transaction_id(turn.node(), current.number))
+        // Not the turn: taking it may be what fails.
+        let submitted = current.submitted?;
+        let slot = submitted.slot();
+        let committing = slot.state_of(submitted.generation) == Some(SlotState::Committing);
+        committing.then(|| Some(submit::record_id(shmem::my_node()?, slot)))?
     })
 }
 

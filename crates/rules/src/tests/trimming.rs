@@ -138,3 +138,33 @@ fn verdicts_keep_their_numbers() {
     assert_eq!(Verdict::Abort(Abort::TooOld).code(), 33);
     assert_eq!(Verdict::Skip(Skip::Noop).code(), 1);
 }
+
+#[test]
+fn fragments_of_a_body_that_was_given_up_can_be_closed() {
+    let mut log = Log::new();
+    let pieces = [log.fragment(), log.fragment()];
+    let void = Record::Write(WriteRecord {
+        base: u64::MAX,
+        transaction: Default::default(),
+        commit_time_us: 0,
+        keys: Vec::new(),
+        body: Body::Fragments {
+            positions: pieces.to_vec(),
+            length: 0,
+            crc: 0,
+        },
+    });
+    assert_eq!(log.add(&void), Verdict::Abort(Abort::Malformed));
+    assert_eq!(log.certifier.oldest_open_fragment(), None);
+}
+
+#[test]
+fn fragments_of_a_removed_node_do_not_hold_the_log() {
+    let mut log = Log::new();
+    let piece = log.fragment();
+    let next = log.certifier.position() + 1;
+    log.certifier.apply(next, Input::Members(&[1, 2]));
+    assert_eq!(log.certifier.oldest_open_fragment(), Some(piece));
+    log.certifier.apply(next + 1, Input::Members(&[2]));
+    assert_eq!(log.certifier.oldest_open_fragment(), None);
+}

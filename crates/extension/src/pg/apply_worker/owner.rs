@@ -9,9 +9,9 @@ use crate::pg::slot::{Slot, SlotState};
 /// Whether a backend of this server holds the record and will commit it itself. The log worker puts a record's slot into TURN
 /// before it publishes the verdict, so a record that nobody holds by now is nobody's for good.
 pub fn is_live(node: &NodeShared, record: &Pending) -> bool {
-    let own = record.node == node.node_id.load(Ordering::SeqCst)
-        && record.incarnation == node.incarnation.load(Ordering::SeqCst);
-    own && shmem::slots().iter().any(|slot| holds(node, slot, record.csn))
+    // Not its incarnation: a backend that has its turn keeps it when the log worker alone starts again.
+    record.node == node.node_id.load(Ordering::SeqCst)
+        && shmem::slots().iter().any(|slot| holds(node, slot, record.csn))
 }
 
 fn holds(node: &NodeShared, slot: &Slot, csn: u64) -> bool {

@@ -35,8 +35,6 @@ pub struct Pending {
     pub csn: u64,
     /// The node where it was made.
     pub node: u32,
-    /// That node's start.
-    pub incarnation: u64,
     /// How many fragments its body is in; 0: it is in the record.
     pub fragments: usize,
 }
@@ -149,7 +147,6 @@ fn open(decided: Decided) -> Result<(Pending, Body), SourceError> {
     let pending = Pending {
         csn: position,
         node: command.id.node.0,
-        incarnation: command.id.incarnation,
         fragments,
     };
     Ok((pending, record.body))
@@ -160,7 +157,6 @@ fn no_changes(csn: u64) -> Pending {
     Pending {
         csn,
         node: 0,
-        incarnation: 0,
         fragments: 0,
     }
 }
