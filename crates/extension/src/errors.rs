@@ -151,8 +151,8 @@ pub fn starting() -> UserError {
     UserError::new(
         PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
         "this node of the group is starting",
-        "Its shared log has not been opened yet since the server started.",
-        "Retry in a moment; if it does not pass, see the server log.",
+        "Its log worker or its apply worker does not run yet; nothing was sent to the shared log.",
+        "Retry in a moment; if it does not pass, see the server log (is max_worker_processes high enough?).",
     )
 }
 
@@ -173,16 +173,6 @@ pub fn not_preloaded() -> UserError {
         "synod must be loaded when the server starts",
         "Its shared memory and workers do not exist.",
         "Add synod to shared_preload_libraries and restart the server.",
-    )
-}
-
-/// 57P03: the workers of this node are not up yet.
-pub fn starting() -> UserError {
-    UserError::new(
-        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
-        "this node is starting",
-        "Its apply worker does not run yet; nothing was sent to the shared log.",
-        "Retry; if it stays so, raise max_worker_processes and see the server log.",
     )
 }
 
