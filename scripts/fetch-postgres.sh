@@ -46,6 +46,7 @@ build_headers() {
         ./configure --quiet --prefix="$tree" --without-icu --without-readline --without-zlib &&
         make -s -C src/backend generated-headers &&
         make -s -C src/include install &&
+        cp src/pl/plpgsql/src/plpgsql.h "$tree/include/server/" &&
         make -s -C src/bin/pg_config install &&
         cd "$tree"
 }
