@@ -211,6 +211,27 @@ fn chains_of_changes_have_their_net_effect() {
 }
 
 #[test]
+fn rows_without_a_key_may_become_equal_to_each_other() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("keyless", "CREATE TABLE keyless (v int)");
+    for (node, sql) in [
+        (0, "INSERT INTO keyless VALUES (1), (2), (3), (3)"),
+        (1, "UPDATE keyless SET v = v + 1"),
+        (2, "UPDATE keyless SET v = v - 1"),
+        (
+            0,
+            "WITH gone AS (DELETE FROM keyless WHERE v = 3) UPDATE keyless SET v = v + 1 WHERE v < 3",
+        ),
+    ] {
+        cluster.client(node).batch_execute(sql).unwrap();
+        assert_converged(&cluster, &["keyless"]);
+    }
+    let query = "SELECT string_agg(v::text, ' ' ORDER BY v) FROM keyless";
+    let rows: String = cluster.client(1).query_one(query, &[]).unwrap().get(0);
+    assert_eq!(rows, "2 3");
+}
+
+#[test]
 fn values_travel_unchanged() {
     let cluster = CLUSTER.lease();
     cluster.create_table(

@@ -157,7 +157,12 @@ impl Target {
                     row::fill_identity(&self.table, key, self.row).map_err(|error| misfit(&self.table, error))?;
                     index.find(self.row, self.found)
                 }
-                None => by_scan(&self.table, &self.relation, key, self.found),
+                None => {
+                    // The scan also finds rows that this record has made, and one equal to what is looked for will do: but
+                    // only a later command may change them (`TM_Invisible`).
+                    pg_sys::CommandCounterIncrement();
+                    by_scan(&self.table, &self.relation, key, self.found)
+                }
             }
         };
         if found {
