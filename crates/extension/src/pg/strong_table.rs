@@ -308,10 +308,17 @@ fn foreign_keys(relation: &Relation) -> Vec<ForeignKey> {
             let hashing = parent_key.hashing.and_then(|parents| {
                 attributes
                     .iter()
+                    .zip(&parent_key.attributes)
                     .zip(parents)
-                    .map(|(number, parent)| {
-                        let attribute = relation.attribute(usize::try_from(*number).ok()?.checked_sub(1)?);
-                        Hashing::of(attribute.atttypid, attribute.attcollation)?.referring_to(parent)
+                    .map(|((number, parent_number), parent_hashing)| {
+                        let column = |of: &Relation, number: i16| {
+                            Some(*of.attribute(usize::try_from(number).ok()?.checked_sub(1)?))
+                        };
+                        let attribute = column(relation, *number)?;
+                        if wire::converts_instants(attribute.atttypid, column(&parent, *parent_number)?.atttypid) {
+                            return None;
+                        }
+                        Hashing::of(attribute.atttypid, attribute.attcollation)?.referring_to(parent_hashing)
                     })
                     .collect()
             });

@@ -76,6 +76,14 @@ pub fn text_is_fixed(base: pg_sys::Oid) -> bool {
     unsafe { pg_sys::get_typtype(base) as u8 == b'e' }
 }
 
+/// Whether a foreign key between columns of these types compares instants that are stored differently: dates, timestamps
+/// and timestamps with time zone equal each other by conversion, which for the last depends on the session's time zone.
+pub fn converts_instants(one: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    const INSTANTS: [pg_sys::Oid; 3] = [pg_sys::DATEOID, pg_sys::TIMESTAMPOID, pg_sys::TIMESTAMPTZOID];
+    let (one, other) = (base_type(one), base_type(other));
+    one != other && (INSTANTS.contains(&one) || INSTANTS.contains(&other))
+}
+
 /// How a type's values are hashed: one of these per way of reading a datum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hashing {
@@ -152,7 +160,7 @@ impl Hashing {
     }
 
     /// For a referencing column, so that it hashes as the `referenced` one; `None` when the two compare in a way that
-    /// hashes do not follow.
+    /// hashes do not follow. Not for types of which [`converts_instants`] is true: they are hashed alike without being so.
     pub fn referring_to(self, referenced: Self) -> Option<Self> {
         use Hashing::{Bytes, Float4, Float8, Int16, Int32, Int64, Name, Numeric, Padded};
         match (self, referenced) {
