@@ -58,7 +58,7 @@ impl Version {
 
     /// What this transaction did with it.
     pub(super) fn successor(&self) -> Successor {
-        let header = self.header();
+        let mut header = self.header();
         let mask = u32::from(header.t_infomask);
         // HEAP_XMAX_IS_LOCKED_ONLY of htup_details.h.
         let locked_only = mask & pg_sys::HEAP_XMAX_LOCK_ONLY != 0
@@ -66,10 +66,10 @@ impl Version {
         if mask & pg_sys::HEAP_XMAX_INVALID != 0 || locked_only {
             return Successor::None;
         }
-        // SAFETY: a multixact that is not only locks has an updater; the header is on a pinned page.
+        // SAFETY: a multixact that is not only locks has an updater; only fixed fields of the header are read.
         unsafe {
             let xid = if mask & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
-                pg_sys::HeapTupleGetUpdateXid(self.tuple.t_data)
+                pg_sys::HeapTupleGetUpdateXid(&raw mut header)
             } else {
                 header.t_choice.t_heap.t_xmax
             };
@@ -86,9 +86,16 @@ impl Version {
         }
     }
 
-    fn header(&self) -> &pg_sys::HeapTupleHeaderData {
-        // SAFETY: fetched, and the page is pinned as long as `self` lives.
-        unsafe { &*self.tuple.t_data }
+    /// A copy of the header, without what follows its fixed part. The pin keeps the tuple in its place, but another session
+    /// that locks the row, or sets hint bits, changes xmax and the infomask together under the page's lock.
+    fn header(&self) -> pg_sys::HeapTupleHeaderData {
+        // SAFETY: fetched, and the page is pinned as long as `self` lives; nothing between lock and unlock raises.
+        unsafe {
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let header = std::ptr::read(self.tuple.t_data);
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            header
+        }
     }
 
     /// Split into columns. They borrow from the page.
