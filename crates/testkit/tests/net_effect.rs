@@ -211,6 +211,24 @@ fn chains_of_changes_have_their_net_effect() {
 }
 
 #[test]
+fn a_truncated_table_may_be_referred_to_by_an_empty_local_one() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("referred", "CREATE TABLE referred (id int PRIMARY KEY)");
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("CREATE TABLE local_only (id int REFERENCES referred)")
+        .unwrap();
+    for id in 1..3 {
+        cluster
+            .client(1)
+            .batch_execute(&format!("TRUNCATE referred; INSERT INTO referred VALUES ({id})"))
+            .unwrap();
+        assert_converged(&cluster, &["referred"]);
+    }
+    client.batch_execute("DROP TABLE local_only").unwrap();
+}
+
+#[test]
 fn rows_without_a_key_may_become_equal_to_each_other() {
     let cluster = CLUSTER.lease();
     cluster.create_table("keyless", "CREATE TABLE keyless (v int)");

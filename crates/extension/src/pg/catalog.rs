@@ -265,7 +265,7 @@ pub fn has_rows(relation: &Relation) -> bool {
 }
 
 /// Other tables with foreign keys that refer to this one. `pg_constraint` has no index for it; asked only when a table
-/// begins or ends to be replicated.
+/// begins or ends to be replicated, or is truncated.
 pub fn referring_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables = Vec::new();
     let Some(constraints) = Relation::open_locked(PG_CONSTRAINT, pg_sys::AccessShareLock) else {

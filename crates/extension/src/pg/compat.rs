@@ -291,7 +291,7 @@ pub unsafe fn scan_next(scan: pg_sys::TableScanDesc, slot: *mut pg_sys::TupleTab
     }
 }
 
-/// `ExecuteTruncateGuts` without CASCADE.
+/// `ExecuteTruncateGuts`.
 ///
 /// # Safety
 /// `relations` are open and locked with ACCESS EXCLUSIVE, `oids` are theirs, `logged` those that logical decoding sees.
@@ -299,9 +299,14 @@ pub unsafe fn truncate(
     relations: *mut pg_sys::List,
     oids: *mut pg_sys::List,
     logged: *mut pg_sys::List,
+    cascade: bool,
     restart: bool,
 ) {
-    let behaviour = pg_sys::DropBehavior::DROP_RESTRICT;
+    let behaviour = if cascade {
+        pg_sys::DropBehavior::DROP_CASCADE
+    } else {
+        pg_sys::DropBehavior::DROP_RESTRICT
+    };
     // SAFETY: forwarded.
     unsafe {
         #[cfg(feature = "pg15")]

@@ -53,7 +53,7 @@ pub fn remove(id: TableId) {
     }
 }
 
-/// TRUNCATE these tables and no others: the record names all, whoever cascaded to them.
+/// TRUNCATE these tables and no other rows: the record names all tables, whoever cascaded to them.
 pub fn truncate(tables: &[TableId], restart_identity: bool) -> Result<(), ApplyError> {
     let oids = tables
         .iter()
@@ -61,6 +61,29 @@ pub fn truncate(tables: &[TableId], restart_identity: bool) -> Result<(), ApplyE
         .collect::<Result<Vec<_>, _>>()?;
     truncate_relations(&oids, restart_identity);
     Ok(())
+}
+
+/// Whether tables other than these refer to them, and all of those are empty: then TRUNCATE has to cascade, and nothing is
+/// lost. Every strong one is among `oids`, or was emptied by the same record; one that is not strong cannot be written,
+/// but may have rows from before. When one has rows the server refuses, naming it.
+fn has_empty_referrers(oids: &[pg_sys::Oid]) -> bool {
+    let mut all = oids.to_vec();
+    let mut at = 0;
+    while let Some(oid) = all.get(at).copied() {
+        for referring in catalog::referring_tables(oid) {
+            if all.contains(&referring) {
+                continue;
+            }
+            // The lock that TRUNCATE takes, so that it stays empty. Closed again: TRUNCATE wants nobody else to use it.
+            let relation = Relation::open_locked(referring, pg_sys::AccessExclusiveLock);
+            if relation.is_some_and(|relation| catalog::has_rows(&relation)) {
+                return false;
+            }
+            all.push(referring);
+        }
+        at += 1;
+    }
+    all.len() > oids.len()
 }
 
 fn truncate_relations(oids: &[pg_sys::Oid], restart_identity: bool) {
@@ -72,13 +95,19 @@ fn truncate_relations(oids: &[pg_sys::Oid], restart_identity: bool) {
             .iter()
             .filter_map(|oid| Relation::open_locked(*oid, pg_sys::AccessExclusiveLock))
             .collect();
+        let cascade = has_empty_referrers(oids);
         for relation in &open {
             relations = pg_sys::lappend(relations, relation.raw().cast());
             list = pg_sys::lappend_oid(list, relation.oid());
         }
         let decoding = pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32;
-        let logged = if decoding { list } else { std::ptr::null_mut() };
-        compat::truncate(relations, list, logged, restart_identity);
+        // A list of its own: when the server cascades it appends to both.
+        let logged = if decoding {
+            pg_sys::list_copy(list)
+        } else {
+            std::ptr::null_mut()
+        };
+        compat::truncate(relations, list, logged, cascade, restart_identity);
         drop(open);
     }
 }
