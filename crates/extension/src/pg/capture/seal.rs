@@ -102,8 +102,7 @@ impl Sealer {
     }
 
     fn truncates(&mut self, counting: &[&TableEvent]) -> Result<(), UserError> {
-        let mut tables: Vec<TableId> = Vec::new();
-        let mut restart = false;
+        let (mut tables, mut restarted): (Vec<TableId>, Vec<TableId>) = Default::default();
         for event in counting {
             let TableChange::Truncated { restart_identity } = event.what else {
                 continue;
@@ -114,19 +113,29 @@ impl Sealer {
             let id = self.emitter(event.relation)?.table.id;
             self.out.keys.claim_table(id, KeyMode::Update, Base::At(event.base));
             self.cut.insert(event.relation, event.at);
-            restart |= restart_identity;
             if !tables.contains(&id) {
                 tables.push(id);
             }
+            if restart_identity && !restarted.contains(&id) {
+                restarted.push(id);
+            }
         }
-        if tables.is_empty() {
-            return Ok(());
+        // One change for each value of the flag, so that only those sequences begin again whose tables were truncated with
+        // RESTART IDENTITY. Each lists with a table all that refer to it, which TRUNCATE insists on: every statement did,
+        // and so do all together, and those with the flag; those without it need not.
+        if restarted.len() == tables.len() {
+            tables.clear();
         }
-        self.out.sink.write(&Change::Truncate {
-            tables,
-            restart_identity: restart,
-            cascade: false,
-        })
+        for (tables, restart_identity) in [(tables, false), (restarted, true)] {
+            if !tables.is_empty() {
+                self.out.sink.write(&Change::Truncate {
+                    tables,
+                    restart_identity,
+                    cascade: false,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn rows(&mut self, pending: &mut Pending) -> Result<(), UserError> {
