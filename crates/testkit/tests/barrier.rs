@@ -221,6 +221,23 @@ fn commit_and_chain_takes_a_new_snapshot_or_fails() {
 }
 
 #[test]
+fn an_imported_snapshot_that_is_too_old_is_not_read_with() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    let (mut owner, mut reader) = (cluster.client(1), cluster.client(1));
+    owner.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    let export = "SELECT pg_export_snapshot()";
+    let snapshot: String = owner.query_one(export, &[]).unwrap().get(0);
+    cluster
+        .client(0)
+        .batch_execute("UPDATE seen SET v = v + 1 WHERE id = 1")
+        .unwrap();
+    let import = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'");
+    reader.batch_execute(&import).unwrap();
+    failed("a read of the past", reader.query_one(READ, &[]), &["40001"]);
+}
+
+#[test]
 fn an_open_cursor_stays_where_it_was() {
     let cluster = CLUSTER.lease();
     make_table(&cluster);

@@ -174,6 +174,8 @@ pub struct Utility {
     pushed: bool,
     /// A REPEATABLE READ transaction may have begun.
     may_fix_snapshot: bool,
+    /// The transaction's snapshot is somebody else's.
+    imports_snapshot: bool,
 }
 
 /// At the start of `ProcessUtility`.
@@ -194,6 +196,7 @@ pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
         Utility {
             pushed,
             may_fix_snapshot: fixes_snapshot(node),
+            imports_snapshot: snapshot::is_imported_by(node),
         }
     }
 }
@@ -213,6 +216,10 @@ impl Utility {
         }
         if self.may_fix_snapshot {
             before_first_snapshot();
+        }
+        if self.imports_snapshot {
+            // The barrier that BEGIN waited at says nothing about a snapshot taken earlier: the first read has to ask.
+            SESSION.with(|session| session.covered_transaction.set(0));
         }
     }
 }

@@ -57,6 +57,21 @@ pub unsafe fn is_taken_for(node: *const pg_sys::Node) -> bool {
     }
 }
 
+/// Whether the command is SET TRANSACTION SNAPSHOT.
+///
+/// # Safety
+/// `node` is a utility statement.
+pub unsafe fn is_imported_by(node: *const pg_sys::Node) -> bool {
+    // SAFETY: the tag tells the struct.
+    unsafe {
+        if (*node).type_ != pg_sys::NodeTag::T_VariableSetStmt {
+            return false;
+        }
+        let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
+        !name.is_null() && std::ffi::CStr::from_ptr(name) == c"TRANSACTION SNAPSHOT"
+    }
+}
+
 /// Give a query that has not been started a snapshot taken now. False when that is not allowed.
 ///
 /// Not when a running query uses the same snapshot: it would see time move. `nested` says that functions may be on the
