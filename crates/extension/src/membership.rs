@@ -174,6 +174,6 @@ pub fn publish_acknowledged(node: &NodeShared, known: &[(NodeId, u64)]) {
 }
 
 /// Who has this name, if anybody; `Member.info` is `identity`'s business.
-pub fn find<'a>(membership: &'a Membership, mut matches: impl FnMut(&Member) -> bool) -> Option<&'a Member> {
+pub fn find(membership: &Membership, mut matches: impl FnMut(&Member) -> bool) -> Option<&Member> {
     membership.members.iter().find(|member| matches(member))
 }

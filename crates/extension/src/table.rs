@@ -42,7 +42,7 @@ fn table_definition(
         let definition = definition::of(&relation, number.unwrap_or_default(), &catalog::number_of);
         (definition.encode(), !catalog::has_rows(&relation), number.is_some())
     });
-    TableIterator::new(row.into_iter())
+    TableIterator::new(row)
 }
 
 /// `synod.table_identity(regclass)`: the columns by which rows are found again; NULL when it is all of them, or when the

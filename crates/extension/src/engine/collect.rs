@@ -44,15 +44,12 @@ impl<L: SharedLog> Engine<L> {
             match state {
                 SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) != self.incarnation => {
                     // Handed to the worker before this one: its id would not be the one that its user was told.
-                    if slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0) {
-                        latch::wake(number as i32);
-                    }
+                    slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0);
+                    latch::wake(number as i32);
                 }
-                SlotState::Queued if open => {
-                    if slot.swap(generation, SlotState::Queued, SlotState::Proposed) {
-                        self.take(number as i32, slot, generation);
-                        taken += 1;
-                    }
+                SlotState::Queued if open && slot.swap(generation, SlotState::Queued, SlotState::Proposed) => {
+                    self.take(number as i32, slot, generation);
+                    taken += 1;
                 }
                 SlotState::Detached => self.free_detached(number as i32, slot, generation),
                 _ => {}

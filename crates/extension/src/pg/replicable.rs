@@ -92,7 +92,7 @@ fn by_place(relation: &Relation) -> Option<Objection> {
             "Replicate tables of your own only.",
         ));
     }
-    if class.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
+    if class.relam != pg_sys::HEAP_TABLE_AM_OID {
         let hint = "ALTER TABLE … SET ACCESS METHOD heap first.";
         return Some(("table", UNSUPPORTED, "Its access method is not heap.", hint));
     }

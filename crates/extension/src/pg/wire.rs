@@ -192,8 +192,11 @@ impl Hashing {
             Self::IntAsNumeric(2) => hasher.numeric(&(datum.value() as i16).to_string()),
             Self::IntAsNumeric(4) => hasher.numeric(&(datum.value() as i32).to_string()),
             Self::IntAsNumeric(_) => hasher.numeric(&(datum.value() as i64).to_string()),
-            // SAFETY: by contract.
-            _ => return unsafe { self.feed_reference(hasher, datum) },
+            _ => {
+                // SAFETY: by contract.
+                unsafe { self.feed_reference(hasher, datum) }
+                hasher
+            }
         };
     }
 

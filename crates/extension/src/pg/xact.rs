@@ -57,11 +57,7 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
                 error.raise();
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
-            if capture::pending() {
-                prepare_refused().raise();
-            }
-        }
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if capture::pending() => prepare_refused().raise(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => after_commit(),
         pg_sys::XactEvent::XACT_EVENT_ABORT => after_abort(),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => cleanup(),
@@ -110,7 +106,7 @@ fn before_commit() -> Result<(), UserError> {
     if super::mixed::wrote_other_tables() {
         return Err(super::mixed::refused());
     }
-    let sealed = capture::seal(node.applied.load(Ordering::SeqCst)).map_err(UserError::from)?;
+    let sealed = capture::seal(node.applied.load(Ordering::SeqCst))?;
     if sealed.is_empty() {
         return Ok(());
     }
