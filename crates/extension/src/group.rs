@@ -3,8 +3,8 @@
 //! A node's directory is the authority on membership (`docs/architecture.md`); these functions build it beside its final
 //! place and rename it there as the last step, so that a crash at any point leaves a member or none. What must be committed
 //! before that, in this database, runs in a session of its own through the node's own dsn, which so is proved to work; what
-//! the group must know is asked of a member through SQL functions whose names begin with an underscore ([`admit`]).
-//! Whatever fails or is cancelled is undone by [`steps`].
+//! the group must know is asked of a member through SQL functions whose names begin with an underscore (`admit`).
+//! Whatever fails or is cancelled is undone by `steps`.
 
 mod admit;
 mod create;

@@ -1,6 +1,6 @@
 //! Messages between the members of a group, over ordinary PostgreSQL connections ([`synod_log::Transport`]).
 //!
-//! Out: one libpq connection to every other member ([`peer`]), in `CALL synod.link(...)`; a node dials in order to send.
+//! Out: one libpq connection to every other member (`peer`), in `CALL synod.link(...)`; a node dials in order to send.
 //! In: what the peers' links put into this node's rings (`pg/ring.rs`). Everything runs on the log worker's main thread
 //! and nothing blocks. The log worker waits on [`Links::descriptor`] (readable: call [`Links::drive`]), on its latch (set
 //! when a ring has got bytes) and until the time that [`Links::drive`] returns, and calls [`Links::drive`] after every

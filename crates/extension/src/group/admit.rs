@@ -1,4 +1,4 @@
-//! What a member does for a database that wants to join: SQL functions called by [`super::join`] over a connection.
+//! What a member does for a database that wants to join: SQL functions called by `join` over a connection.
 //!
 //! Only `synod_admin` and `synod_replicator` may call them: the answer of `_admit` holds the group's secret.
 

@@ -1,10 +1,10 @@
 //! Capture: what a transaction did to strong tables, as net effects, ready for the log.
 //!
-//! Triggers note which row versions came and went ([`trigger`], [`events`]); before commit the versions are followed to the
-//! last one ([`chain`]), and what remains is written as a record body with its certification keys ([`seal`]).
+//! Triggers note which row versions came and went ([`trigger`], `events`); before commit the versions are followed to the
+//! last one (`chain`), and what remains is written as a record body with its certification keys (`seal`).
 //! Invariants:
 //! - the order in which triggers fired means nothing: only first and last version of each row count;
-//! - events of a subtransaction that was rolled back are as if they had not been ([`subtransactions`]);
+//! - events of a subtransaction that was rolled back are as if they had not been (`subtransactions`);
 //! - memory is bounded: events spill to a temporary file, the body to a spill file;
 //! - nothing can be captured after the seal: the trigger raises.
 

@@ -2,7 +2,7 @@
 //!
 //! One event loop on the main thread; it sleeps on the latch (backends, links in), a pipe (the storage thread) and the
 //! sockets of the links out. A failure is published, told to every waiting backend, and written to the server log; the
-//! launcher starts the worker again after [`FAILURE_PAUSE`].
+//! launcher starts the worker again after `FAILURE_PAUSE`.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;

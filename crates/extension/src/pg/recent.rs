@@ -2,7 +2,7 @@
 //!
 //! Commits happen in CSN order, so a snapshot that sees the transaction of one CSN sees all CSNs before it. An entry is
 //! written by the holder of the turn only, after its transaction left the list of running ones and before `applied`
-//! moves. Hence: `applied >= x` implies that x is in here (or has been overtaken by [`COMMITS`] later ones).
+//! moves. Hence: `applied >= x` implies that x is in here (or has been overtaken by `COMMITS` later ones).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
