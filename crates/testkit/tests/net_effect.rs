@@ -81,38 +81,42 @@ fn statement(rng: &mut Rng) -> String {
     }
 }
 
-/// One transaction of random statements, each in a savepoint that may be rolled back. A conflict ends it early.
+/// One transaction of random statements, each in a savepoint that may be rolled back. It may lose to another node's at any
+/// statement (40001), or have an unknown outcome (08007): the tables must be equal all the same.
 fn random_transaction(client: &mut Client, rng: &mut Rng) {
-    client.batch_execute("BEGIN").unwrap();
+    if let Err(error) = try_random_transaction(client, rng) {
+        assert!(
+            matches!(sqlstate(&error), Some("40001" | "08007" | "25P02")),
+            "{error:?}"
+        );
+        // A cancel that makes the transaction give way may hit the ROLLBACK itself.
+        let ended = (0..5).any(|_| client.batch_execute("ROLLBACK").is_ok());
+        assert!(ended, "the transaction cannot be rolled back after {error:?}");
+    }
+}
+
+fn try_random_transaction(client: &mut Client, rng: &mut Rng) -> Result<(), postgres::Error> {
+    client.batch_execute("BEGIN")?;
     let mut depth = 0;
     for number in 0..=rng.below(8) {
-        client.batch_execute(&format!("SAVEPOINT s{number}")).unwrap();
+        client.batch_execute(&format!("SAVEPOINT s{number}"))?;
         depth += 1;
         let sql = statement(rng);
         match client.batch_execute(&sql) {
-            Err(error) if sqlstate(&error) == Some("40001") => break,
-            Err(error) => {
-                assert!(
-                    sqlstate(&error).is_some_and(|code| code.starts_with("23") || code == "40P01"),
-                    "{sql}: {error:?}"
-                );
-                client
-                    .batch_execute(&format!("ROLLBACK TO s{number}; RELEASE s{number}"))
-                    .unwrap();
+            Err(error) if sqlstate(&error).is_some_and(|code| code.starts_with("23") || code == "40P01") => {
+                client.batch_execute(&format!("ROLLBACK TO s{number}; RELEASE s{number}"))?;
                 depth -= 1;
             }
-            Ok(()) if rng.chance(20) => client.batch_execute(&format!("ROLLBACK TO s{number}")).unwrap(),
+            Err(error) => return Err(error),
+            Ok(()) if rng.chance(20) => client.batch_execute(&format!("ROLLBACK TO s{number}"))?,
             Ok(()) if depth > 1 && rng.chance(30) => {
-                client.batch_execute(&format!("RELEASE s{number}")).unwrap();
+                client.batch_execute(&format!("RELEASE s{number}"))?;
                 depth -= 1;
             }
             Ok(()) => {}
         }
     }
-    let end = if rng.chance(10) { "ROLLBACK" } else { "COMMIT" };
-    if let Err(error) = client.batch_execute(end) {
-        assert_eq!(sqlstate(&error), Some("40001"), "COMMIT: {error:?}");
-    }
+    client.batch_execute(if rng.chance(10) { "ROLLBACK" } else { "COMMIT" })
 }
 
 #[test]
