@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use synod_log::{DecidedIndex, LogEvent, MembershipChange, ProposalId, SharedLog};
+use synod_log::{DecidedIndex, LogEvent, ProposalId, SharedLog};
 use synod_rules::Certifier;
 
 use crate::pg::shmem::{NodeShared, NodeState};
@@ -268,6 +268,3 @@ impl<L: SharedLog> Engine<L> {
         }
     }
 }
-
-/// Keep the change type in reach of `membership`.
-pub type Change = MembershipChange;

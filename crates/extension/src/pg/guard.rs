@@ -128,7 +128,7 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node) -> Result<(), UserErro
 }
 
 /// The relation that a RangeVar names; `None` when there is none.
-unsafe fn named(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+pub(super) unsafe fn named(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     if range.is_null() {
         return None;
     }

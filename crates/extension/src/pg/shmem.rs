@@ -9,7 +9,6 @@
 //! The segment is laid out as [`Shared`], then one [`Slot`] per PGPROC, then their payloads; the link rings (`pg/ring.rs`) have
 //! a segment of their own.
 
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
@@ -477,6 +476,3 @@ fn write_text(to: &[AtomicU8], text: &str) {
     write_bytes(to, &text.as_bytes()[..end]);
     to[end].store(0, Ordering::Relaxed);
 }
-
-/// Keep the address usable as an opaque argument of C callbacks.
-pub type Opaque = *mut c_void;

@@ -3,6 +3,7 @@
 
 use pgrx::pg_sys;
 
+use super::guard::named;
 use super::{list, mixed, relation};
 use crate::errors::UserError;
 
@@ -36,14 +37,14 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserErr
         if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt {
             let copy = &*statement.cast::<pg_sys::CopyStmt>();
             if copy.is_from
-                && let Some(oid) = existing(copy.relation)
+                && let Some(oid) = named(copy.relation)
             {
                 check(oid)?;
             }
         } else if (*statement).type_ == pg_sys::NodeTag::T_TruncateStmt {
             let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
             for range in list::pointers::<pg_sys::RangeVar>(truncate.relations) {
-                if let Some(oid) = existing(range) {
+                if let Some(oid) = named(range) {
                     check_capture(oid)?;
                 }
             }
@@ -74,23 +75,6 @@ fn check_capture(oid: pg_sys::Oid) -> Result<(), UserError> {
     Ok(())
 }
 
-unsafe fn existing(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    if range.is_null() {
-        return None;
-    }
-    // SAFETY: a valid RangeVar; no lock, missing is allowed.
-    let oid = unsafe {
-        pg_sys::RangeVarGetRelidExtended(
-            range,
-            pg_sys::NoLock as pg_sys::LOCKMODE,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        )
-    };
-    (oid != pg_sys::InvalidOid).then_some(oid)
-}
-
 /// Whether a DDL statement concerns temporary tables only: losing them in a crash loses nothing.
 unsafe fn is_temporary(statement: *mut pg_sys::Node) -> bool {
     let temporary = pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
@@ -103,13 +87,13 @@ unsafe fn is_temporary(statement: *mut pg_sys::Node) -> bool {
             pg_sys::NodeTag::T_CreateTableAsStmt => {
                 (*(*(*statement.cast::<pg_sys::CreateTableAsStmt>()).into).rel).relpersistence == temporary
             }
-            pg_sys::NodeTag::T_IndexStmt => existing((*statement.cast::<pg_sys::IndexStmt>()).relation)
+            pg_sys::NodeTag::T_IndexStmt => named((*statement.cast::<pg_sys::IndexStmt>()).relation)
                 .is_some_and(|oid| pg_sys::get_rel_persistence(oid) == temporary),
             pg_sys::NodeTag::T_DropStmt => {
                 let drop = &*statement.cast::<pg_sys::DropStmt>();
                 drop.removeType == pg_sys::ObjectType::OBJECT_TABLE
                     && list::pointers::<pg_sys::List>(drop.objects).into_iter().all(|name| {
-                        existing(pg_sys::makeRangeVarFromNameList(name))
+                        named(pg_sys::makeRangeVarFromNameList(name))
                             .is_none_or(|oid| pg_sys::get_rel_persistence(oid) == temporary)
                     })
             }
