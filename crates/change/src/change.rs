@@ -1,6 +1,6 @@
 //! One step of a write set.
 
-use crate::{Row, TableDefinition, TableId};
+use crate::{Row, Service, TableDefinition, TableId};
 
 /// One step of a write set. Inside a record the order of row changes means nothing (they are net effects, at most one
 /// per row); definitions come before the rows that rely on them.
@@ -51,4 +51,6 @@ pub enum Change<'a> {
         /// The highest value used.
         last_value: i64,
     },
+    /// Something that a session asked for at once.
+    Service(Box<Service>),
 }

@@ -20,6 +20,7 @@ mod fragments;
 mod key;
 mod record;
 mod row;
+mod service;
 pub mod wire;
 
 pub use body::{BodyReader, BodyWriter, MAX_ITEM_BYTES};
@@ -35,4 +36,5 @@ pub use record::{
     WriteRecord, patch_base,
 };
 pub use row::{Row, Value};
+pub use service::{Append, Grant, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};
 pub use wire::DecodeError;

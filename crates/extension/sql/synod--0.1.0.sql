@@ -85,6 +85,78 @@ COMMENT ON COLUMN synod.tables.consistency IS 'strong: every write is ordered by
 COMMENT ON COLUMN synod.tables.identity IS 'the columns by which rows are found again; NULL: by all of them';
 GRANT SELECT ON synod.tables TO PUBLIC;
 
+-- Named logs: src/named_log.rs, src/pg/service/log.rs. Who may append and read is granted by the owner of the database.
+
+CREATE TABLE synod.log_entry (
+    log text COLLATE "C" NOT NULL,
+    round bigint NOT NULL,
+    csn bigint NOT NULL CONSTRAINT log_entry_csn_key UNIQUE,
+    node_id integer NOT NULL,
+    appended_at timestamptz NOT NULL,
+    value_type regtype NOT NULL,
+    value bytea NOT NULL,
+    CONSTRAINT log_entry_pkey PRIMARY KEY (log, round)
+);
+COMMENT ON TABLE synod.log_entry IS 'entries of named logs; written by the extension only';
+COMMENT ON COLUMN synod.log_entry.log IS 'name of the log';
+COMMENT ON COLUMN synod.log_entry.round IS 'counts the entries of a log from 1';
+COMMENT ON COLUMN synod.log_entry.csn IS 'position in the shared log';
+COMMENT ON COLUMN synod.log_entry.node_id IS 'the node where it was appended';
+COMMENT ON COLUMN synod.log_entry.appended_at IS 'when, by the clock of that node';
+COMMENT ON COLUMN synod.log_entry.value_type IS 'bytea, text or jsonb';
+COMMENT ON COLUMN synod.log_entry.value IS 'its bytes; of text and jsonb in the encoding of the database';
+REVOKE ALL ON TABLE synod.log_entry FROM PUBLIC;
+GRANT SELECT ON TABLE synod.log_entry TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod.append(log text, value text, after bigint DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'append_text_wrapper';
+COMMENT ON FUNCTION synod.append(text, text, bigint) IS
+    'appends an entry to a named log of the group, at once and whatever becomes of the transaction; returns its round. after: only if that is the last round (0: of an empty log), else 40001';
+CREATE FUNCTION synod.append(log text, value bytea, after bigint DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'append_bytea_wrapper';
+COMMENT ON FUNCTION synod.append(text, bytea, bigint) IS 'as append(text, text, bigint), for bytes';
+CREATE FUNCTION synod.append(log text, value jsonb, after bigint DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'append_jsonb_wrapper';
+COMMENT ON FUNCTION synod.append(text, jsonb, bigint) IS 'as append(text, text, bigint), for JSON';
+CREATE FUNCTION synod.trim_log(log text, before bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'trim_log_wrapper';
+COMMENT ON FUNCTION synod.trim_log(text, bigint) IS
+    'removes the entries of a named log with rounds below before, on all nodes; the last entry stays in any case';
+
+-- Inlined into the query that calls them, which thereby passes the read barrier.
+CREATE FUNCTION synod.log(log text, from_round bigint DEFAULT 1)
+    RETURNS TABLE (round bigint, value text, bytes bytea, value_type regtype, node_id integer, appended_at timestamptz, csn bigint)
+    LANGUAGE sql STABLE PARALLEL UNSAFE
+    BEGIN ATOMIC
+        SELECT e.round,
+               CASE WHEN e.value_type OPERATOR(pg_catalog.<>) 'pg_catalog.bytea'::pg_catalog.regtype
+                    THEN pg_catalog.convert_from(e.value, pg_catalog.getdatabaseencoding()) END,
+               e.value, e.value_type, e.node_id, e.appended_at, e.csn
+          FROM synod.log_entry AS e
+         WHERE e.log OPERATOR(pg_catalog.=) $1 AND e.round OPERATOR(pg_catalog.>=) $2
+         ORDER BY e.round;
+    END;
+COMMENT ON FUNCTION synod.log(text, bigint) IS
+    'the entries of a named log from a round on; value is null for bytea, bytes has the bytes of any type';
+CREATE FUNCTION synod.last(log text)
+    RETURNS TABLE (round bigint, value text, bytes bytea, value_type regtype, node_id integer, appended_at timestamptz, csn bigint)
+    LANGUAGE sql STABLE PARALLEL UNSAFE
+    BEGIN ATOMIC
+        SELECT e.round,
+               CASE WHEN e.value_type OPERATOR(pg_catalog.<>) 'pg_catalog.bytea'::pg_catalog.regtype
+                    THEN pg_catalog.convert_from(e.value, pg_catalog.getdatabaseencoding()) END,
+               e.value, e.value_type, e.node_id, e.appended_at, e.csn
+          FROM synod.log_entry AS e
+         WHERE e.log OPERATOR(pg_catalog.=) $1
+         ORDER BY e.round DESC
+         LIMIT 1;
+    END;
+COMMENT ON FUNCTION synod.last(text) IS 'the last entry of a named log; no row when it has none';
+REVOKE ALL ON FUNCTION synod.append(text, text, bigint), synod.append(text, bytea, bigint),
+    synod.append(text, jsonb, bigint), synod.trim_log(text, bigint), synod.log(text, bigint), synod.last(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.append(text, text, bigint), synod.append(text, bytea, bigint),
+    synod.append(text, jsonb, bigint), synod.trim_log(text, bigint), synod.log(text, bigint), synod.last(text) TO synod_admin;
+
 -- What a node is doing: src/status.rs
 
 CREATE FUNCTION synod._nodes(

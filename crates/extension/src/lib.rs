@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod identity;
 pub mod local_key;
 pub mod membership;
+pub mod named_log;
 pub mod node;
 pub mod pg;
 pub mod settings;

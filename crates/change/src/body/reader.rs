@@ -3,12 +3,12 @@
 use std::io::Read;
 
 use super::{
-    ADD_TABLE, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY,
-    VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
+    ADD_TABLE, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
+    VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
 };
 use crate::row::Cell;
 use crate::wire::Decoder;
-use crate::{Change, DecodeError, MAX_COLUMNS, Row, TableDefinition, TableId};
+use crate::{Change, DecodeError, MAX_COLUMNS, Row, Service, TableDefinition, TableId};
 
 /// Reads the stream, a change at a time, in bounded memory.
 pub struct BodyReader<R> {
@@ -184,6 +184,7 @@ impl<R: Read> BodyReader<R> {
             },
             ADD_TABLE => return Ok(Change::AddTable(Box::new(TableDefinition::decode(buffer)?))),
             REMOVE_TABLE => Change::RemoveTable(TableId(decoder.u64()?)),
+            SERVICE => return Ok(Change::Service(Box::new(Service::decode(buffer)?))),
             other => {
                 return Err(DecodeError::Unknown {
                     what: "kind of change",

@@ -1,8 +1,8 @@
 //! Writing the stream of changes.
 
 use super::{
-    ADD_TABLE, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY, VALUE_NULL,
-    VALUE_SAME, VALUE_TEXT, VERSION,
+    ADD_TABLE, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY,
+    VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
 };
 use crate::wire::{put_varint, varint_length};
 use crate::{Change, Row, TableId, Value};
@@ -67,6 +67,11 @@ impl BodyWriter {
             }
             Change::AddTable(definition) => self.item(ADD_TABLE, &definition.encode()),
             Change::RemoveTable(table) => self.item(REMOVE_TABLE, &table.0.to_le_bytes()),
+            Change::Service(service) => {
+                let mut rest = Vec::new();
+                service.encode(&mut rest);
+                self.item(SERVICE, &rest);
+            }
         }
     }
 

@@ -5,8 +5,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use synod_change::{
-    Body, Change, CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition,
-    Key, KeyMode, Record, Row, TableDefinition, TableId, TransactionId, Value, Wire, WriteRecord,
+    Append, Body, Change, CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Grant, Identity,
+    IndexDefinition, Key, KeyMode, Record, Row, Service, TableDefinition, TableId, TransactionId, Value, ValueKind,
+    Wire, WriteRecord,
 };
 
 /// A number of any magnitude.
@@ -157,6 +158,47 @@ pub fn definition() -> impl Strategy<Value = TableDefinition> {
     )
 }
 
+fn service() -> impl Strategy<Value = Service> {
+    let kind = prop::sample::select(vec![ValueKind::Bytea, ValueKind::Text, ValueKind::Jsonb]);
+    let append = (
+        "[a-z]{1,57}",
+        option::of(any::<u64>()),
+        any::<i64>(),
+        kind,
+        vec(any::<u8>(), 0..200),
+    )
+        .prop_map(|(log, after, time_us, kind, value)| {
+            Service::Append(Append {
+                log,
+                after,
+                time_us,
+                kind,
+                value,
+            })
+        });
+    let trim = ("[a-z]{1,57}", any::<u64>()).prop_map(|(log, before)| Service::Trim { log, before });
+    prop_oneof![append, trim, grant().prop_map(Service::Grant)]
+}
+
+pub fn grant() -> impl Strategy<Value = Grant> {
+    let feeds = vec((any::<u64>().prop_map(TableId), any::<u16>()), 0..3);
+    let limits = (any::<i64>(), any::<i64>()).prop_map(|(a, b)| (a.min(b), a.max(b)));
+    let increment = prop_oneof![-5i64..0, 1i64..5, Just(i64::MIN), Just(i64::MAX)];
+    let numbers = (any::<i64>(), prop_oneof![1u64..5000, Just(u64::MAX)], increment, limits);
+    (feeds, numbers, any::<bool>(), any::<bool>()).prop_map(
+        |(feeds, (first, count, increment, (least, greatest)), cycle, exact)| Grant {
+            feeds,
+            first,
+            count,
+            increment,
+            least,
+            greatest,
+            cycle,
+            exact,
+        },
+    )
+}
+
 /// A value that owns its bytes.
 #[derive(Clone, Debug)]
 pub enum OwnedValue {
@@ -230,6 +272,7 @@ pub fn change() -> impl Strategy<Value = OwnedChange> {
             column,
             last_value
         }),
+        service().prop_map(|service| Change::Service(Box::new(service))),
     ];
     prop_oneof![
         1 => plain.prop_map(OwnedChange::Plain),

@@ -6,3 +6,4 @@ mod fixtures;
 mod key;
 mod made;
 mod record;
+mod service;

@@ -106,6 +106,13 @@ impl<L: SharedLog> Engine<L> {
                             slot.csn.store(position, Ordering::Release);
                             slot.prev.store(previous, Ordering::Release);
                         }
+                        if held && slot.service.load(Ordering::Acquire) {
+                            if slot.swap(generation, SlotState::Proposed, SlotState::Decided) {
+                                latch::wake(number);
+                            }
+                            waiting.push((previous, None));
+                            return Ok(());
+                        }
                         let held = held && slot.swap(generation, SlotState::Proposed, SlotState::Turn);
                         waiting.push((previous, held.then_some(number)));
                     }

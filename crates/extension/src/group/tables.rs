@@ -16,6 +16,12 @@ use crate::text::from_hex;
 /// How many differing tables an error names.
 const MAX_NAMED: usize = 10;
 
+/// Tables of the extension whose content is a function of the applied CSN (`pg/service.rs`), and their columns.
+const SERVICE_TABLES: [(&str, &[&str]); 1] = [(
+    "log_entry",
+    &["log", "round", "csn", "node_id", "appended_at", "value_type", "value"],
+)];
+
 /// A table of the group.
 struct Table {
     definition: TableDefinition,
@@ -203,6 +209,9 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
             .map_err(told)?;
         client = copy::copy_in(relation, &columns, client, &whom);
     }
+    for (name, columns) in SERVICE_TABLES {
+        client = copy_service_table(client, name, columns, &whom)?;
+    }
     for (table, relation) in tables.iter().zip(&here) {
         copy::replicate(table.definition.id, relation);
     }
@@ -211,4 +220,22 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
     copy::drop_origin(&origin);
     copy::create_origin(&origin, csn as u64);
     Ok(())
+}
+
+/// Take over a table of the extension: what an earlier membership left goes.
+fn copy_service_table(mut client: Client, name: &str, columns: &[&str], whom: &str) -> Result<Client, UserError> {
+    let told = |error| explain(error, whom);
+    let relation = copy::open_table("synod", name, TableLock::Write).ok_or_else(|| {
+        refused(
+            "a table of the extension is missing in this database",
+            format!("There is no synod.{name}."),
+            "Run the same version of synod on every node.",
+        )
+    })?;
+    copy::empty(&relation);
+    client
+        .begin_copy_out(&format!("COPY synod.{name} ({}) TO STDOUT", columns.join(", ")))
+        .map_err(told)?;
+    let columns: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+    Ok(copy::copy_in(&relation, &columns, client, whom))
 }

@@ -1,4 +1,4 @@
-//! Executing the changes of records that other nodes made, inside an open transaction of the apply worker.
+//! Executing the changes of records that other nodes made, and services of any node, inside an open transaction of the apply worker.
 //!
 //! A record is a net effect whose changes come in an order that never meets itself in a unique index (deletes and changes
 //! first, then inserts), so they are executed as they are read, a row at a time, in bounded memory. No trigger fires and no
@@ -24,7 +24,19 @@ mod tables;
 mod target;
 
 pub use error::ApplyError;
+pub use tables::truncate_relation;
 use target::Target;
+
+/// Where a record comes from.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// Its position.
+    pub csn: u64,
+    /// The node where it was made.
+    pub node: u32,
+    /// That is this one.
+    pub own: bool,
+}
 
 /// Applies records in the current transaction. Keeps tables open between records; [`Applier::close`] before commit.
 pub struct Applier {
@@ -54,11 +66,12 @@ impl Applier {
         }
     }
 
-    /// Execute the changes of one record. `own`: it was made here, by a transaction that had to let go of it.
+    /// Execute the changes of one record. One of this node is either a service's, or was made by a transaction that had to let
+    /// go of it.
     pub fn apply_body(
         &mut self,
         body: impl Read,
-        own: bool,
+        origin: Origin,
         doing: &dyn Fn(&Rc<StrongTable>),
     ) -> Result<(), ApplyError> {
         let mut body = BodyReader::new(body);
@@ -67,8 +80,12 @@ impl Applier {
                 Change::Insert { table, new } => self.target(table, doing)?.insert(new)?,
                 Change::Update { table, key, new } => self.target(table, doing)?.update(key, new)?,
                 Change::Delete { table, key } => self.target(table, doing)?.delete(key)?,
+                Change::Service(service) => {
+                    super::service::carry_out(*service, origin);
+                    continue;
+                }
                 other => {
-                    self.change_tables(other, own)?;
+                    self.change_tables(other, origin.own)?;
                     continue;
                 }
             }
@@ -146,8 +163,8 @@ impl Applier {
                 }
                 Ok(())
             }
-            // Rows are `apply_body`'s.
-            Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } => Ok(()),
+            // These are `apply_body`'s.
+            Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } | Change::Service(_) => Ok(()),
         }
     }
 }

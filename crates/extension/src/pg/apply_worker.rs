@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 
-use super::apply::Applier;
+use super::apply::{Applier, Origin};
 use super::barrier::{self, wait};
 use super::give_way::timer;
 use super::relation::StrongTable;
@@ -276,12 +276,16 @@ fn apply_run(
             break;
         }
         doing.csn.set(csn);
-        let own = pending.node == node.node_id.load(Ordering::Relaxed);
+        let origin = Origin {
+            csn,
+            node: pending.node,
+            own: pending.node == node.node_id.load(Ordering::Relaxed),
+        };
         let note = |table: &Rc<StrongTable>| {
             doing.table.replace(Some(Rc::clone(table)));
         };
         let body = source.take_body().map_err(Failure::from)?;
-        applier.apply_body(body, own, &note)?;
+        applier.apply_body(body, origin, &note)?;
         records += 1;
         last = csn;
         if csn <= alone_until || full {

@@ -282,7 +282,7 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
             None,
             std::ptr::null_mut(),
         );
-        if oid == pg_sys::InvalidOid || !relation::is_strong(oid) {
+        if oid == pg_sys::InvalidOid || !relation::is_read_strongly(oid) {
             return false;
         }
         let node = crate::node::required().unwrap_or_else(|error| error.raise());
@@ -449,7 +449,7 @@ unsafe fn reads_strong_table(plan: *const pg_sys::PlannedStmt) -> bool {
     // SAFETY: by contract.
     unsafe {
         let relations = (*plan).relationOids;
-        (0..super::list::length(relations)).any(|at| relation::is_strong(super::list::oid(relations, at)))
+        (0..super::list::length(relations)).any(|at| relation::is_read_strongly(super::list::oid(relations, at)))
     }
 }
 

@@ -180,6 +180,13 @@ impl Source {
     }
 }
 
+/// Remove all rows of a table of the extension that nobody else uses now.
+pub fn empty(relation: &Relation) {
+    if catalog::has_rows(relation) {
+        super::apply::truncate_relation(relation.oid());
+    }
+}
+
 /// From the end of this transaction on, `relation` is the group's table `id`.
 pub fn replicate(id: TableId, relation: &Relation) {
     super::replicate::enter(id, relation.oid());

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 
 pub mod apply;
 pub mod apply_worker;
+pub mod arguments;
 pub mod barrier;
 pub mod capture;
 pub mod catalog;
@@ -44,6 +45,7 @@ pub mod row;
 pub mod row_lock;
 pub mod scratch;
 pub mod server;
+pub mod service;
 pub mod shmem;
 pub mod slot;
 pub mod strong_table;

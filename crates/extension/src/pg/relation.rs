@@ -25,6 +25,8 @@ thread_local! {
     static REFERS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
     static RELATION_OF: RefCell<HashMap<TableId, pg_sys::Oid>> = RefCell::new(HashMap::new());
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
+    /// The extension's table of log entries, as of a number of invalidations.
+    static LOG_ENTRIES: Cell<(Option<u64>, pg_sys::Oid)> = const { Cell::new((None, pg_sys::InvalidOid)) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -50,6 +52,22 @@ pub fn by_oid(oid: pg_sys::Oid) -> Option<Rc<StrongTable>> {
 /// Whether the relation is a strong table.
 pub fn is_strong(oid: pg_sys::Oid) -> bool {
     by_oid(oid).is_some()
+}
+
+/// Whether reads of the relation are strong: of a strong table, or of the extension's table of log entries.
+pub fn is_read_strongly(oid: pg_sys::Oid) -> bool {
+    is_strong(oid) || (u32::from(oid) >= pg_sys::FirstNormalObjectId && oid == log_entries())
+}
+
+fn log_entries() -> pg_sys::Oid {
+    let now = INVALIDATIONS.get();
+    let (known_at, oid) = LOG_ENTRIES.get();
+    if known_at == Some(now) {
+        return oid;
+    }
+    let oid = catalog::named("synod", "log_entry").unwrap_or(pg_sys::InvalidOid);
+    LOG_ENTRIES.set((Some(now), oid));
+    oid
 }
 
 /// The strong table with this number; `None` when it is not replicated here.

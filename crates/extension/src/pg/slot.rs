@@ -9,6 +9,9 @@
 //!                      `-> DETACHED <-'  -> FREE               (freed by the log worker)
 //! ```
 //!
+//! The record of a service (`pg/service.rs`) has no transaction that could commit it: PROPOSED -> DECIDED -> FREE, and the
+//! apply worker carries it out on this node, too.
+//!
 //! A detached record is nobody's any more: if the log decides that it commits, the apply worker applies it as if it
 //! came from another node. `generation` tells two uses of a slot apart.
 
@@ -37,6 +40,8 @@ pub enum SlotState {
     Abort = 6,
     /// Given up by its backend.
     Detached = 7,
+    /// Decided, and the apply worker's: the backend only has to read `csn`.
+    Decided = 8,
 }
 
 /// Why a record must roll back, in [`Slot::outcome`].
@@ -97,6 +102,8 @@ pub struct Slot {
     pub inline_length: AtomicU32,
     /// Set when keys and body are in the spill file of this slot and generation.
     pub spilled: AtomicBool,
+    /// The record is a service's.
+    pub service: AtomicBool,
     /// Length of the body in bytes.
     pub body_length: AtomicU64,
     /// Commit time, microseconds since 2000-01-01.
@@ -227,6 +234,7 @@ fn split(word: u64) -> (u64, SlotState) {
         5 => SlotState::Committing,
         6 => SlotState::Abort,
         7 => SlotState::Detached,
+        8 => SlotState::Decided,
         _ => SlotState::Free,
     };
     (word >> 8, state)

@@ -43,7 +43,9 @@ impl Submitted {
             Some(SlotState::Committing) => {
                 slot.swap(self.generation, SlotState::Committing, SlotState::Detached);
             }
-            Some(state @ (SlotState::Abort | SlotState::Filling)) => slot.free(self.generation, state),
+            Some(state @ (SlotState::Abort | SlotState::Filling | SlotState::Decided)) => {
+                slot.free(self.generation, state)
+            }
             _ => {}
         }
     }
@@ -65,8 +67,17 @@ pub fn remove_spill(node: &NodeShared, slot: i32, generation: u64) {
     let _ = fs::remove_file(keys);
 }
 
+/// Who carries the record out on this node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// This transaction, when its turn has come.
+    Transaction,
+    /// The apply worker.
+    Apply,
+}
+
 /// Put the record into this backend's slot and wake the log worker.
-pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed) -> Result<Submitted, UserError> {
+pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed, by: By) -> Result<Submitted, UserError> {
     if node.state() == NodeState::LogStopped {
         return Err(errors::log_stopped(&node.log_reason()));
     }
@@ -77,6 +88,7 @@ pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed) -> Re
     slot.node.store(node.index() as u32, Ordering::Relaxed);
     slot.outcome.store(Outcome::None as u32, Ordering::Relaxed);
     slot.record_transaction.store(transaction, Ordering::Relaxed);
+    slot.service.store(by == By::Apply, Ordering::Relaxed);
     slot.incarnation
         .store(node.incarnation.load(Ordering::Acquire), Ordering::Relaxed);
     slot.commit_time_us.store(now_us(), Ordering::Relaxed);
@@ -151,20 +163,54 @@ fn spill_error(path: &Path, error: &std::io::Error) -> UserError {
 
 /// Wait until the record's turn has come and take it. Returns its CSN; on error the transaction must roll back.
 pub fn wait_for_turn(node: &'static NodeShared, submitted: &Submitted) -> Result<u64, UserError> {
+    wait_until(node, submitted, |slot| {
+        let (csn, prev) = (slot.csn.load(Ordering::Acquire), slot.prev.load(Ordering::Acquire));
+        if node.applied.load(Ordering::SeqCst) != prev {
+            return Seen::NotYet;
+        }
+        if slot.swap(submitted.generation, SlotState::Turn, SlotState::Committing) {
+            Seen::Mine(csn)
+        } else {
+            Seen::Moved
+        }
+    })
+}
+
+/// Wait until the record that the apply worker carries out is decided. Returns its CSN.
+pub fn wait_for_decision(node: &'static NodeShared, submitted: &Submitted) -> Result<u64, UserError> {
+    wait_until(node, submitted, |_| Seen::NotYet)
+}
+
+/// What a look at a slot in TURN says.
+enum Seen {
+    /// Its turn has come, and was taken.
+    Mine(u64),
+    /// It has not.
+    NotYet,
+    /// Look again.
+    Moved,
+}
+
+fn wait_until(
+    node: &'static NodeShared,
+    submitted: &Submitted,
+    in_turn: impl Fn(&Slot) -> Seen,
+) -> Result<u64, UserError> {
     let slot = submitted.slot();
     let generation = submitted.generation;
     let deadline = Instant::now() + commit_timeout();
     loop {
         latch::reset();
         match slot.state_of(generation) {
-            Some(SlotState::Turn) => {
-                let (csn, prev) = (slot.csn.load(Ordering::Acquire), slot.prev.load(Ordering::Acquire));
-                if node.applied.load(Ordering::SeqCst) == prev {
-                    if slot.swap(generation, SlotState::Turn, SlotState::Committing) {
-                        return Ok(csn);
-                    }
-                    continue;
-                }
+            Some(SlotState::Turn) => match in_turn(slot) {
+                Seen::Mine(csn) => return Ok(csn),
+                Seen::Moved => continue,
+                Seen::NotYet => {}
+            },
+            Some(SlotState::Decided) => {
+                let csn = slot.csn.load(Ordering::Acquire);
+                slot.free(generation, SlotState::Decided);
+                return Ok(csn);
             }
             Some(SlotState::Abort) => {
                 let error = refusal(node, slot);
@@ -292,11 +338,13 @@ fn refusal(node: &NodeShared, slot: &Slot) -> UserError {
     }
 }
 
-fn commit_timeout() -> Duration {
+/// As `synod.commit_timeout` says.
+pub fn commit_timeout() -> Duration {
     Duration::from_millis(crate::settings::COMMIT_TIMEOUT_MS.get().max(1) as u64)
 }
 
-fn now_us() -> u64 {
+/// In microseconds since 2000-01-01.
+pub fn now_us() -> u64 {
     // SAFETY: no preconditions.
     unsafe { pg_sys::GetCurrentTimestamp() as u64 }
 }

@@ -123,7 +123,7 @@ fn before_commit() -> Result<(), UserError> {
     if told != 0 && told != node.incarnation.load(Ordering::Acquire) {
         return Err(errors::id_is_void());
     }
-    let submitted = submit::submit(node, current_number(node), sealed)?;
+    let submitted = submit::submit(node, current_number(node), sealed, submit::By::Transaction)?;
     CURRENT.with_borrow_mut(|current| current.submitted = Some(submitted));
     let csn = submit::wait_for_turn(node, &submitted)?;
     let turn = Turn::take(node, csn);

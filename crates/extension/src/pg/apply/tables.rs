@@ -86,6 +86,11 @@ fn has_empty_referrers(oids: &[pg_sys::Oid]) -> bool {
     all.len() > oids.len()
 }
 
+/// TRUNCATE one table to which no other refers.
+pub fn truncate_relation(oid: pg_sys::Oid) {
+    truncate_relations(&[oid], false);
+}
+
 fn truncate_relations(oids: &[pg_sys::Oid], restart_identity: bool) {
     // SAFETY: inside a transaction with the locks that TRUNCATE takes; the lists live in the current memory context. The
     // tables are pinned until it is done.

@@ -1,0 +1,109 @@
+//! SQL: named logs.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+use synod_change::{Append, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};
+
+use crate::errors::UserError;
+use crate::pg::arguments;
+use crate::pg::service::{self, log};
+use crate::pg::submit;
+
+/// `synod.append(log, text, after)`
+#[pg_extern(sql = false)]
+fn append_text(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
+    append(fcinfo, ValueKind::Text)
+}
+
+/// `synod.append(log, bytea, after)`
+#[pg_extern(sql = false)]
+fn append_bytea(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
+    append(fcinfo, ValueKind::Bytea)
+}
+
+/// `synod.append(log, jsonb, after)`
+#[pg_extern(sql = false)]
+fn append_jsonb(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
+    append(fcinfo, ValueKind::Jsonb)
+}
+
+fn append(fcinfo: pg_sys::FunctionCallInfo, kind: ValueKind) -> Option<i64> {
+    let name = arguments::get::<String>(fcinfo, 0)?;
+    let value = match kind {
+        ValueKind::Jsonb => arguments::jsonb_text(fcinfo, 1)?,
+        ValueKind::Bytea | ValueKind::Text => arguments::get::<Vec<u8>>(fcinfo, 1)?,
+    };
+    let after = arguments::get::<i64>(fcinfo, 2);
+    match appended(&name, kind, value, after) {
+        Ok(round) => Some(round as i64),
+        Err(error) => error.raise(),
+    }
+}
+
+fn appended(name: &str, kind: ValueKind, value: Vec<u8>, after: Option<i64>) -> Result<u64, UserError> {
+    check_name(name)?;
+    service::check_may_write(c"synod.append()")?;
+    if value.len() > MAX_LOG_VALUE {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "the value is too long for an entry of a log",
+            format!("It has {} bytes; {MAX_LOG_VALUE} are allowed.", value.len()),
+            "Put it into a replicated table, and its key into the log.",
+        ));
+    }
+    let after = after
+        .map(|after| u64::try_from(after).map_err(|_| moved_on(name, after)))
+        .transpose()?;
+    let node = crate::node::required()?;
+    let append = Append {
+        log: name.into(),
+        after,
+        time_us: submit::now_us() as i64,
+        kind,
+        value,
+    };
+    let csn = service::call(node, Service::Append(append), Vec::new())?;
+    log::round_at(csn).ok_or_else(|| moved_on(name, after.unwrap_or_default() as i64))
+}
+
+/// `synod.trim_log(log, before)`
+#[pg_extern(sql = false)]
+fn trim_log(name: &str, before: i64) {
+    let trimmed = || {
+        check_name(name)?;
+        service::check_may_write(c"synod.trim_log()")?;
+        let trim = Service::Trim {
+            log: name.into(),
+            before: u64::try_from(before).unwrap_or(0),
+        };
+        service::call(crate::node::required()?, trim, Vec::new())
+    };
+    if let Err(error) = trimmed() {
+        error.raise();
+    }
+}
+
+fn moved_on(name: &str, after: i64) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        format!("round {after} is not the last of log \"{name}\""),
+        format!(
+            "Its last round known here is {}; nothing was appended.",
+            log::last_applied(name)
+        ),
+        "Read the log, decide again, and append after its last round.",
+    )
+}
+
+fn check_name(name: &str) -> Result<(), UserError> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
+    if (1..=MAX_LOG_NAME).contains(&name.len()) && name.bytes().all(fine) {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_INVALID_NAME,
+        "invalid name of a log",
+        format!("It has 1 to {MAX_LOG_NAME} characters, each a letter or digit of ASCII or one of _ - . : /"),
+        "Its entries are announced on the channel synod_ and this name.",
+    ))
+}
