@@ -49,9 +49,10 @@ deps:
 
 build: deps
 	$(CARGO) build --locked --release -p synod $(FEATURES)
+	cargo build --locked --release -p synod-cli
 
 install: build
-	scripts/install-extension.sh '$(PG_CONFIG)' '$(TARGET)/release/libsynod.so'
+	scripts/install-extension.sh '$(PG_CONFIG)' '$(TARGET)/release/libsynod.so' '$(TARGET)/release/synod'
 
 ## Testing
 
@@ -64,6 +65,7 @@ test-pure: deps
 test-servers: deps
 	$(CARGO) build --locked -p synod $(FEATURES)
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/debug/libsynod.so'
+	cargo build --quiet --locked -p synod-cli
 	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
 
 # SEEDS: runs of the consensus simulator.

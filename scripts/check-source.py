@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-UNSAFE_TREE = "crates/extension/src/pg/"
+UNSAFE_TREES = ("crates/extension/src/pg/", "crates/libpq/src/")
 FILE_LINES = 400
 FUNCTION_LINES = 70
 # Unfinished work belongs in the issue tracker. The words are put together here so that this file passes.
@@ -56,13 +56,13 @@ def main() -> int:
 
     for name in tracked("*.rs"):
         text = (ROOT / name).read_text()
-        if not text.startswith("//!") and name != "crates/extension/build.rs":
+        if not text.startswith("//!"):
             errors.append(f"{name}:1: a file opens with //! and says what it is for")
         code = STRING_OR_COMMENT.sub(blank, text)
-        if not name.startswith(UNSAFE_TREE):
+        if not name.startswith(UNSAFE_TREES):
             for number, line in enumerate(code.splitlines(), 1):
                 if UNSAFE.search(line) and "#!" not in line:
-                    errors.append(f"{name}:{number}: unsafe outside {UNSAFE_TREE}")
+                    errors.append(f"{name}:{number}: unsafe outside {' and '.join(UNSAFE_TREES)}")
         length = text.count("\n")
         if length > FILE_LINES:
             warnings.append(f"{name}: {length} lines (aim: {FILE_LINES})")

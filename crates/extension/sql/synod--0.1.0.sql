@@ -281,7 +281,7 @@ CREATE FUNCTION synod._node_facts(
     AS 'MODULE_PATHNAME', 'node_facts_wrapper';
 COMMENT ON FUNCTION synod._node_facts() IS 'internal: versions and identity of this database';
 REVOKE ALL ON FUNCTION synod._node_facts() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._node_facts() TO synod_admin, synod_replicator;
+GRANT EXECUTE ON FUNCTION synod._node_facts() TO synod_admin, synod_replicator, pg_monitor;
 
 CREATE FUNCTION synod._check_new(name text, system_identifier text, database bigint) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'check_new_node_wrapper';

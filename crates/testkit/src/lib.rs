@@ -7,6 +7,7 @@
 //! - [`Server`]: one PostgreSQL server: start, stop, SIGKILL, SIGSTOP, its log;
 //! - [`Network`]: one network namespace per server, links that can be cut in one direction;
 //! - [`Cluster`]: servers that form a group;
+//! - [`command`]: the command `synod`;
 //! - [`wait_until`]: the only way a test waits;
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
@@ -18,6 +19,7 @@
 
 mod account;
 mod cluster;
+pub mod command;
 mod converge;
 mod disk;
 pub mod history;

@@ -25,7 +25,6 @@ pub mod hooks;
 pub mod keys;
 pub mod latch;
 pub mod launcher;
-pub mod libpq;
 pub mod link;
 pub mod list;
 pub mod log_worker;
@@ -57,6 +56,8 @@ pub mod wire;
 pub mod worker;
 pub mod written;
 pub mod xact;
+
+pub use synod_libpq as libpq;
 
 /// True while `shared_preload_libraries` is being loaded.
 pub fn preloading() -> bool {

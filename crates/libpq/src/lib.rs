@@ -1,13 +1,14 @@
 //! libpq, declared by hand, and a safe wrapper that never blocks.
 //!
-//! Only what links and joins need. Everything goes through [`Conn`], which owns one `PGconn` and is used from the
-//! process' main thread. libpq neither raises PostgreSQL errors nor calls back into the server, so no guard is needed
-//! around it, and dropping a [`Conn`] while unwinding is fine. The one thing in it that may block is the resolution of
-//! host names in [`Conn::start`]: `crate::transport` resolves them beforehand, on a thread of its own.
+//! Only what links, joins and the command `synod` need. Everything goes through [`Conn`], which owns one `PGconn` and is
+//! used from one thread at a time. libpq neither raises PostgreSQL errors nor calls back into the server, so in the server
+//! no guard is needed around it, and dropping a [`Conn`] while unwinding is fine. The one thing in it that may block is the
+//! resolution of host names in [`Conn::start`]: links resolve them beforehand, on a thread of their own.
 
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
+use std::sync::Mutex;
 
 #[repr(C)]
 struct PGconn {
@@ -124,10 +125,51 @@ pub enum CopyData {
     End,
 }
 
-/// An owned libpq connection.
-pub struct Conn(NonNull<PGconn>);
+/// Something the server said beside its answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// `NOTICE`, `WARNING`, ..., in the server's language.
+    pub severity: String,
+    /// What it says.
+    pub said: PqError,
+}
 
-unsafe extern "C" fn ignore_notice(_arg: *mut std::ffi::c_void, _result: *const PGresult) {}
+/// Notices kept until somebody asks for them; a peer that chatters fills no memory.
+const MAX_NOTICES: usize = 64;
+
+/// An owned libpq connection.
+pub struct Conn {
+    raw: NonNull<PGconn>,
+    /// Where [`receive_notice`] puts what it hears. Behind a lock, as libpq holds its address.
+    notices: Box<Mutex<Vec<Notice>>>,
+}
+
+// SAFETY: libpq lets any thread use a connection, one at a time; `&mut self` and the absence of `Sync` see to that.
+unsafe impl Send for Conn {}
+
+unsafe extern "C" fn receive_notice(place: *mut std::ffi::c_void, result: *const PGresult) {
+    // SAFETY: `place` is the `notices` of the connection that libpq is working for, which outlives this call.
+    let place = unsafe { &*place.cast::<Mutex<Vec<Notice>>>() };
+    if let Ok(mut notices) = place.lock()
+        && notices.len() < MAX_NOTICES
+    {
+        notices.push(Notice {
+            severity: field(result, b'S').unwrap_or_default(),
+            said: PqError {
+                sqlstate: field(result, b'C'),
+                message: field(result, b'M').unwrap_or_default(),
+                detail: field(result, b'D'),
+                hint: field(result, b'H'),
+            },
+        });
+    }
+}
+
+/// A field of an error or notice, by the protocol's letter.
+fn field(result: *const PGresult, code: u8) -> Option<String> {
+    // SAFETY: the callers hold a live result; an unknown field is NULL.
+    text(unsafe { PQresultErrorField(result, c_int::from(code)) })
+}
 
 fn text(pointer: *const c_char) -> Option<String> {
     if pointer.is_null() {
@@ -171,16 +213,20 @@ impl Conn {
                 ..PqError::default()
             });
         };
-        let conn = Self(raw);
-        // SAFETY: the connection is live; the receiver ignores its arguments.
-        unsafe { PQsetNoticeReceiver(conn.0.as_ptr(), ignore_notice, ptr::null_mut()) };
+        let conn = Self {
+            raw,
+            notices: Box::default(),
+        };
+        let place = ptr::from_ref(&*conn.notices).cast_mut().cast();
+        // SAFETY: the connection is live; `notices` stays where it is until the connection is finished.
+        unsafe { PQsetNoticeReceiver(conn.raw.as_ptr(), receive_notice, place) };
         if conn.is_bad() { Err(conn.error()) } else { Ok(conn) }
     }
 
     /// Go on connecting, after the socket was found ready.
     pub fn poll_connect(&mut self) -> Dialing {
         // SAFETY: the connection is live.
-        match unsafe { PQconnectPoll(self.0.as_ptr()) } {
+        match unsafe { PQconnectPoll(self.raw.as_ptr()) } {
             1 => Dialing::Reading,
             2 => Dialing::Writing,
             3 => Dialing::Ready,
@@ -191,37 +237,51 @@ impl Conn {
     /// From here on nothing that is sent waits for the socket.
     pub fn set_nonblocking(&mut self) -> Result<(), PqError> {
         // SAFETY: the connection is live.
-        self.check(unsafe { PQsetnonblocking(self.0.as_ptr(), 1) } == 0)
+        self.check(unsafe { PQsetnonblocking(self.raw.as_ptr(), 1) } == 0)
     }
 
     /// The socket to wait on. It may change while connecting.
     pub fn socket(&self) -> Option<RawFd> {
         // SAFETY: the connection is live.
-        let socket = unsafe { PQsocket(self.0.as_ptr()) };
+        let socket = unsafe { PQsocket(self.raw.as_ptr()) };
         (socket >= 0).then_some(socket)
+    }
+
+    /// The same, for safe system calls.
+    pub fn borrowed_socket(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: open for as long as the connection neither moves on nor ends, which takes `&mut self`.
+        self.socket().map(|socket| unsafe { BorrowedFd::borrow_raw(socket) })
     }
 
     /// True when the connection has failed.
     pub fn is_bad(&self) -> bool {
         // SAFETY: the connection is live.
-        unsafe { PQstatus(self.0.as_ptr()) == 1 }
+        unsafe { PQstatus(self.raw.as_ptr()) == 1 }
     }
 
     /// libpq's last message.
     pub fn error(&self) -> PqError {
         // SAFETY: the connection is live.
-        let message = message(unsafe { PQerrorMessage(self.0.as_ptr()) });
+        let message = message(unsafe { PQerrorMessage(self.raw.as_ptr()) });
         PqError {
             message: message.unwrap_or_else(|| "the connection was lost".into()),
             ..PqError::default()
         }
     }
 
+    /// What the server said beside its answers since this was last asked.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.notices
+            .lock()
+            .map(|mut notices| std::mem::take(&mut *notices))
+            .unwrap_or_default()
+    }
+
     /// Send a simple query.
     pub fn send_query(&mut self, sql: &str) -> Result<(), PqError> {
         let sql = c_string(sql)?;
         // SAFETY: the connection is live, the string NUL-terminated and copied.
-        self.check(unsafe { PQsendQuery(self.0.as_ptr(), sql.as_ptr()) } == 1)
+        self.check(unsafe { PQsendQuery(self.raw.as_ptr(), sql.as_ptr()) } == 1)
     }
 
     /// Send a query with parameters in text format.
@@ -238,7 +298,7 @@ impl Conn {
         // SAFETY: `values` has the stated length and outlives the call; NULL arrays mean "text, types inferred".
         let sent = unsafe {
             PQsendQueryParams(
-                self.0.as_ptr(),
+                self.raw.as_ptr(),
                 sql.as_ptr(),
                 values.len() as c_int,
                 ptr::null(),
@@ -254,7 +314,7 @@ impl Conn {
     /// Push out what is buffered. `Ok(false)`: some of it is left, wait until the socket is writable.
     pub fn flush(&mut self) -> Result<bool, PqError> {
         // SAFETY: the connection is live.
-        match unsafe { PQflush(self.0.as_ptr()) } {
+        match unsafe { PQflush(self.raw.as_ptr()) } {
             0 => Ok(true),
             1 => Ok(false),
             _ => Err(self.error()),
@@ -264,19 +324,19 @@ impl Conn {
     /// Read what the socket has.
     pub fn consume_input(&mut self) -> Result<(), PqError> {
         // SAFETY: the connection is live.
-        self.check(unsafe { PQconsumeInput(self.0.as_ptr()) } == 1)
+        self.check(unsafe { PQconsumeInput(self.raw.as_ptr()) } == 1)
     }
 
     /// True while [`Self::next_outcome`] would block.
     pub fn is_busy(&self) -> bool {
         // SAFETY: the connection is live.
-        unsafe { PQisBusy(self.0.as_ptr()) == 1 }
+        unsafe { PQisBusy(self.raw.as_ptr()) == 1 }
     }
 
     /// The next result of the query, `None` after the last. Blocks while [`Self::is_busy`].
     pub fn next_outcome(&mut self) -> Option<Outcome> {
         // SAFETY: the connection is live; the result is freed below.
-        let result = NonNull::new(unsafe { PQgetResult(self.0.as_ptr()) })?;
+        let result = NonNull::new(unsafe { PQgetResult(self.raw.as_ptr()) })?;
         // SAFETY: `result` is live until PQclear.
         let outcome = match unsafe { PQresultStatus(result.as_ptr()) } {
             0 | 1 => Outcome::Command,
@@ -291,8 +351,7 @@ impl Conn {
     }
 
     fn result_error(&self, result: NonNull<PGresult>) -> PqError {
-        // SAFETY: `result` is live; the field codes are those of the protocol.
-        let field = |code: u8| text(unsafe { PQresultErrorField(result.as_ptr(), c_int::from(code)) });
+        let field = |code: u8| field(result.as_ptr(), code);
         match field(b'M') {
             Some(message) => PqError {
                 sqlstate: field(b'C'),
@@ -308,7 +367,7 @@ impl Conn {
     pub fn copy_data(&mut self) -> Result<CopyData, PqError> {
         let mut buffer: *mut c_char = ptr::null_mut();
         // SAFETY: the connection is live; a positive answer sets `buffer` to that many bytes, ours to free.
-        match unsafe { PQgetCopyData(self.0.as_ptr(), &mut buffer, 1) } {
+        match unsafe { PQgetCopyData(self.raw.as_ptr(), &mut buffer, 1) } {
             0 => Ok(CopyData::Pending),
             -1 => Ok(CopyData::End),
             length if length > 0 => {
@@ -331,7 +390,7 @@ impl Conn {
             });
         };
         // SAFETY: the connection is live; libpq copies the bytes.
-        self.check(unsafe { PQputCopyData(self.0.as_ptr(), data.as_ptr().cast(), length) } == 1)
+        self.check(unsafe { PQputCopyData(self.raw.as_ptr(), data.as_ptr().cast(), length) } == 1)
     }
 
     fn check(&self, good: bool) -> Result<(), PqError> {
@@ -342,7 +401,7 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         // SAFETY: owned, finished once.
-        unsafe { PQfinish(self.0.as_ptr()) }
+        unsafe { PQfinish(self.raw.as_ptr()) }
     }
 }
 
