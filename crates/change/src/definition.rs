@@ -27,6 +27,10 @@ pub struct TableDefinition {
     pub foreign_keys: Vec<ForeignKeyDefinition>,
     /// All check constraints.
     pub checks: Vec<CheckDefinition>,
+    /// What a partitioned table is partitioned by (`pg_get_partkeydef`). It has no rows itself.
+    pub partitioned_by: Option<String>,
+    /// What a partition is a partition of, and for which values: `schema.parent FOR VALUES …`.
+    pub partition_of: Option<String>,
 }
 
 /// A column.

@@ -50,6 +50,8 @@ impl TableDefinition {
             put_bytes(&mut out, check.name.as_bytes());
             put_bytes(&mut out, check.definition.as_bytes());
         }
+        put_optional(&mut out, self.partitioned_by.as_deref());
+        put_optional(&mut out, self.partition_of.as_deref());
         out
     }
 
@@ -84,6 +86,8 @@ impl TableDefinition {
                     definition: decoder.string()?,
                 })
             })?,
+            partitioned_by: read_optional(&mut decoder)?,
+            partition_of: read_optional(&mut decoder)?,
         };
         decoder.finish()?;
         Ok(definition)

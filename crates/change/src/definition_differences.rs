@@ -41,6 +41,14 @@ impl TableDefinition {
             table.checks.iter().map(text).collect()
         };
         found.compare_sets(checks(self), checks(other));
+        let or_not = |text: &Option<String>, what: &str| match text {
+            Some(text) => format!("{what} {text}"),
+            None => format!("not {what}"),
+        };
+        let key = |table: &Self| or_not(&table.partitioned_by, "partitioned by");
+        found.compare("the table is", &key(self), &key(other));
+        let place = |table: &Self| or_not(&table.partition_of, "a partition of");
+        found.compare("the table is", &place(self), &place(other));
         found.list
     }
 

@@ -12,6 +12,7 @@
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
 //! - [`Ledger`]: writes of many clients and what they were told, to be compared with what is there;
+//! - [`run_script`]: SQL that must do on a group what it does on a plain database;
 //! - [`probe`]: one client that feels every pause;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
@@ -33,6 +34,7 @@ mod processes;
 mod refusal;
 mod rng;
 mod run;
+mod script;
 mod server;
 mod session;
 mod shared;
@@ -48,6 +50,7 @@ pub use network::Network;
 pub use refusal::{failed, refused};
 pub use rng::Rng;
 pub use run::Run;
+pub use script::run_script;
 pub use server::{Server, StopMode};
 pub use session::{Failure, Outcome, Session, sqlstate};
 pub use shared::SharedCluster;

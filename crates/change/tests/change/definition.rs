@@ -75,7 +75,7 @@ fn accounts() -> TableDefinition {
 #[test]
 fn a_difference_is_told_in_words() {
     type Edit = fn(&mut TableDefinition);
-    let cases: [(Edit, &[&str]); 14] = [
+    let cases: [(Edit, &[&str]); 15] = [
         (|_| (), &[]),
         (
             |t| t.name = "a".into(),
@@ -147,6 +147,16 @@ fn a_difference_is_told_in_words() {
             &[
                 "foreign key FOREIGN KEY (bid) REFERENCES public.branches(bid) exists on node n2 and not here",
                 "constraint \"positive\" CHECK ((aid > 0)) exists on node n2 and not here",
+            ],
+        ),
+        (
+            |t| {
+                t.partitioned_by = Some("HASH (aid)".into());
+                t.partition_of = Some("public.a DEFAULT".into());
+            },
+            &[
+                "the table is not partitioned by here, partitioned by HASH (aid) on node n2",
+                "the table is not a partition of here, a partition of public.a DEFAULT on node n2",
             ],
         ),
     ];

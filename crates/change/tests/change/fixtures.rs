@@ -119,6 +119,8 @@ fn definition() -> TableDefinition {
             name: "positive".into(),
             definition: "CHECK ((aid > 0))".into(),
         }],
+        partitioned_by: Some("RANGE (aid)".into()),
+        partition_of: Some("public.accounts FOR VALUES IN (1)".into()),
     }
 }
 

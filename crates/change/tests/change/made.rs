@@ -143,9 +143,10 @@ pub fn definition() -> impl Strategy<Value = TableDefinition> {
         vec(index, 0..4),
         vec(foreign_key(), 0..3),
         vec(check, 0..3),
+        (option::of(text()), option::of(text())),
     );
     (any::<u64>(), text(), text(), parts).prop_map(
-        |(id, schema, name, (columns, identity, indexes, foreign_keys, checks))| TableDefinition {
+        |(id, schema, name, (columns, identity, indexes, foreign_keys, checks, partitions))| TableDefinition {
             id: TableId(id),
             schema,
             name,
@@ -154,6 +155,8 @@ pub fn definition() -> impl Strategy<Value = TableDefinition> {
             indexes,
             foreign_keys,
             checks,
+            partitioned_by: partitions.0,
+            partition_of: partitions.1,
         },
     )
 }

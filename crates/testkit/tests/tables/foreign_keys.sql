@@ -1,0 +1,92 @@
+-- Foreign keys with every action.
+--- tables: p, c_cascade, c_null, c_default, c_restrict, c_none, c_late, tree, p2, c2, loop_a, loop_b, wide
+CREATE TABLE p (id int PRIMARY KEY, code text UNIQUE, v int DEFAULT 0);
+CREATE TABLE c_cascade (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE c_null (id int PRIMARY KEY, p int REFERENCES p ON DELETE SET NULL ON UPDATE SET NULL, code text REFERENCES p (code) ON DELETE SET NULL ON UPDATE CASCADE);
+CREATE TABLE c_default (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p ON DELETE SET DEFAULT ON UPDATE SET DEFAULT);
+CREATE TABLE c_restrict (id int PRIMARY KEY, p int REFERENCES p ON DELETE RESTRICT ON UPDATE RESTRICT);
+CREATE TABLE c_none (id int PRIMARY KEY, p int REFERENCES p ON DELETE NO ACTION);
+CREATE TABLE c_late (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE p2 (a int, b text, n numeric, PRIMARY KEY (a, b), UNIQUE (n));
+CREATE TABLE c2 (id int PRIMARY KEY, a int, b text, n bigint REFERENCES p2 (n) ON UPDATE CASCADE, FOREIGN KEY (b, a) REFERENCES p2 (b, a) MATCH FULL ON DELETE SET NULL (b, a) ON UPDATE CASCADE);
+CREATE TABLE loop_a (id int PRIMARY KEY, b int);
+CREATE TABLE loop_b (id int PRIMARY KEY, a int REFERENCES loop_a ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
+ALTER TABLE loop_a ADD FOREIGN KEY (b) REFERENCES loop_b ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED;
+CREATE TABLE wide (id int PRIMARY KEY, a int REFERENCES p, CHECK (a > 0) NO INHERIT);
+
+--- run
+
+INSERT INTO p SELECT i, 'code' || i FROM generate_series(1, 20) i
+
+INSERT INTO c_cascade SELECT i, i FROM generate_series(2, 6) i; INSERT INTO c_null SELECT i, i, 'code' || i FROM generate_series(2, 8) i; INSERT INTO c_default SELECT i, i FROM generate_series(2, 9) i
+
+INSERT INTO c_restrict VALUES (1, 10); INSERT INTO c_none VALUES (1, 11); INSERT INTO c_late VALUES (1, 12)
+
+DELETE FROM p WHERE id = 2
+
+UPDATE p SET id = 103 WHERE id = 3
+
+UPDATE p SET code = 'renamed' || id WHERE id IN (4, 5)
+
+DELETE FROM p WHERE id = 10
+
+UPDATE p SET id = 110 WHERE id = 10
+
+DELETE FROM p WHERE id = 11
+
+BEGIN; DELETE FROM p WHERE id = 12; INSERT INTO p VALUES (12, 'again'); COMMIT
+
+BEGIN; DELETE FROM p WHERE id = 12; COMMIT
+
+ROLLBACK
+
+BEGIN; INSERT INTO c_late VALUES (2, 200); INSERT INTO p VALUES (200, 'late'); COMMIT
+
+BEGIN; INSERT INTO c_late VALUES (3, 300); SET CONSTRAINTS ALL IMMEDIATE
+
+ROLLBACK
+
+INSERT INTO c_none VALUES (2, 999)
+
+DELETE FROM p WHERE id BETWEEN 6 AND 9
+
+BEGIN; DELETE FROM p WHERE id = 13; INSERT INTO p VALUES (13, 'back', 1); UPDATE p SET v = 2 WHERE id = 13; INSERT INTO c_none VALUES (13, 13); COMMIT
+
+BEGIN; DELETE FROM c_none WHERE id = 13; DELETE FROM p WHERE id = 13; COMMIT
+
+INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2), (4, 3), (5, 1), (6, 6)
+
+UPDATE tree SET id = id + 10 WHERE id IN (1, 3, 6)
+
+UPDATE tree SET parent = 11 WHERE id = 4
+
+DELETE FROM tree WHERE id IN (2, 16)
+
+INSERT INTO p2 VALUES (1, 'x', 1), (2, 'y', 2.0), (3, 'z', 3.00); INSERT INTO c2 VALUES (1, 1, 'x', 1), (2, 2, 'y', 2), (3, NULL, NULL, 3)
+
+INSERT INTO c2 VALUES (4, 1, NULL, NULL)
+
+UPDATE p2 SET a = a + 10, n = n * 2
+
+DELETE FROM p2 WHERE a = 11
+
+UPDATE c2 SET n = NULL WHERE id = 1
+
+DELETE FROM p2 WHERE a = 11
+
+BEGIN; INSERT INTO loop_a VALUES (1, 1), (2, 2); INSERT INTO loop_b VALUES (1, 2), (2, 1); COMMIT
+
+BEGIN; INSERT INTO loop_a VALUES (3, 3); COMMIT
+
+ROLLBACK
+
+DELETE FROM loop_a WHERE id = 1
+
+TRUNCATE p, c_cascade, c_null, c_default, c_restrict, c_none, c_late, wide; INSERT INTO p VALUES (1, 'one')
+
+TRUNCATE tree; TRUNCATE p2 CASCADE
+
+INSERT INTO c_cascade VALUES (1, 1); UPDATE p SET id = 5; TABLE c_cascade
+
+DELETE FROM p; TABLE c_cascade
