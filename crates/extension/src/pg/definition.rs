@@ -15,7 +15,7 @@ use synod_change::{
 
 use super::format::FixedSettings;
 use super::relcache::{Relation, c_text, name_text, qualified};
-use super::{compat, list, wire};
+use super::{compat, list, partition, wire};
 
 /// An index as definitions number it, with its local oid.
 pub struct NumberedIndex {
@@ -42,6 +42,8 @@ pub fn of(relation: &Relation, id: TableId, number_of: &dyn Fn(pg_sys::Oid) -> O
         indexes: indexes.into_iter().map(|index| index.definition).collect(),
         foreign_keys: foreign_keys(relation, number_of),
         checks: checks(relation),
+        partitioned_by: partition::key_text(relation),
+        partition_of: partition::place_text(relation),
     }
 }
 
@@ -375,7 +377,7 @@ impl Drop for SysCacheRow {
 type ServerFunction = unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 
 /// The text that a server function makes of its arguments; empty when it is NULL.
-fn call_text(function: ServerFunction, arguments: &[Option<pg_sys::Datum>]) -> String {
+pub(super) fn call_text(function: ServerFunction, arguments: &[Option<pg_sys::Datum>]) -> String {
     // SAFETY: functions of ruleutils.c with the argument types that they declare; the result is text or NULL.
     unsafe { pgrx::direct_function_call::<String>(function, arguments).unwrap_or_default() }
 }
