@@ -6,7 +6,8 @@
 #   make install    into the PostgreSQL of PG_CONFIG
 #   make bench      numbers into docs/benchmarks.md;   make soak  the long failure tests
 #
-# PG=18 as an argument builds and tests against PostgreSQL 18 instead of 15.
+# PG=18 as an argument builds and tests against PostgreSQL 18 instead of 15. ASSERT=1 tests in a PostgreSQL 15 that is built
+# from source with its own assertions (once; about ten minutes).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +23,7 @@ export SYNOD_SCRATCH ?= /var/tmp/synod-$(shell printf '%s' '$(CURDIR)' | cksum |
 # generate the bindings anew.
 ifeq ($(PG),15)
   PG_CONFIG ?= $(or $(wildcard /usr/lib/postgresql/15/bin/pg_config),$(shell command -v pg_config))
-  TREE = $(shell scripts/postgres-tree.sh '$(PG_CONFIG)' '$(SYNOD_SCRATCH)/postgres-15')
+  TREE = $(if $(ASSERT),$(shell scripts/fetch-postgres.sh 15-assert '$(SYNOD_SCRATCH)/postgres-15-assert'),$(shell scripts/postgres-tree.sh '$(PG_CONFIG)' '$(SYNOD_SCRATCH)/postgres-15'))
 else
   FETCHED := $(SYNOD_SCRATCH)/postgres-$(PG)
   PG_CONFIG ?= $(shell scripts/fetch-postgres.sh $(PG) '$(FETCHED)')
@@ -57,7 +58,7 @@ install: build
 ## Testing
 
 test: test-pure test-servers
-	@echo 'all tests passed (PostgreSQL $(PG))'
+	@echo 'all tests passed (PostgreSQL $(PG)$(if $(ASSERT), with assertions))'
 
 test-pure: deps
 	cargo test --quiet --locked --no-fail-fast $(PURE) --exclude synod-testkit

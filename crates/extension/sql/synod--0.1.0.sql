@@ -204,7 +204,8 @@ COMMENT ON COLUMN synod.stat_log.detached IS 'transactions of this node whose wa
 
 CREATE FUNCTION synod._stat_apply(
     OUT state text, OUT reason text, OUT applied_csn bigint, OUT decided_csn bigint, OUT applied_records bigint,
-    OUT applied_rows bigint, OUT gave_way bigint, OUT pid integer)
+    OUT applied_rows bigint, OUT gave_way bigint, OUT gave_way_committed bigint, OUT gave_way_unknown bigint,
+    OUT pid integer)
     RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'stat_apply_wrapper';
 COMMENT ON FUNCTION synod._stat_apply() IS 'rows of synod.stat_apply';
 CREATE VIEW synod.stat_apply AS SELECT * FROM synod._stat_apply();
@@ -215,7 +216,9 @@ COMMENT ON COLUMN synod.stat_apply.applied_csn IS 'every commit up to this one i
 COMMENT ON COLUMN synod.stat_apply.decided_csn IS 'the last commit that the group has decided, as far as known here';
 COMMENT ON COLUMN synod.stat_apply.applied_records IS 'transactions of other nodes applied since the start';
 COMMENT ON COLUMN synod.stat_apply.applied_rows IS 'rows in them';
-COMMENT ON COLUMN synod.stat_apply.gave_way IS 'local transactions cancelled because they were in the way';
+COMMENT ON COLUMN synod.stat_apply.gave_way IS 'local transactions that had to give way because they held a lock that apply needed (40001, unless the next two say otherwise)';
+COMMENT ON COLUMN synod.stat_apply.gave_way_committed IS 'those that the group had decided to commit already: told so with 08007, applied like those of other nodes';
+COMMENT ON COLUMN synod.stat_apply.gave_way_unknown IS 'those that the shared log did not decide within synod.lock_grace (08007)';
 COMMENT ON COLUMN synod.stat_apply.pid IS 'process id of the apply worker';
 GRANT SELECT ON synod.nodes, synod.stat_log, synod.stat_apply TO pg_monitor, synod_admin;
 REVOKE ALL ON FUNCTION synod._nodes(), synod._stat_log(), synod._stat_apply() FROM PUBLIC;

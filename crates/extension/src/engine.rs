@@ -45,6 +45,13 @@ enum Flight {
     Fragment { upload: u64, piece: usize },
 }
 
+impl Flight {
+    /// Whether it is the record in this slot and generation.
+    fn is_of(&self, number: i32, of: u64) -> bool {
+        matches!(self, Self::Record { slot, generation, .. } if (*slot, *generation) == (number, of))
+    }
+}
+
 /// The log worker's state.
 pub struct Engine<L> {
     log: L,

@@ -76,6 +76,16 @@ pub fn gave_way() -> UserError {
     )
 }
 
+/// 40001: as [`gave_way`], and the session ends with it.
+pub fn gave_way_for_good() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "terminating connection because of a conflict with a transaction committed on another node",
+        "Its transaction held a lock that a committed transaction of the group needs, for longer than synod.lock_grace.",
+        "In a moment you should be able to reconnect and repeat the transaction.",
+    )
+}
+
 /// 40001: the transaction is older than what certification remembers.
 pub fn too_old() -> UserError {
     UserError::new(
@@ -113,6 +123,16 @@ pub fn unknown(transaction: &str, why: &str) -> UserError {
         "the outcome of the transaction is unknown",
         format!("{why} The transaction may still commit on every node."),
         format!("Ask synod.transaction_status('{transaction}')."),
+    )
+}
+
+/// 08007: not unknown to those who read on, but SQL has no state for "committed, by somebody else".
+pub fn committed_without_us(transaction: &str, why: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        "the transaction is committed, but its session could not wait for that",
+        format!("{why} The group has decided that it commits; this node applies it in a moment, like one of another node."),
+        format!("Do not repeat it. synod.transaction_status('{transaction}') says the same."),
     )
 }
 

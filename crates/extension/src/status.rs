@@ -134,6 +134,8 @@ fn stat_apply() -> TableIterator<
         name!(applied_records, i64),
         name!(applied_rows, i64),
         name!(gave_way, i64),
+        name!(gave_way_committed, i64),
+        name!(gave_way_unknown, i64),
         name!(pid, Option<i32>),
     ),
 > {
@@ -154,6 +156,8 @@ fn stat_apply() -> TableIterator<
         figure(&node.applied_records),
         figure(&node.applied_rows),
         figure(&node.gave_way),
+        figure(&node.gave_way_committed),
+        figure(&node.gave_way_unknown),
         (pid != 0).then_some(pid),
     ))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use postgres::{Client, Error};
-use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, try_wait_until, wait_until};
+use synod_testkit::{Cluster, Options, Rng, SharedCluster, assert_converged, sqlstate, try_wait_until, wait_until};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     nodes: 3,
@@ -327,4 +327,77 @@ fn two_nodes_that_fight_for_the_same_rows_both_get_on() {
         .unwrap()
         .get(0);
     assert_eq!(sum, 2 * wins);
+}
+
+/// What the transactions of [`fight`] were told.
+#[derive(Default, Debug)]
+struct Told {
+    committed: u64,
+    /// Errors by SQLSTATE.
+    errors: std::collections::BTreeMap<String, u64>,
+}
+
+/// One client's transactions on four rows that everybody wants, with savepoints, sleeps and voluntary rollbacks.
+fn fight(cluster: &Cluster, node: usize, seed: u64, rounds: u64) -> Told {
+    let (mut client, mut rng, mut told) = (cluster.client(node), Rng::new(seed), Told::default());
+    for _ in 0..rounds {
+        let mut statements = vec!["BEGIN".to_owned()];
+        for _ in 0..=rng.below(2) {
+            if rng.chance(30) {
+                statements.push("SAVEPOINT s".to_owned());
+            }
+            let (id, n) = (1 + rng.below(4), rng.below(8));
+            statements.push(match rng.below(8) {
+                0 => format!("SELECT pg_sleep(0.00{n}), v FROM fought WHERE id = {id} FOR UPDATE"),
+                1 => format!("INSERT INTO fought_child VALUES ({seed} * 1000 + {n}, {id}) ON CONFLICT (id) DO UPDATE SET parent = {id}"),
+                2 => format!("UPDATE fought SET v = v + 1 WHERE id = {id} AND pg_sleep(0.00{n}) IS NOT NULL"),
+                _ => format!("UPDATE fought SET v = v + 1 WHERE id = {id}"),
+            });
+        }
+        let rolls_back = rng.chance(15);
+        let ran = statements.iter().try_for_each(|sql| client.batch_execute(sql));
+        let ended = match ran {
+            Ok(()) if !rolls_back => client.batch_execute("COMMIT").map(|()| told.committed += 1),
+            Ok(()) => client.batch_execute("ROLLBACK"),
+            Err(error) => {
+                client
+                    .batch_execute("ROLLBACK")
+                    .unwrap_or_else(|refused| panic!("ROLLBACK failed with {refused:?} after {error:?}"));
+                Err(error)
+            }
+        };
+        if let Err(error) = ended {
+            let code = sqlstate(&error).unwrap_or("connection").to_owned();
+            *told.errors.entry(code).or_default() += 1;
+        }
+    }
+    told
+}
+
+#[test]
+fn under_heavy_conflict_the_losers_are_told_to_try_again() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let rounds = std::env::var("SYNOD_TEST_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
+    let told: Vec<Told> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12)
+            .map(|client| {
+                let cluster = &cluster;
+                scope.spawn(move || fight(cluster, client % 3, client as u64, rounds))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut all = Told::default();
+    for told in told {
+        all.committed += told.committed;
+        for (code, times) in told.errors {
+            *all.errors.entry(code).or_default() += times;
+        }
+    }
+    println!("{all:?}");
+    let others: Vec<_> = all.errors.keys().filter(|code| !["40001", "40P01"].contains(&code.as_str())).collect();
+    assert!(others.is_empty(), "{all:?}");
+    assert!(all.committed > 0, "nobody got on");
+    assert_converged(&cluster, &["fought", "fought_child"]);
 }

@@ -8,7 +8,7 @@ use synod_rules::CheckFailure;
 
 use super::{Engine, Flight, fragments};
 use crate::local_key::{self, LocalKey};
-use crate::pg::shmem::{NodeShared, slots};
+use crate::pg::shmem::{self, NodeShared, slots};
 use crate::pg::slot::{Outcome, Slot, SlotState};
 use crate::pg::submit::{remove_spill, spill_paths};
 use crate::pg::{latch, turn};
@@ -133,6 +133,33 @@ impl<L: SharedLog> Engine<L> {
             transaction,
             commit_time_us,
         })
+    }
+
+    /// The backend of this slot waits for its verdict and holds a lock that apply needs. If a decided record conflicts with
+    /// its own, the verdict is certain: whatever position it gets is above that record, and its base is below. It need not
+    /// wait for it, not even for a majority.
+    pub fn abort_if_lost(&self, number: i32) {
+        let Some(slot) = shmem::slot(number) else { return };
+        let (generation, state) = slot.read();
+        if state != SlotState::Proposed || slot.node.load(Ordering::Relaxed) != self.node.index() as u32 {
+            return;
+        }
+        let keys = if let Some(upload) = self.upload_of(number, generation) {
+            upload.keys().to_vec()
+        } else if self.is_flying(number, generation) && !slot.spilled.load(Ordering::Acquire) {
+            let count = slot.keys.load(Ordering::Relaxed) as usize;
+            local_key::decode(&slot.read_payload(), count).unwrap_or_default()
+        } else {
+            return;
+        };
+        let keys = keys.iter().map(|local| (local.key, local.base));
+        if let Err(CheckFailure::Conflict(conflict)) = self.certifier.check(keys) {
+            self.refuse(number, slot, generation, Outcome::Conflict, conflict.position);
+        }
+    }
+
+    fn is_flying(&self, number: i32, generation: u64) -> bool {
+        self.flights.values().any(|flight| flight.is_of(number, generation))
     }
 
     fn refuse(&self, number: i32, slot: &Slot, generation: u64, outcome: Outcome, winner: u64) {

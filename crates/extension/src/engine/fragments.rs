@@ -68,6 +68,13 @@ impl<L: SharedLog> Engine<L> {
         self.feed_upload(id);
     }
 
+    /// The upload of the record in this slot and generation.
+    pub(super) fn upload_of(&self, number: i32, generation: u64) -> Option<&Upload> {
+        self.uploads
+            .values()
+            .find(|upload| !upload.given_up && upload.flight.is_of(number, generation))
+    }
+
     pub(super) fn feed_uploads(&mut self) {
         let ids: Vec<u64> = self.uploads.keys().copied().collect();
         for id in ids {
@@ -174,6 +181,11 @@ impl<L: SharedLog> Engine<L> {
 }
 
 impl Upload {
+    /// Its record's keys.
+    pub(super) fn keys(&self) -> &[LocalKey] {
+        &self.keys
+    }
+
     fn next_piece(&mut self) -> Option<Bytes> {
         let length = (self.length - self.sent).min(FRAGMENT_BYTES as u64) as usize;
         let mut piece = vec![0; length];

@@ -11,7 +11,7 @@ use crate::pg::shmem::NodeShared;
 impl<L: SharedLog> Engine<L> {
     /// The backend of this slot has let go. Before the slot is freed.
     pub(super) fn orphan(&self, slot: i32, generation: u64) {
-        let of_slot = |flight: &&Flight| matches!(flight, Flight::Record { slot: s, generation: g, .. } if (*s, *g) == (slot, generation));
+        let of_slot = |flight: &&Flight| flight.is_of(slot, generation);
         let Some(Flight::Record { transaction, .. }) = self.flights.values().find(of_slot) else {
             return;
         };

@@ -24,11 +24,10 @@ use super::barrier::{self, wait};
 use super::give_way::timer;
 use super::relation::StrongTable;
 use super::shmem::{self, ApplyState, NodeShared};
-use super::turn::Turn;
+use super::turn::{self, Turn};
 use super::{capture, latch, worker};
 
 mod failure;
-mod owner;
 mod session;
 mod source;
 
@@ -164,7 +163,7 @@ impl Worker {
             self.running();
             return Ok(Step::Idle);
         };
-        if owner::is_live(self.node, next) {
+        if is_live(self.node, next) {
             self.running();
             return Ok(Step::Idle);
         }
@@ -272,7 +271,7 @@ fn apply_run(
     while let Some(pending) = source.next(certified).map_err(Failure::from)? {
         let csn = pending.csn;
         let full = records == RUN_RECORDS || began.elapsed() >= RUN_TIME || csn <= alone_until || pending.is_large();
-        if records > 0 && (full || owner::is_live(node, pending)) {
+        if records > 0 && (full || is_live(node, pending)) {
             break;
         }
         doing.csn.set(csn);
@@ -297,6 +296,11 @@ fn apply_run(
     let turn = Turn::take(node, last);
     TURN.set(Some(turn));
     Ok((records as u64, rows))
+}
+
+/// Whether a backend of this server holds the record and will commit it itself.
+fn is_live(node: &NodeShared, record: &Pending) -> bool {
+    record.node == node.node_id.load(Ordering::SeqCst) && turn::owner(node, record.csn).is_some()
 }
 
 impl Pending {

@@ -7,14 +7,14 @@ use std::mem::ManuallyDrop;
 use pgrx::pg_sys;
 
 use super::protect::{finally, guarded};
-use super::{barrier, give_way, guard, written, xact};
+use super::give_way::{self, interrupt};
+use super::{barrier, guard, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
-static mut PREVIOUS_EMIT_LOG: pg_sys::emit_log_hook_type = None;
 
 type Query = *mut pg_sys::QueryDesc;
 
@@ -64,8 +64,6 @@ pub fn init() {
         pg_sys::ExecutorFinish_hook = Some(executor_finish);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
-        PREVIOUS_EMIT_LOG = pg_sys::emit_log_hook;
-        pg_sys::emit_log_hook = Some(emit_log);
     }
     guard::init();
     xact::init();
@@ -81,16 +79,19 @@ unsafe extern "C-unwind" fn planner(
     // SAFETY: called by the server with the hook's contract; no frame owns anything.
     unsafe {
         barrier::planning_begins();
+        let before = interrupt::enter();
         let plan = finally(
             || match PREVIOUS_PLANNER {
                 Some(previous) => previous(parse, source, options, parameters),
                 None => plan_raw(parse, source, options, parameters),
             },
             |failure| {
+                interrupt::leave(before);
                 barrier::planning_ends();
                 give_way::replacement(&failure)
             },
         );
+        interrupt::leave(before);
         barrier::planning_ends();
         plan
     }
@@ -156,10 +157,13 @@ unsafe fn around_query(query: Query, run: impl FnOnce()) {
             ManuallyDrop::new(barrier::running(query))
         });
         let place = &raw mut running;
+        let before = interrupt::enter();
         finally(run, |failure| {
+            interrupt::leave(before);
             let unconfirmed = ManuallyDrop::take(&mut *place).fail(&failure);
             give_way::replacement(&failure).or(unconfirmed)
         });
+        interrupt::leave(before);
         ManuallyDrop::take(&mut *place).end();
     }
 }
@@ -179,8 +183,7 @@ unsafe extern "C-unwind" fn process_utility(
         let statement = guarded(|| guard::without_freeze(statement));
         let mut utility = guarded(|| {
             // A doomed transaction must still be able to end.
-            give_way::forget_failure();
-            if (*(*statement).utilityStmt).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            if !ends_transaction((*statement).utilityStmt) {
                 give_way::check_doomed();
             }
             if let Err(error) = guard::check_utility((*statement).utilityStmt) {
@@ -192,6 +195,12 @@ unsafe extern "C-unwind" fn process_utility(
             ManuallyDrop::new(barrier::before_utility(statement))
         });
         let place = &raw mut utility;
+        let running = (!ends_transaction((*statement).utilityStmt)).then(interrupt::enter);
+        let ended = || {
+            if let Some(before) = running {
+                interrupt::leave(before);
+            }
+        };
         finally(
             || match PREVIOUS_UTILITY {
                 Some(previous) => previous(
@@ -216,20 +225,18 @@ unsafe extern "C-unwind" fn process_utility(
                 ),
             },
             |failure| {
+                ended();
                 ManuallyDrop::take(&mut *place).abandon();
                 give_way::replacement(&failure)
             },
         );
+        ended();
         guarded(|| ManuallyDrop::take(&mut *place).end());
     }
 }
 
-unsafe extern "C-unwind" fn emit_log(report: *mut pg_sys::ErrorData) {
-    // SAFETY: as above; the report is the server's own, on its way out.
-    unsafe {
-        give_way::rewrite_report(report);
-        if let Some(previous) = PREVIOUS_EMIT_LOG {
-            previous(report);
-        }
-    }
+/// BEGIN, COMMIT, ROLLBACK and their like, savepoints included: a doomed transaction must still be able to end.
+unsafe fn ends_transaction(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: a node of a valid plan.
+    unsafe { (*statement).type_ == pg_sys::NodeTag::T_TransactionStmt }
 }

@@ -118,7 +118,9 @@ impl Running {
         if self.links.expelled() {
             return Err(Stop::Removed);
         }
-        let watch = self.watcher.look(self.node).unwrap_or(Duration::MAX);
+        let engine = &self.engine;
+        let watch = self.watcher.look(self.node, &mut |slot| engine.abort_if_lost(slot));
+        let watch = watch.unwrap_or(Duration::MAX);
         let next = log.min(links).saturating_sub(self.clock.elapsed()).min(watch);
         self.waits.wait(next);
         Ok(())

@@ -111,8 +111,6 @@ pub struct NodeShared {
     /// The log worker leaves records in their slots until fewer own commits wait for their turn (see [`super::turn::GATE`]).
     pub gate_shut: AtomicBool,
 
-    /// Microseconds (monotonic) since when apply waits for a lock; 0: it does not.
-    pub apply_waits_since_us: AtomicU64,
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
     pub blocking_prepared: AtomicU32,
@@ -138,6 +136,10 @@ pub struct NodeShared {
     pub applied_rows: AtomicU64,
     /// Local transactions told to give way to apply.
     pub gave_way: AtomicU64,
+    /// Those of them whose commit was decided already, which then happened as if they were remote (08007).
+    pub gave_way_committed: AtomicU64,
+    /// Those of them that got no verdict within `synod.lock_grace` (08007).
+    pub gave_way_unknown: AtomicU64,
     /// Batches proposed, for the mean batch size.
     pub batches: AtomicU64,
     /// Records proposed by this node.

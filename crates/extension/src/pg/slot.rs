@@ -15,7 +15,7 @@
 //! A detached record is nobody's any more: if the log decides that it commits, the apply worker applies it as if it
 //! came from another node. `generation` tells two uses of a slot apart.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Records up to this many bytes (keys and body) travel in the slot itself, larger ones in a spill file.
 pub const INLINE_BYTES: usize = 16 * 1024;
@@ -113,15 +113,9 @@ pub struct Slot {
     pub awaits_applied: AtomicU64,
     /// The process waits for this tail ticket; 0: it does not.
     pub awaits_tail: AtomicU64,
-    /// Set by give-way: the transaction must end with 40001. Cleared at its end.
-    pub doomed: AtomicBool,
-    /// When give-way last sent this process SIGINT (monotonic, microseconds); 0: its cancel has been seen. A signal may arrive
-    /// when the transaction that it was meant for has just ended: the one it hits then has to be told "try again", too.
-    pub signalled_us: AtomicU64,
-    /// The process id that `doomed` is meant for.
-    pub doomed_pid: AtomicI32,
-    /// The local transaction id that `doomed` is meant for; 0: any of the process.
-    pub doomed_transaction: AtomicU32,
+    /// Set by give-way: the transaction that must end with 40001, `pid << 32 | local transaction id`. One that has ended is
+    /// not meant any more, so nobody clears it.
+    pub doomed: AtomicU64,
 }
 
 impl Slot {

@@ -199,6 +199,7 @@ fn wait_until(
     let slot = submitted.slot();
     let generation = submitted.generation;
     let deadline = Instant::now() + commit_timeout();
+    let mut doomed = Doomed::default();
     loop {
         latch::reset();
         match slot.state_of(generation) {
@@ -223,17 +224,39 @@ fn wait_until(
             Some(SlotState::Queued | SlotState::Proposed) => {}
             _ => return Err(given_up(node, slot, "Its session stopped waiting for it.")),
         }
-        if let Some(reason) = why_give_up(deadline, node) {
+        let until = doomed.waits_until(slot, generation).unwrap_or(deadline).min(deadline);
+        if let Some(reason) = why_give_up(deadline, node, &doomed) {
             if let Some(error) = give_up(node, submitted, reason) {
                 return Err(error);
             }
             continue;
         }
         latch::wait(
-            deadline
+            until
                 .saturating_duration_since(Instant::now())
                 .min(Duration::from_secs(1)),
         );
+    }
+}
+
+/// What a commit does about being in the way of apply.
+#[derive(Default)]
+struct Doomed {
+    /// Until when the verdict is waited for. It is usually 40001, and the log worker gives it as soon as it is certain.
+    until: Option<Instant>,
+    must_end: bool,
+}
+
+impl Doomed {
+    /// Returns until when to wait for a verdict; `None`: this transaction is in nobody's way, or must not wait.
+    fn waits_until(&mut self, slot: &Slot, generation: u64) -> Option<Instant> {
+        if !super::give_way::is_doomed() {
+            return None;
+        }
+        let grace = Duration::from_millis(crate::settings::LOCK_GRACE_MS.get().max(0) as u64);
+        let until = *self.until.get_or_insert_with(|| Instant::now() + grace);
+        self.must_end = slot.state_of(generation) != Some(SlotState::Proposed) || Instant::now() >= until;
+        (!self.must_end).then_some(until)
     }
 }
 
@@ -246,7 +269,7 @@ enum GiveUp {
     Stopped,
 }
 
-fn why_give_up(deadline: Instant, node: &NodeShared) -> Option<GiveUp> {
+fn why_give_up(deadline: Instant, node: &NodeShared, doomed: &Doomed) -> Option<GiveUp> {
     // SAFETY: flags of this process set by signal handlers.
     let (cancel, terminate) = unsafe {
         (
@@ -256,9 +279,9 @@ fn why_give_up(deadline: Instant, node: &NodeShared) -> Option<GiveUp> {
     };
     if terminate {
         Some(GiveUp::Terminate)
-    } else if super::give_way::is_doomed() {
+    } else if doomed.must_end {
         Some(GiveUp::Doomed)
-    } else if cancel && !super::give_way::absorb_stray_cancel() {
+    } else if cancel && !super::give_way::is_doomed() {
         Some(GiveUp::Cancel)
     } else if node.state() == NodeState::LogStopped {
         Some(GiveUp::Stopped)
@@ -287,29 +310,41 @@ fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<U
             }
         });
     }
-    if reason == GiveUp::Doomed && slot.state_of(generation) == Some(SlotState::Proposed) {
-        // The verdict comes before apply needs our locks again; it is usually 40001. Wait for it, within reason.
-        latch::wait(Duration::from_millis(1));
-        if slot.state_of(generation) == Some(SlotState::Proposed) && !super::give_way::overdue(node) {
-            return None;
-        }
-    }
-    slot.detach(generation)?;
+    let decided = slot.detach(generation)? == SlotState::Turn;
     node.detached.fetch_add(1, Ordering::Relaxed);
+    if reason == GiveUp::Doomed {
+        let counter = if decided { &node.gave_way_committed } else { &node.gave_way_unknown };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
     node.wake_log_worker();
     node.wake_apply_worker();
-    let why = match reason {
-        GiveUp::Cancel => "It was canceled while the shared log was deciding it.",
-        GiveUp::Terminate => "Its session was terminated while the shared log was deciding it.",
-        GiveUp::Timeout => "The shared log did not answer within synod.commit_timeout.",
-        GiveUp::Doomed => "It had to give way to a transaction that the group had committed before it.",
-        GiveUp::Stopped => "The shared log of this node stopped while deciding it.",
-    };
-    let error = given_up(node, slot, why);
+    let error = let_go(node, slot, reason, decided);
     if reason == GiveUp::Terminate {
         error.raise_fatal();
     }
     Some(error)
+}
+
+/// What the client is told about a record that is nobody's now.
+fn let_go(node: &NodeShared, slot: &Slot, reason: GiveUp, decided: bool) -> UserError {
+    if decided {
+        let why = match reason {
+            GiveUp::Cancel => "It was canceled while it waited for its turn to commit.",
+            GiveUp::Terminate => "Its session was terminated while it waited for its turn to commit.",
+            GiveUp::Timeout => "Its turn to commit did not come within synod.commit_timeout.",
+            GiveUp::Doomed => "It holds a lock that a transaction committed before it needs.",
+            GiveUp::Stopped => "The shared log of this node stopped before its turn to commit.",
+        };
+        return errors::committed_without_us(&record_id(node, slot), why);
+    }
+    let why = match reason {
+        GiveUp::Cancel => "It was canceled while the shared log was deciding it.",
+        GiveUp::Terminate => "Its session was terminated while the shared log was deciding it.",
+        GiveUp::Timeout => "The shared log did not answer within synod.commit_timeout.",
+        GiveUp::Doomed => "It holds a lock that a committed transaction needs, and the shared log did not decide it in time.",
+        GiveUp::Stopped => "The shared log of this node stopped while deciding it.",
+    };
+    given_up(node, slot, why)
 }
 
 /// The id of the transaction whose record is in the slot.

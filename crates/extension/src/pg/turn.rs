@@ -161,13 +161,22 @@ pub fn wake_readers(node: &NodeShared, csn: u64) {
     }
 }
 
-/// The backend of this server that is about to commit the record at `csn`, or commits it now.
+/// The backend of this server that is about to commit the record at `csn`, or commits it now; whatever its incarnation: one
+/// that has its turn keeps it when the log worker alone starts again. The log worker puts a record's slot into TURN before it
+/// publishes the verdict, so a published record that nobody owns is nobody's for good.
 pub fn owner(node: &NodeShared, csn: u64) -> Option<i32> {
     let index = node.index() as u32;
+    let state = |slot: &Slot| {
+        let (generation, state) = slot.read();
+        matches!(state, SlotState::Turn | SlotState::Committing).then_some(generation)
+    };
     let owns = |slot: &Slot| {
-        slot.node.load(Ordering::Relaxed) == index
-            && slot.csn.load(Ordering::Acquire) == csn
-            && matches!(slot.read().1, SlotState::Turn | SlotState::Committing)
+        let before = state(slot);
+        before.is_some()
+            && slot.csn.load(Ordering::SeqCst) == csn
+            && slot.node.load(Ordering::SeqCst) == index
+            // What was read belongs to this use of the slot.
+            && state(slot) == before
     };
     slots().iter().position(owns).map(|number| number as i32)
 }

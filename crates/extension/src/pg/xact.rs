@@ -162,6 +162,7 @@ fn after_abort() {
 }
 
 fn cleanup() {
+    super::give_way::interrupt::transaction_ended();
     CURRENT.with_borrow_mut(|current| {
         current.number = 0;
         current.told_incarnation = 0;
@@ -169,7 +170,6 @@ fn cleanup() {
     capture::reset();
     super::mixed::reset();
     if let Some(slot) = shmem::slot(super::latch::my_number()) {
-        slot.doomed.store(false, Ordering::SeqCst);
         slot.transaction.store(0, Ordering::SeqCst);
     }
 }

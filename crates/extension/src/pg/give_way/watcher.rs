@@ -15,16 +15,15 @@ use crate::pg::slot::{Slot, SlotState};
 use crate::pg::{compat, latch};
 use crate::settings;
 
+const PATIENCE: Duration = Duration::from_millis(PATIENCE_MS as u64);
 /// Between two looks while apply waits: a blocker that catches its cancel is cancelled again.
 const AGAIN: Duration = Duration::from_millis(10);
-/// A transaction that waits for its verdict and blocks apply is given up after this.
-const OVERDUE_US: u64 = 200_000;
 
 /// A process that stands in apply's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Blocker {
     pid: i32,
-    /// Its local transaction id; 0: any (the leader of a parallel query).
+    /// Its local transaction id.
     transaction: u32,
 }
 
@@ -38,39 +37,35 @@ enum Blockers {
 /// Remembers who was told when. One per node, in its log worker.
 #[derive(Default)]
 pub struct Watcher {
-    waiting_since: Option<Instant>,
-    last_look: Option<Instant>,
-    told: HashMap<i32, (u32, Instant)>,
+    next_look: Option<Instant>,
+    told: HashMap<Blocker, Instant>,
 }
 
 impl Watcher {
-    /// Look whether apply waits for a lock and act. Returns when to look again; `None`: when woken.
-    pub fn look(&mut self, node: &NodeShared) -> Option<Duration> {
+    /// Look whether apply waits for a lock and act. `abort_if_lost` is called with the slot of a blocker that waits for its
+    /// verdict. Returns when to look again; `None`: when woken.
+    pub fn look(&mut self, node: &NodeShared, abort_if_lost: &mut dyn FnMut(i32)) -> Option<Duration> {
         let Some(pid) = waiting_apply_worker(node) else {
-            if self.waiting_since.take().is_some() {
-                node.apply_waits_since_us.store(0, Ordering::SeqCst);
+            if self.next_look.take().is_some() {
                 self.told.clear();
-                self.last_look = None;
             }
             return None;
         };
         let now = Instant::now();
-        let patience = Duration::from_millis(PATIENCE_MS.unsigned_abs().into());
-        let since = *self.waiting_since.get_or_insert_with(|| {
-            node.apply_waits_since_us.store(monotonic_us(), Ordering::SeqCst);
-            // The timer fired, so it has waited for a while already.
-            now.checked_sub(patience / 2).unwrap_or(now)
-        });
-        let due = self.last_look.map_or(since + patience, |last| last + AGAIN);
+        // The timer fired, so it has waited for a while already.
+        let due = *self.next_look.get_or_insert(now + PATIENCE / 2);
         if now < due {
             return Some(due - now);
         }
-        self.last_look = Some(now);
+        let mut again = AGAIN;
         // SAFETY: this process has a PGPROC and a memory context.
         match unsafe { blockers_of(pid) } {
             Blockers::Processes(blockers) => {
                 for blocker in blockers {
-                    self.tell(node, blocker, now);
+                    if self.tell(node, blocker, now, abort_if_lost) {
+                        // It will be gone in a moment: who is behind it?
+                        again = PATIENCE;
+                    }
                 }
             }
             Blockers::Prepared(transaction) => {
@@ -78,56 +73,53 @@ impl Watcher {
                 signal(pid, libc::SIGINT);
             }
         }
-        Some(AGAIN)
+        self.next_look = Some(now + again);
+        Some(again)
     }
 
-    fn tell(&mut self, node: &NodeShared, blocker: Blocker, now: Instant) {
+    /// Doom the transaction and see to it that its process notices. Returns whether this was news.
+    fn tell(
+        &mut self,
+        node: &NodeShared,
+        blocker: Blocker,
+        now: Instant,
+        abort_if_lost: &mut dyn FnMut(i32),
+    ) -> bool {
         let Some((number, process)) = process_of(blocker.pid) else {
-            return;
+            return false;
         };
-        let Some(slot) = shmem::slot(number) else { return };
-        let known = self
-            .told
-            .get(&blocker.pid)
-            .filter(|told| told.0 == blocker.transaction)
-            .copied();
-        let since = known.map_or(now, |told| told.1);
-        if known.is_none() {
-            self.told.insert(blocker.pid, (blocker.transaction, now));
+        let Some(slot) = shmem::slot(number) else { return false };
+        let doom = super::doom(blocker.pid, blocker.transaction);
+        let is_news = slot.doomed.swap(doom, Ordering::SeqCst) != doom;
+        if is_news {
             node.gave_way.fetch_add(1, Ordering::Relaxed);
         }
-        slot.doomed_pid.store(blocker.pid, Ordering::SeqCst);
-        slot.doomed_transaction.store(blocker.transaction, Ordering::SeqCst);
-        slot.doomed.store(true, Ordering::SeqCst);
+        let since = *self.told.entry(blocker).or_insert(now);
         // SAFETY: a PGPROC in shared memory; what it says may be out of date, which the doom's addressee sorts out.
         let (gone, is_idle) = unsafe {
-            let now_in = compat::local_transaction_id_of(process);
             (
-                blocker.transaction != 0 && now_in != blocker.transaction,
+                compat::local_transaction_id_of(process) != blocker.transaction,
                 waits_for_client(process),
             )
         };
         if gone {
-            return;
+            return is_news;
+        }
+        if slot.read().1 == SlotState::Proposed {
+            abort_if_lost(number);
         }
         latch::wake(number);
         if commits(slot) || waits_in_barrier(slot) {
-            return;
+            return is_news;
         }
         let grace = Duration::from_millis(settings::LOCK_GRACE_MS.get().unsigned_abs().into());
-        if known.is_some() && now.duration_since(since) >= grace {
+        if now.duration_since(since) >= grace && !is_news {
             terminate(blocker.pid);
         } else if !is_idle {
-            slot.signalled_us.store(monotonic_us(), Ordering::SeqCst);
             signal(blocker.pid, libc::SIGINT);
         }
+        is_news
     }
-}
-
-/// Whether apply has waited so long that a blocker's undecided transaction must not be waited for.
-pub fn overdue(node: &NodeShared) -> bool {
-    let since = node.apply_waits_since_us.load(Ordering::SeqCst);
-    since != 0 && monotonic_us().saturating_sub(since) > OVERDUE_US
 }
 
 fn commits(slot: &Slot) -> bool {
@@ -200,13 +192,6 @@ fn terminate(pid: i32) {
     signal(pid, libc::SIGTERM);
 }
 
-pub(super) fn monotonic_us() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the struct; CLOCK_MONOTONIC is the same for all processes.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
-}
-
 /// Who blocks the process: those who hold a conflicting lock, and those who wait for one in front of it. The rules of
 /// `pg_blocking_pids` (utils/adt/lockfuncs.c), which does not tell the transactions.
 ///
@@ -240,7 +225,7 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
                 if lock.pid == 0 && holds {
                     prepared = Some(compat::transaction_of_lock(lock));
                 } else if holds || (waits && ahead.contains(&lock.pid)) {
-                    found.push(blocker(lock));
+                    found.extend(blocker(lock));
                 }
             }
         }
@@ -252,17 +237,26 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
     }
 }
 
-fn blocker(lock: &pg_sys::LockInstanceData) -> Blocker {
+/// Who must end for the lock to be free; `None` if it is free by now.
+fn blocker(lock: &pg_sys::LockInstanceData) -> Option<Blocker> {
     if lock.pid == lock.leaderPid {
-        Blocker {
+        return Some(Blocker {
             pid: lock.pid,
             transaction: compat::transaction_of_lock(lock),
-        }
-    } else {
-        Blocker {
+        });
+    }
+    // A parallel worker: its leader waits for it before it ends its transaction, so what the leader is in while the worker is
+    // still in its own is the one.
+    let (_, leader) = process_of(lock.leaderPid)?;
+    let (_, worker) = process_of(lock.pid)?;
+    // SAFETY: PGPROCs in shared memory.
+    unsafe {
+        let transaction = compat::local_transaction_id_of(leader);
+        let still = compat::local_transaction_id_of(worker) == compat::transaction_of_lock(lock);
+        (still && transaction != 0).then_some(Blocker {
             pid: lock.leaderPid,
-            transaction: 0,
-        }
+            transaction,
+        })
     }
 }
 
