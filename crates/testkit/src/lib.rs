@@ -22,6 +22,7 @@ mod account;
 mod cluster;
 pub mod command;
 mod converge;
+mod crash;
 mod disk;
 pub mod history;
 mod identifier;

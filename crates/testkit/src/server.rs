@@ -5,8 +5,10 @@
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use postgres::{Client, NoTls};
@@ -14,7 +16,7 @@ use rustix::process::Signal;
 
 use crate::disk::Disk;
 use crate::run::{self, Run};
-use crate::{account, identifier, processes, try_wait_until, wait_until};
+use crate::{account, crash, identifier, processes, try_wait_until, wait_until};
 
 /// Starting includes crash recovery.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -50,6 +52,7 @@ pub struct Server {
     address: Address,
     child: Option<Child>,
     disk: Option<Disk>,
+    crash_known: AtomicBool,
 }
 
 impl Server {
@@ -73,6 +76,7 @@ impl Server {
             address,
             child: None,
             disk,
+            crash_known: AtomicBool::new(false),
         };
         copy_directory(run.template(), &server.data());
         identifier::renew(&server.data());
@@ -93,6 +97,7 @@ impl Server {
             address,
             child: None,
             disk: None,
+            crash_known: AtomicBool::new(false),
         };
         copy_directory(&self.data(), &twin.data());
         let mut lines = String::new();
@@ -421,6 +426,11 @@ impl Server {
         String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
+    /// Whether somebody asked this before: a crash is reported once.
+    pub(crate) fn crash_is_known(&self) -> bool {
+        self.crash_known.swap(true, Ordering::Relaxed)
+    }
+
     /// The last lines of the log.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
@@ -450,8 +460,12 @@ impl Drop for Server {
                 let _ = child.wait();
             }
         }
+        let crashes = std::panic::catch_unwind(AssertUnwindSafe(|| crash::assert_none([&*self])));
         if !run::keep_files() {
             let _ = std::fs::remove_dir_all(&self.directory);
+        }
+        if let Err(crash) = crashes {
+            std::panic::resume_unwind(crash);
         }
     }
 }

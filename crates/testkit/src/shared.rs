@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cluster::{Cluster, Options};
+use crate::crash;
 
 /// A cluster made at its first use. A test that fails poisons the lock; the next one gets a new cluster.
 pub struct SharedCluster {
@@ -49,5 +50,14 @@ impl std::ops::Deref for Lease<'_> {
 impl std::ops::DerefMut for Lease<'_> {
     fn deref_mut(&mut self) -> &mut Cluster {
         self.0.as_mut().expect("a lease holds a cluster")
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let servers = self.0.iter().flat_map(|cluster| cluster.nodes());
+            crash::assert_none(servers.map(|node| &node.server));
+        }
     }
 }
