@@ -131,7 +131,9 @@ pub fn committed_without_us(transaction: &str, why: &str) -> UserError {
     UserError::new(
         PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
         "the transaction is committed, but its session could not wait for that",
-        format!("{why} The group has decided that it commits; this node applies it in a moment, like one of another node."),
+        format!(
+            "{why} The group has decided that it commits; this node applies it in a moment, like one of another node."
+        ),
         format!("Do not repeat it. synod.transaction_status('{transaction}') says the same."),
     )
 }

@@ -63,6 +63,17 @@ fn in_background(client: &mut Client, sql: String) -> impl FnOnce() -> (Duration
     move || (elapsed, result)
 }
 
+/// Until the process is in `pg_sleep`.
+#[track_caller]
+fn wait_until_asleep(cluster: &Cluster, pid: i32) {
+    let mut observer = cluster.client(0);
+    wait_until(Duration::from_secs(10), "the holder to be busy", || {
+        let query = "SELECT state = 'active' AND wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1";
+        let asleep: Option<bool> = observer.query_one(query, &[&pid]).unwrap().get(0);
+        (asleep == Some(true)).then_some(())
+    });
+}
+
 /// The holder runs `sql` on node 1 while node 2 writes; the holder's error.
 #[track_caller]
 fn holder_loses(cluster: &Cluster, begin: &str, sql: &str, write: &str, seen: &str) -> (Client, Error) {
@@ -76,16 +87,7 @@ fn holder_loses(cluster: &Cluster, begin: &str, sql: &str, write: &str, seen: &s
             let (_, result) = in_background(&mut holder, sql.to_owned())();
             (holder, result)
         });
-        let mut observer = cluster.client(0);
-        wait_until(Duration::from_secs(10), "the holder to be busy", || {
-            let query = "SELECT state = 'active' AND wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1";
-            observer
-                .query_one(query, &[&pid])
-                .unwrap()
-                .get::<_, Option<bool>>(0)
-                .unwrap_or(false)
-                .then_some(())
-        });
+        wait_until_asleep(cluster, pid);
         let took = overtake(cluster, write, seen);
         assert!(took < GIVE_WAY, "{sql}: gave way only after {took:?}");
         thread.join().unwrap()
@@ -176,15 +178,7 @@ fn a_savepoint_does_not_shelter() {
     let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| holder.batch_execute("SELECT pg_sleep(30)"));
-        let mut observer = cluster.client(0);
-        wait_until(Duration::from_secs(10), "the holder to be busy", || {
-            let query = "SELECT coalesce(wait_event = 'PgSleep', false) FROM pg_stat_activity WHERE pid = $1";
-            observer
-                .query_one(query, &[&pid])
-                .unwrap()
-                .get::<_, bool>(0)
-                .then_some(())
-        });
+        wait_until_asleep(&cluster, pid);
         cluster.client(1).batch_execute(UPDATE).unwrap();
         let error = sleeper.join().unwrap().expect_err("the holder lost and was not told");
         assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
@@ -262,6 +256,197 @@ fn a_reader_is_in_the_way_of_truncate_only_for_the_grace() {
     let took = overtake_blind(&cluster, "TRUNCATE fought_child");
     assert!(took < GIVE_WAY * 3, "gave way only after {took:?}");
     assert_converged(&cluster, &["fought_child"]);
+}
+
+#[test]
+fn an_active_reader_is_cancelled_for_truncate() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut reader = cluster.client(0);
+    let pid: i32 = reader.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| reader.batch_execute("SELECT count(*) FROM fought_child, pg_sleep(30)"));
+        wait_until_asleep(&cluster, pid);
+        let took = overtake_blind(&cluster, "TRUNCATE fought_child");
+        assert!(took < GIVE_WAY, "gave way only after {took:?}");
+        let error = sleeper.join().unwrap().expect_err("the reader lost and was not told");
+        assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    });
+    reader
+        .batch_execute("SELECT count(*) FROM fought_child")
+        .expect("the session lives on");
+    assert_converged(&cluster, &["fought_child"]);
+}
+
+/// Apply on node 1 waits for a prepared transaction from here on, behind an insert into `fought_child`. Returns the session
+/// that ends it, by [`let_apply_go`]; node 1 has to be read with `local` consistency meanwhile.
+fn hold_apply(cluster: &Cluster) -> Client {
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute(
+            "SET synod.read_consistency = local;
+             BEGIN; LOCK TABLE fought_child IN SHARE MODE; PREPARE TRANSACTION 'holds_apply'",
+        )
+        .unwrap();
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO fought_child VALUES (500, NULL)")
+        .unwrap();
+    holder
+}
+
+fn let_apply_go(holder: &mut Client) {
+    holder.batch_execute("ROLLBACK PREPARED 'holds_apply'").unwrap();
+}
+
+fn gave_way(client: &mut Client, column: &str) -> i64 {
+    client
+        .query_one(&format!("SELECT {column} FROM synod.stat_apply"), &[])
+        .unwrap()
+        .get(0)
+}
+
+/// The last commit that node 1 knows to be decided.
+fn decided(client: &mut Client) -> i64 {
+    client
+        .query_one("SELECT decided_csn FROM synod.stat_apply", &[])
+        .unwrap()
+        .get(0)
+}
+
+/// It holds an index entry that it does not claim: it inserted a row and deleted it again. So it is certified to commit, in
+/// turn behind a transaction that needs that entry.
+#[test]
+fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut apply = hold_apply(&cluster);
+    let before = gave_way(&mut apply, "gave_way_committed");
+    let mut committer = cluster.client(0);
+    committer
+        .batch_execute(
+            "SET synod.read_consistency = local; BEGIN;
+             INSERT INTO fought VALUES (77, 1); DELETE FROM fought WHERE id = 77; UPDATE fought SET v = 5 WHERE id = 5",
+        )
+        .unwrap();
+    let id: String = committer
+        .query_one("SELECT synod.current_transaction_id()::text", &[])
+        .unwrap()
+        .get(0);
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO fought VALUES (77, 2)")
+        .unwrap();
+    let known: i64 = cluster
+        .client(1)
+        .query_one("SELECT applied_csn FROM synod.stat_apply", &[])
+        .unwrap()
+        .get(0);
+    wait_until(Duration::from_secs(10), "node 1 to know of the insert", || {
+        (decided(&mut apply) >= known).then_some(())
+    });
+    let error = std::thread::scope(|scope| {
+        let commit = scope.spawn(|| committer.batch_execute("COMMIT"));
+        wait_until(Duration::from_secs(10), "the commit to be decided", || {
+            (decided(&mut apply) > known).then_some(())
+        });
+        let_apply_go(&mut apply);
+        commit
+            .join()
+            .unwrap()
+            .expect_err("its locks had to go before it could commit")
+    });
+    assert_eq!(sqlstate(&error), Some("08007"), "{error:?}");
+    let message = error.as_db_error().unwrap().message();
+    assert!(message.contains("is committed"), "{message}");
+    for node in 0..cluster.len() {
+        let row = cluster
+            .client(node)
+            .query_one(
+                "SELECT v, synod.transaction_status($1)::text FROM fought WHERE id = 5",
+                &[&id],
+            )
+            .unwrap();
+        assert_eq!((row.get(0), row.get(1)), (5, "committed".to_owned()), "on node {node}");
+    }
+    assert_eq!(gave_way(&mut apply, "gave_way_committed"), before + 1);
+    assert_converged(&cluster, &["fought", "fought_child"]);
+}
+
+/// Without a majority its record stays in the queue, and nothing is unknown: the wait ends with 40001.
+#[test]
+fn a_commit_that_waits_for_a_majority_gives_way() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut apply = hold_apply(&cluster);
+    let mut committer = cluster.client(0);
+    committer
+        .batch_execute("SET synod.read_consistency = local; SET synod.commit_timeout = '60s'")
+        .unwrap();
+    committer
+        .batch_execute("BEGIN; INSERT INTO fought VALUES (78, 1); DELETE FROM fought WHERE id = 78; UPDATE fought SET v = 6 WHERE id = 6")
+        .unwrap();
+    let known: i64 = {
+        let mut writer = cluster.client(1);
+        writer.batch_execute("INSERT INTO fought VALUES (78, 2)").unwrap();
+        writer
+            .query_one("SELECT applied_csn FROM synod.stat_apply", &[])
+            .unwrap()
+            .get(0)
+    };
+    wait_until(Duration::from_secs(10), "node 1 to know of the insert", || {
+        (decided(&mut apply) >= known).then_some(())
+    });
+    (1..cluster.len()).for_each(|node| cluster.server(node).pause());
+    wait_until(Duration::from_secs(20), "the majority to be gone", || {
+        let row = apply.query_one("SELECT quorum FROM synod.stat_log", &[]).unwrap();
+        (!row.get::<_, bool>(0)).then_some(())
+    });
+    let pid: i32 = committer.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let result = std::thread::scope(|scope| {
+        let commit = scope.spawn(|| committer.batch_execute("COMMIT"));
+        wait_until(Duration::from_secs(10), "the commit to wait", || {
+            let query =
+                "SELECT wait_event_type = 'Extension' AND query = 'COMMIT' FROM pg_stat_activity WHERE pid = $1";
+            let waits: Option<bool> = apply.query_one(query, &[&pid]).unwrap().get(0);
+            (waits == Some(true)).then_some(())
+        });
+        let_apply_go(&mut apply);
+        commit.join().unwrap()
+    });
+    (1..cluster.len()).for_each(|node| cluster.server(node).resume());
+    let error = result.expect_err("the commit was in the way");
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    assert_converged(&cluster, &["fought", "fought_child"]);
+}
+
+/// What it waits for is what it blocks.
+#[test]
+fn a_strong_read_gives_way_to_what_it_waits_for() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let (mut idle, mut reader) = (cluster.client(0), cluster.client(0));
+    reader
+        .batch_execute("BEGIN; UPDATE fought SET v = 1 WHERE id = 1")
+        .unwrap();
+    // Ended after the grace only: until then apply does not come as far as the reader's row.
+    idle.batch_execute("BEGIN; UPDATE fought SET v = 2 WHERE id = 2")
+        .unwrap();
+    let mut writer = cluster.client(1);
+    writer.batch_execute("UPDATE fought SET v = 20 WHERE id = 2").unwrap();
+    writer.batch_execute(UPDATE).unwrap();
+    let start = Instant::now();
+    let error = reader
+        .batch_execute("SELECT count(*) FROM fought")
+        .expect_err("the reader was in the way");
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    assert!(start.elapsed() < GIVE_WAY, "gave way only after {:?}", start.elapsed());
+    reader.batch_execute("ROLLBACK").unwrap();
+    let seen: i64 = reader
+        .query_one("SELECT sum(v) FROM fought WHERE id <= 2", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(seen, 120);
 }
 
 #[test]
@@ -358,11 +543,17 @@ fn fight(cluster: &Cluster, node: usize, seed: u64, rounds: u64) -> Told {
         let ran = statements.iter().try_for_each(|sql| client.batch_execute(sql));
         let ended = match ran {
             Ok(()) if !rolls_back => client.batch_execute("COMMIT").map(|()| told.committed += 1),
-            Ok(()) => client.batch_execute("ROLLBACK"),
+            Ok(()) => {
+                client.batch_execute("ROLLBACK").expect("a ROLLBACK succeeds");
+                continue;
+            }
             Err(error) => {
                 client
                     .batch_execute("ROLLBACK")
                     .unwrap_or_else(|refused| panic!("ROLLBACK failed with {refused:?} after {error:?}"));
+                client
+                    .batch_execute("SELECT 1")
+                    .unwrap_or_else(|hit| panic!("{hit:?} hit the next command after {error:?}"));
                 Err(error)
             }
         };
@@ -396,7 +587,11 @@ fn under_heavy_conflict_the_losers_are_told_to_try_again() {
         }
     }
     println!("{all:?}");
-    let others: Vec<_> = all.errors.keys().filter(|code| !["40001", "40P01"].contains(&code.as_str())).collect();
+    let others: Vec<_> = all
+        .errors
+        .keys()
+        .filter(|code| !["40001", "40P01"].contains(&code.as_str()))
+        .collect();
     assert!(others.is_empty(), "{all:?}");
     assert!(all.committed > 0, "nobody got on");
     assert_converged(&cluster, &["fought", "fought_child"]);

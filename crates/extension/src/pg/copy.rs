@@ -116,6 +116,8 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
     unsafe {
         let state = pg_sys::make_parsestate(std::ptr::null_mut());
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        // Besides the stronger one that we have: the executor wants to see the very lock that the range table names.
+        pg_sys::LockRelationOid(relation.oid(), lock);
         pg_sys::addRangeTableEntryForRelation(state, relation.raw(), lock, std::ptr::null_mut(), false, false);
         let mut names: *mut pg_sys::List = std::ptr::null_mut();
         for column in columns {

@@ -6,8 +6,8 @@ use std::mem::ManuallyDrop;
 
 use pgrx::pg_sys;
 
-use super::protect::{finally, guarded};
 use super::give_way::{self, interrupt};
+use super::protect::{finally, guarded};
 use super::{barrier, guard, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;

@@ -313,7 +313,11 @@ fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<U
     let decided = slot.detach(generation)? == SlotState::Turn;
     node.detached.fetch_add(1, Ordering::Relaxed);
     if reason == GiveUp::Doomed {
-        let counter = if decided { &node.gave_way_committed } else { &node.gave_way_unknown };
+        let counter = if decided {
+            &node.gave_way_committed
+        } else {
+            &node.gave_way_unknown
+        };
         counter.fetch_add(1, Ordering::Relaxed);
     }
     node.wake_log_worker();
@@ -341,7 +345,9 @@ fn let_go(node: &NodeShared, slot: &Slot, reason: GiveUp, decided: bool) -> User
         GiveUp::Cancel => "It was canceled while the shared log was deciding it.",
         GiveUp::Terminate => "Its session was terminated while the shared log was deciding it.",
         GiveUp::Timeout => "The shared log did not answer within synod.commit_timeout.",
-        GiveUp::Doomed => "It holds a lock that a committed transaction needs, and the shared log did not decide it in time.",
+        GiveUp::Doomed => {
+            "It holds a lock that a committed transaction needs, and the shared log did not decide it in time."
+        }
         GiveUp::Stopped => "The shared log of this node stopped while deciding it.",
     };
     given_up(node, slot, why)

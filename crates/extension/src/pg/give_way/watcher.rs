@@ -78,13 +78,7 @@ impl Watcher {
     }
 
     /// Doom the transaction and see to it that its process notices. Returns whether this was news.
-    fn tell(
-        &mut self,
-        node: &NodeShared,
-        blocker: Blocker,
-        now: Instant,
-        abort_if_lost: &mut dyn FnMut(i32),
-    ) -> bool {
+    fn tell(&mut self, node: &NodeShared, blocker: Blocker, now: Instant, abort_if_lost: &mut dyn FnMut(i32)) -> bool {
         let Some((number, process)) = process_of(blocker.pid) else {
             return false;
         };
