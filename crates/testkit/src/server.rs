@@ -343,9 +343,21 @@ impl Server {
         processes::send_to_all(&self.data(), first, Signal::STOP);
     }
 
+    /// Ids of the processes whose title contains `part`.
+    pub fn processes_titled(&self, part: &str) -> Vec<i32> {
+        let titled =
+            |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it.contains(part));
+        processes::within(&self.data()).into_iter().filter(titled).collect()
+    }
+
     /// SIGSTOP to one process.
     pub fn pause_process(&self, pid: i32) {
         processes::send(pid, Signal::STOP);
+    }
+
+    /// SIGCONT to one process.
+    pub fn resume_process(&self, pid: i32) {
+        processes::send(pid, Signal::CONT);
     }
 
     /// SIGCONT to every process.

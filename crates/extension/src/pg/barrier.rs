@@ -27,6 +27,8 @@ use crate::settings::{self, ReadConsistency};
 
 mod functions;
 mod inserts;
+mod points;
+pub mod skip;
 mod snapshot;
 pub mod wait;
 
@@ -73,7 +75,7 @@ pub fn exempt_this_process() {
 
 /// This session's transaction lost certification: what it is tried again with must see the winner.
 pub fn lost_to_another() {
-    inserts::be_careful();
+    skip::be_careful();
 }
 
 /// From `ExecutorStart_hook`, before the executor is started.
@@ -81,7 +83,7 @@ pub fn lost_to_another() {
 /// # Safety
 /// `query` is the hook's argument.
 pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    inserts::forget(query);
+    skip::forget(query);
     let session_ready = SESSION.with(|session| {
         if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
             session.command.set(session.command.get() + 1);
@@ -108,7 +110,7 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
         if reads_strong_table((*query).plannedstmt) {
             functions::strong_table_read();
             let alone = snapshot::enclosing() == 0 && !snapshot::is_fixed() && consistency == ReadConsistency::Strong;
-            if alone && inserts::may_skip(node, query) {
+            if alone && skip::may_skip(node, query) {
                 return;
             }
             if let Err(error) = pass(node, query, consistency) {
@@ -123,8 +125,7 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
 /// A query between the start and the end of its run.
 pub struct Running {
     functions: functions::Watch,
-    /// It skipped the barrier when this was applied.
-    skipped_at: Option<u64>,
+    query: *const pg_sys::QueryDesc,
 }
 
 /// At the start of `ExecutorRun` and `ExecutorFinish`: the query's snapshot is in use until [`Running::end`].
@@ -136,10 +137,7 @@ pub unsafe fn running(query: *mut pg_sys::QueryDesc) -> Running {
     unsafe {
         let functions = functions::Watch::new((*query).plannedstmt);
         snapshot::enter((*query).snapshot);
-        Running {
-            functions,
-            skipped_at: inserts::skipped_at(query),
-        }
+        Running { functions, query }
     }
 }
 
@@ -154,7 +152,8 @@ impl Running {
     pub fn fail(self, failure: &Failure) -> Option<UserError> {
         snapshot::leave();
         self.functions.end(true);
-        inserts::confirm(shmem::my_node()?, self.skipped_at?, failure)
+        // SAFETY: the query failed just now.
+        unsafe { skip::confirm(self.query, failure) }
     }
 }
 

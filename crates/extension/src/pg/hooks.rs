@@ -119,9 +119,12 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
 unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
     // SAFETY: as above.
     unsafe {
-        around_query(query, || match PREVIOUS_RUN {
-            Some(previous) => previous(query, direction, count, once),
-            None => run_raw(query, direction, count, once),
+        around_query(query, || {
+            match PREVIOUS_RUN {
+                Some(previous) => previous(query, direction, count, once),
+                None => run_raw(query, direction, count, once),
+            }
+            again_if_stale(query);
         });
     }
 }
@@ -130,9 +133,12 @@ unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDi
 unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64) {
     // SAFETY: as above.
     unsafe {
-        around_query(query, || match PREVIOUS_RUN {
-            Some(previous) => previous(query, direction, count),
-            None => run_raw(query, direction, count),
+        around_query(query, || {
+            match PREVIOUS_RUN {
+                Some(previous) => previous(query, direction, count),
+                None => run_raw(query, direction, count),
+            }
+            again_if_stale(query);
         });
     }
 }
@@ -144,6 +150,18 @@ unsafe extern "C-unwind" fn executor_finish(query: Query) {
             Some(previous) => previous(query),
             None => finish_raw(query),
         });
+    }
+}
+
+/// # Safety
+/// `query` has run.
+unsafe fn again_if_stale(query: Query) {
+    // SAFETY: by contract.
+    unsafe {
+        let stale = guarded(|| barrier::skip::found_nothing(query).unwrap_or_else(|error| error.raise()));
+        if stale {
+            barrier::skip::run_again(query);
+        }
     }
 }
 

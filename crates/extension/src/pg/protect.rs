@@ -38,6 +38,12 @@ impl Failure {
     pub fn is(&self, code: pgrx::PgSqlErrorCode) -> bool {
         self.code == code as i32
     }
+
+    /// The first two characters of its SQLSTATE.
+    pub fn class(&self) -> [u8; 2] {
+        // PGUNSIXBIT of utils/elog.h, for the two lowest characters.
+        [0, 6].map(|shift| (self.code >> shift & 0x3f) as u8 + b'0')
+    }
 }
 
 /// Call into the server. On an error `on_error` runs, and then the same error goes on, unless `on_error` returns a

@@ -129,6 +129,8 @@ pub struct StrongTable {
     pub foreign_keys: Vec<ForeignKey>,
     /// Whether foreign keys of other tables (or its own) refer to it.
     pub referenced: bool,
+    /// Whether somebody put triggers on it.
+    pub has_user_triggers: bool,
     /// Sequences owned by its columns.
     pub sequences: Vec<FeedingSequence>,
     /// Whether some column's text form depends on settings.
@@ -188,6 +190,7 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         identity_index,
         foreign_keys: foreign_keys(&relation),
         referenced: is_referenced(&relation),
+        has_user_triggers: triggers(&relation).iter().any(|trigger| !trigger.tgisinternal),
         sequences: feeding_sequences(&relation, &live),
         needs_fixed_settings: columns
             .iter()
