@@ -259,6 +259,14 @@ COMMENT ON FUNCTION synod.join_group(text, text, text) IS
 REVOKE ALL ON FUNCTION synod.join_group(text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.join_group(text, text, text) TO synod_admin;
 
+CREATE FUNCTION synod.rejoin_group(via text DEFAULT NULL) RETURNS void
+    LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rejoin_group_wrapper';
+COMMENT ON FUNCTION synod.rejoin_group(text) IS
+    'gives a node whose log has stopped for good a fresh copy of the group''s tables; via: a member to copy from, by default any';
+REVOKE ALL ON FUNCTION synod.rejoin_group(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.rejoin_group(text) TO synod_admin;
+
 CREATE FUNCTION synod.leave_group(force boolean DEFAULT false) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'leave_group_wrapper';
@@ -273,6 +281,42 @@ CREATE FUNCTION synod.remove_node(node text) RETURNS void
 COMMENT ON FUNCTION synod.remove_node(text) IS 'takes another node out of the group';
 REVOKE ALL ON FUNCTION synod.remove_node(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.remove_node(text) TO synod_admin;
+
+CREATE FUNCTION synod.alter_node(node text, dsn text) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'alter_node_wrapper';
+COMMENT ON FUNCTION synod.alter_node(text, text) IS
+    'a node has moved: the others reach it through dsn from now on; callable on any node that runs';
+REVOKE ALL ON FUNCTION synod.alter_node(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.alter_node(text, text) TO synod_admin;
+
+CREATE FUNCTION synod._stat_progress_join(
+    OUT pid integer, OUT datid oid, OUT phase text, OUT relid oid, OUT tables_total bigint, OUT tables_done bigint,
+    OUT bytes_total bigint, OUT bytes_processed bigint, OUT applied_csn bigint, OUT target_csn bigint)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'stat_progress_join_wrapper';
+COMMENT ON FUNCTION synod._stat_progress_join() IS 'rows of synod.stat_progress_join';
+REVOKE ALL ON FUNCTION synod._stat_progress_join() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._stat_progress_join() TO pg_monitor, synod_admin;
+CREATE VIEW synod.stat_progress_join AS
+    SELECT s.pid, s.datid, d.datname, s.phase, s.relid, s.tables_total, s.tables_done, s.bytes_total, s.bytes_processed,
+           s.applied_csn, s.target_csn
+      FROM synod._stat_progress_join() AS s
+      LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
+COMMENT ON VIEW synod.stat_progress_join IS 'one row per database of this server that is becoming a member of a group';
+COMMENT ON COLUMN synod.stat_progress_join.pid IS 'process id of the session that runs it';
+COMMENT ON COLUMN synod.stat_progress_join.datid IS 'oid of the database';
+COMMENT ON COLUMN synod.stat_progress_join.datname IS 'name of the database';
+COMMENT ON COLUMN synod.stat_progress_join.phase IS
+    'initializing, waiting for admission, creating tables, copying tables, catching up or waiting for vote';
+COMMENT ON COLUMN synod.stat_progress_join.relid IS 'oid of the table being copied, in that database';
+COMMENT ON COLUMN synod.stat_progress_join.tables_total IS 'tables of the group';
+COMMENT ON COLUMN synod.stat_progress_join.tables_done IS 'tables copied';
+COMMENT ON COLUMN synod.stat_progress_join.bytes_total IS 'size of the tables at the source';
+COMMENT ON COLUMN synod.stat_progress_join.bytes_processed IS
+    'bytes received; they are text, so that there may be more or fewer than bytes_total in the end';
+COMMENT ON COLUMN synod.stat_progress_join.applied_csn IS 'while catching up: every commit up to this one is visible here';
+COMMENT ON COLUMN synod.stat_progress_join.target_csn IS 'while catching up: where it ends';
+GRANT SELECT ON synod.stat_progress_join TO pg_monitor, synod_admin;
 
 -- What nodes ask each other, and themselves through their own dsn, while one of them joins: src/group/
 
@@ -293,11 +337,11 @@ REVOKE ALL ON FUNCTION synod._check_new(text, text, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._check_new(text, text, bigint) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._admit(
-    log uuid, info bytea, OUT node_id integer, OUT secret bytea, OUT membership bytea)
+    log uuid, info bytea, replace boolean, OUT node_id integer, OUT secret bytea, OUT membership bytea)
     RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'admit_wrapper';
-COMMENT ON FUNCTION synod._admit(uuid, bytea) IS 'internal: makes a database a learner of the group';
-REVOKE ALL ON FUNCTION synod._admit(uuid, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._admit(uuid, bytea) TO synod_admin, synod_replicator;
+COMMENT ON FUNCTION synod._admit(uuid, bytea, boolean) IS 'internal: makes a database a learner of the group';
+REVOKE ALL ON FUNCTION synod._admit(uuid, bytea, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._admit(uuid, bytea, boolean) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._promote(node_id integer) RETURNS text
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'promote_wrapper';
@@ -344,13 +388,13 @@ COMMENT ON FUNCTION synod._check_tables(text, text) IS
 REVOKE ALL ON FUNCTION synod._check_tables(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._check_tables(text, text) TO synod_admin, synod_replicator;
 
-CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint) RETURNS void
+CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint, replace boolean) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'copy_tables_wrapper';
-COMMENT ON FUNCTION synod._copy_tables(text, text, text, bigint) IS
+COMMENT ON FUNCTION synod._copy_tables(text, text, text, bigint, boolean) IS
     'internal: copies the tables of the group as of a CSN and replicates them from then on';
-REVOKE ALL ON FUNCTION synod._copy_tables(text, text, text, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._copy_tables(text, text, text, bigint) TO synod_admin, synod_replicator;
+REVOKE ALL ON FUNCTION synod._copy_tables(text, text, text, bigint, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._copy_tables(text, text, text, bigint, boolean) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._set_origin(csn bigint) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp

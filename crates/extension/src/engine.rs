@@ -52,6 +52,13 @@ impl Flight {
     }
 }
 
+/// Where the log must begin for a node that starts from this state of certification: behind it, or with the fragments of
+/// large transactions that were under way.
+pub fn first_needed(certifier: &Certifier) -> u64 {
+    let next = certifier.position() + 1;
+    certifier.oldest_open_fragment().map_or(next, |oldest| oldest.min(next))
+}
+
 /// The log worker's state.
 pub struct Engine<L> {
     log: L,
@@ -80,6 +87,9 @@ pub enum Stop {
     /// The log itself failed.
     #[error("{0}")]
     Log(String),
+    /// The others have trimmed what this node has not seen.
+    #[error("{0}; it needs a fresh copy of the tables (synod.auto_rejoin, synod.rejoin_group)")]
+    Behind(String),
     /// A record that this release cannot read.
     #[error("the record at position {position} cannot be read: {reason}")]
     Record {
@@ -200,6 +210,7 @@ impl<L: SharedLog> Engine<L> {
                 Ok(())
             }
             LogEvent::Failed(reason) => Err(Stop::Log(reason)),
+            LogEvent::TooFarBehind(reason) => Err(Stop::Behind(reason)),
         }
     }
 

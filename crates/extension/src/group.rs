@@ -7,11 +7,13 @@
 //! Whatever fails or is cancelled is undone by `steps`.
 
 mod admit;
+mod alter;
 mod create;
 mod facts;
 mod forget;
 mod join;
 mod leave;
+pub mod rejoin;
 mod site;
 mod steps;
 mod tables;
@@ -41,6 +43,12 @@ fn join_group(via: &str, node: &str, dsn: &str) {
     join::join(via, node, dsn).unwrap_or_else(|error| error.raise());
 }
 
+/// `synod.rejoin_group`
+#[pg_extern(sql = false)]
+fn rejoin_group(via: Option<&str>) {
+    rejoin::rejoin(via).unwrap_or_else(|error| error.raise());
+}
+
 /// `synod.leave_group`
 #[pg_extern(sql = false)]
 fn leave_group(force: bool) {
@@ -51,6 +59,21 @@ fn leave_group(force: bool) {
 #[pg_extern(sql = false)]
 fn remove_node(node: &str) {
     leave::remove(node).unwrap_or_else(|error| error.raise());
+}
+
+/// `synod.alter_node`
+#[pg_extern(sql = false)]
+fn alter_node(node: &str, dsn: &str) {
+    alter::alter(node, dsn).unwrap_or_else(|error| error.raise());
+}
+
+fn no_such_node(name: &str, group: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("node \"{name}\" does not exist"),
+        format!("Group \"{group}\" has no node of this name."),
+        "See synod.nodes for the nodes of the group.",
+    )
 }
 
 /// A name that can be shown and used anywhere.

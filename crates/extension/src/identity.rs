@@ -172,6 +172,17 @@ impl Identity {
         })
     }
 
+    /// The group says how this node is reached (`synod.alter_node`); it is kept for the time when the group cannot be asked.
+    pub fn follow(&mut self, info: &MemberInfo) {
+        if self.dsn == info.dsn {
+            return;
+        }
+        self.dsn.clone_from(&info.dsn);
+        if let Err(error) = self.save(&crate::node::directory(self.database)) {
+            pgrx::warning!("synod: could not note the new dsn of this node: {error}");
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());

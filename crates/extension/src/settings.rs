@@ -28,6 +28,8 @@ pub static LOCK_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 pub static MAX_TRANSACTION_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// `synod.log_retention`, megabytes
 pub static LOG_RETENTION_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+/// `synod.auto_rejoin`
+pub static AUTO_REJOIN: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// `synod.failpoint`: see `pg/failpoint.rs`
 pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
@@ -92,10 +94,18 @@ pub fn define() {
     megabytes(
         c"synod.log_retention",
         c"How much of the shared log a node keeps for members that are away.",
-        c"A member that was away longer has to join again.",
+        c"A member that was away longer needs a fresh copy of the tables (synod.auto_rejoin).",
         &LOG_RETENTION_MB,
         GucContext::Sighup,
         1 << 30,
+    );
+    GucRegistry::define_bool_guc(
+        c"synod.auto_rejoin",
+        c"Whether a node that was away for too long makes a fresh copy of the replicated tables by itself.",
+        c"Too long: the other nodes have trimmed what it needs from the shared log (synod.log_retention).",
+        &AUTO_REJOIN,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"synod.failpoint",

@@ -172,6 +172,10 @@ impl Transport for Links {
     fn set_members(&mut self, membership: &Membership) {
         let inner = &mut *self.0.borrow_mut();
         let me = inner.me.node;
+        let own = membership.members.iter().find(|member| member.id == me);
+        if let Some(info) = own.and_then(|member| MemberInfo::decode(&member.info)) {
+            inner.me.follow(&info);
+        }
         let others: Vec<_> = membership.members.iter().filter(|member| member.id != me).collect();
         inner.peers.retain(|id, _| others.iter().any(|member| member.id == *id));
         inner.watched.retain(|id, _| inner.peers.contains_key(id));

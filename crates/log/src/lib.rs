@@ -80,6 +80,9 @@ pub enum LogEvent {
     MembershipRefused(String),
     /// The log cannot go on (fsync error, damaged storage, fenced identity). The owner stops, and says so.
     Failed(String),
+    /// The log cannot go on: every node that could be asked has trimmed what this one needs next. A fresh copy of the
+    /// state is the way back.
+    TooFarBehind(String),
 }
 
 /// Health figures for the views.

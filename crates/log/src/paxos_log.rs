@@ -81,8 +81,13 @@ impl<T: Transport> PaxosLog<T> {
     }
 
     fn fail(&mut self, reason: String, events: &mut Vec<LogEvent>) {
+        self.stop(LogEvent::Failed(reason), events);
+    }
+
+    /// Nothing follows this event.
+    fn stop(&mut self, event: LogEvent, events: &mut Vec<LogEvent>) {
         if !std::mem::replace(&mut self.failed, true) {
-            events.push(LogEvent::Failed(reason));
+            events.push(event);
         }
     }
 }

@@ -136,6 +136,14 @@ impl Server {
         setting(lines, "unix_socket_directories", &self.directory.display().to_string());
     }
 
+    /// Gives the stopped server another port.
+    pub fn move_to_another_port(&mut self) {
+        self.address.port = free_port();
+        let mut lines = String::new();
+        self.write_address(&mut lines);
+        append(&self.data().join("postgresql.conf"), &lines);
+    }
+
     /// Adds settings, which hold from the next start or reload.
     pub fn configure(&self, settings: &[(&str, &str)]) {
         let mut lines = String::new();

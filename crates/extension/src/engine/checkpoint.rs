@@ -15,8 +15,8 @@ use super::{Engine, Stop};
 
 /// Positions between two checkpoints.
 const EVERY: u64 = 32_768;
-/// Bytes of log between two checkpoints.
-const EVERY_BYTES: u64 = 256 << 20;
+/// Bytes of log between two checkpoints: at most, and at least.
+const EVERY_BYTES: (u64, u64) = (256 << 20, 4 << 20);
 
 const FILE: &str = "checkpoint";
 
@@ -55,7 +55,10 @@ pub fn store_checkpoint(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 impl<L: SharedLog> Engine<L> {
     pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Stop> {
         self.reap(false)?;
-        let due = self.certifier.position() >= self.checkpoints.last + EVERY || self.checkpoints.bytes >= EVERY_BYTES;
+        let (most, least) = EVERY_BYTES;
+        // Only what is below a checkpoint can be trimmed.
+        let every_bytes = (retention_bytes() / 4).clamp(least, most);
+        let due = self.certifier.position() >= self.checkpoints.last + EVERY || self.checkpoints.bytes >= every_bytes;
         if self.checkpoints.writing.is_some() || !due {
             return Ok(());
         }
@@ -99,8 +102,7 @@ impl<L: SharedLog> Engine<L> {
     fn trim_if_large(&mut self, checkpoint: u64) {
         let joining = self.log.status().membership.members.iter().any(|member| !member.voter);
         // A copy under way needs the log from where it began; within reason.
-        let limit =
-            (u64::from(crate::settings::LOG_RETENTION_MB.get().unsigned_abs()) << 20) * if joining { 8 } else { 1 };
+        let limit = retention_bytes() * if joining { 8 } else { 1 };
         if size_of(&self.directory.join("log")) <= limit {
             return;
         }
@@ -134,6 +136,10 @@ impl<L: SharedLog> Engine<L> {
             Err(_) => Err(Stop::Files("the checkpoint thread failed".into())),
         }
     }
+}
+
+fn retention_bytes() -> u64 {
+    u64::from(crate::settings::LOG_RETENTION_MB.get().unsigned_abs()) << 20
 }
 
 /// Bytes of the files in a directory; what cannot be looked at counts as nothing.

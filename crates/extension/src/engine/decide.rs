@@ -11,6 +11,9 @@ use crate::pg::shmem;
 use crate::pg::slot::{Outcome, SlotState};
 use crate::pg::{latch, turn};
 
+/// What the index says of an entry whose verdict was given elsewhere ([`synod_log::Verdict`]).
+const VERDICT_UNKNOWN: u8 = 0;
+
 impl<L: SharedLog> Engine<L> {
     /// Give verdicts on newly chosen entries and tell who waits for them.
     pub(super) fn decide(&mut self, entries: Vec<ChosenEntry>) -> Result<(), Stop> {
@@ -20,6 +23,7 @@ impl<L: SharedLog> Engine<L> {
         for chosen in &entries {
             let position = chosen.entry.position;
             if position <= self.certifier.position() {
+                self.place(chosen)?;
                 continue;
             }
             self.count_bytes(chosen.location.length.into());
@@ -48,6 +52,17 @@ impl<L: SharedLog> Engine<L> {
         }
         for transaction in decided {
             self.adopt(transaction);
+        }
+        Ok(())
+    }
+
+    /// An entry from before the checkpoint, delivered for the sake of fragments: a node that joined has only its verdict, so
+    /// to speak, not where it lies.
+    fn place(&mut self, chosen: &ChosenEntry) -> Result<(), Stop> {
+        let files = |error: synod_log::StorageError| Stop::Files(error.to_string());
+        let position = chosen.entry.position;
+        if self.index.lookup(position).map_err(files)?.is_none() {
+            self.index.record(position, chosen.location, VERDICT_UNKNOWN).map_err(files)?;
         }
         Ok(())
     }

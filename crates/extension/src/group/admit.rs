@@ -99,18 +99,20 @@ pub fn info(member: &Member) -> MemberInfo {
     MemberInfo::decode(&member.info).unwrap_or_default()
 }
 
-/// `synod._admit`: make the database described by `info`, whose log is `log`, a learner of this group.
+/// `synod._admit`: make the database described by `info`, whose log is `log`, a learner of this group. `replace`: in the
+/// place of the node that it is there already, which has lost its log.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the row type of an SQL function")]
 fn admit(
     log: pgrx::Uuid,
     info: &[u8],
+    replace: bool,
 ) -> TableIterator<'static, (name!(node_id, i32), name!(secret, Vec<u8>), name!(membership, Vec<u8>))> {
-    let row = admitted(LogId(*log.as_bytes()), info).unwrap_or_else(|error| error.raise());
+    let row = admitted(LogId(*log.as_bytes()), info, replace).unwrap_or_else(|error| error.raise());
     TableIterator::once(row)
 }
 
-fn admitted(log: LogId, info: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
+fn admitted(log: LogId, info: &[u8], replace: bool) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
     let (node, identity) = member()?;
     one_at_a_time();
     let wanted = MemberInfo::decode(info).ok_or_else(|| {
@@ -133,7 +135,7 @@ fn admitted(log: LogId, info: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserErro
             "Remove a node first.",
         ));
     }
-    check_new(node, &identity, &members, &wanted)?;
+    make_room(node, &identity, &members, &wanted, replace)?;
     let add = MembershipChange::AddLearner {
         log,
         info: info.to_vec().into(),
@@ -153,17 +155,18 @@ fn admitted(log: LogId, info: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserErro
 }
 
 /// Refuse a name or database that is in the group already. A learner left behind by a failed attempt of the same database
-/// is taken out.
-fn check_new(
+/// is taken out, and so is the node that is to be replaced.
+fn make_room(
     node: &NodeShared,
     identity: &Identity,
     members: &Membership,
     wanted: &MemberInfo,
+    replace: bool,
 ) -> Result<(), UserError> {
     for other in &members.members {
         let known = info(other);
         let same_place = known.system_identifier == wanted.system_identifier && known.database == wanted.database;
-        if same_place && !other.voter {
+        if same_place && (replace || !other.voter) {
             let gone = |now: &Membership| now.members.iter().all(|member| member.id != other.id);
             change(node, &MembershipChange::Remove(other.id), PATIENCE, gone).map_err(|reason| unchanged(&reason))?;
             continue;

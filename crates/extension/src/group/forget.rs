@@ -10,7 +10,7 @@ fn set_origin(csn: i64) {
     super::check_not_member().unwrap_or_else(|error| error.raise());
     // A crashed attempt may have left it.
     copy::drop_origin(&turn::origin_name(server::database()));
-    copy::create_origin(&turn::origin_name(server::database()), csn as u64);
+    copy::move_origin(&turn::origin_name(server::database()), csn as u64);
 }
 
 /// `synod._release_origin`: this session is done with the origin that it made; the apply worker may have it.

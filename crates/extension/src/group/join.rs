@@ -5,8 +5,12 @@
 //! after `c` can be worked out here from the log after `p`, and none before `c` is needed. The copy and the applied CSN are
 //! committed together; then the directory is moved into its place; then the node follows, and when it has caught up it gets
 //! its vote.
+//!
+//! A node that cannot go on from its own log takes the same way again in its place (`rejoin`): the group replaces it by a
+//! learner, its rows are replaced in the transaction that copies, and its directory by the new one.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +25,8 @@ use super::{check_name, check_not_member, check_session, own_session, session, w
 use crate::errors::UserError;
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::client::{Client, Row, explain};
-use crate::pg::{server, threads};
+use crate::pg::progress::{self, Phase};
+use crate::pg::{failpoint, server, shmem, threads};
 use crate::text::{from_hex, hex, uuid};
 
 /// In messages.
@@ -37,6 +42,8 @@ struct Join<'a> {
     own: Client,
     via: Client,
     group: super::facts::Membership,
+    /// This database is a node already, and has been set aside.
+    replace: bool,
 }
 
 /// What the group gave to its new learner.
@@ -62,14 +69,35 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         &[Some(via_dsn), Some(&group.node_name)],
     )
     .map_err(|error| explain(error, "this database"))?;
-    let join = Join {
+    start(Join {
         via_dsn,
         name,
         dsn,
         own,
         via,
         group,
-    };
+        replace: false,
+    })
+}
+
+/// Make this database, which is node `name` and has been set aside, that node again from a fresh copy.
+pub fn again(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
+    let (own, own_facts) = own_session(dsn)?;
+    let (via, facts) = session(via_dsn, VIA)?;
+    let group = checked_group(&facts, &own_facts)?;
+    start(Join {
+        via_dsn,
+        name,
+        dsn,
+        own,
+        via,
+        group,
+        replace: true,
+    })
+}
+
+fn start(join: Join<'_>) -> Result<(), UserError> {
+    let _shown = progress::begin();
     steps::undone_on_failure(move |steps| {
         // Dropped before anything is undone: its sessions hold locks.
         let mut join = join;
@@ -110,20 +138,41 @@ fn check_new(via: &mut Client, name: &str) -> Result<(), UserError> {
 
 impl Join<'_> {
     fn run(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
+        progress::enter(Phase::Admission);
         let site = Site::prepare()?;
         let log =
             threads::with_signals_blocked(|| PaxosLog::<Nowhere>::reserve(&site.log(), &LogOptions::new(NodeId(0))))
                 .map_err(|error| file_error(&site.log(), &error))?;
         let admission = self.admit(log, steps)?;
+        failpoint::hit("join-admitted");
         let certifier = self.certifier()?;
         self.copy(steps)?;
+        failpoint::hit("join-copied");
         self.build(&site, log, &admission, &certifier)?;
+        failpoint::hit("join-built");
         self.own
             .execute("COMMIT; SELECT synod._release_origin()")
             .map_err(|error| explain(error, "this database"))?;
-        steps.borrow_mut().opened = true;
-        site.open_up()?;
+        failpoint::hit("join-committed");
+        self.open(site, steps)?;
+        failpoint::hit("join-opened");
         self.follow(admission.node)
+    }
+
+    /// The database is the new node from here on.
+    fn open(&self, site: Site, steps: &RefCell<Steps>) -> Result<(), UserError> {
+        if !self.replace {
+            steps.borrow_mut().opened = true;
+            return site.open_up();
+        }
+        // There is no way back to the old rows: what fails from here on is tried again.
+        *steps.borrow_mut() = Steps::default();
+        site.replace()?;
+        if let Some((_, node)) = shmem::node_of(server::database()) {
+            node.clear();
+        }
+        crate::pg::launcher::wake();
+        Ok(())
     }
 
     fn admit(&mut self, log: LogId, steps: &RefCell<Steps>) -> Result<Admission, UserError> {
@@ -139,8 +188,8 @@ impl Join<'_> {
         let rows = self
             .via
             .query(
-                "SELECT node_id, secret, membership FROM synod._admit($1, $2)",
-                &[Some(&uuid(&log.0)), Some(&info)],
+                "SELECT node_id, secret, membership FROM synod._admit($1, $2, $3)",
+                &[Some(&uuid(&log.0)), Some(&info), Some(flag(self.replace))],
             )
             .map_err(|error| explain(error, VIA))?;
         rows.first().and_then(admission).ok_or_else(not_understood)
@@ -152,16 +201,7 @@ impl Join<'_> {
             .query("SELECT synod._certification_checkpoint()", &[])
             .map_err(|error| explain(error, VIA))?;
         let bytes = rows.first().and_then(|row| bytea(row, 0)).ok_or_else(not_understood)?;
-        let certifier = Certifier::decode(&bytes).map_err(|_| not_understood())?;
-        if certifier.oldest_open_fragment().is_some() {
-            return Err(UserError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                format!("{VIA} was in the middle of a large transaction when it last saved its state"),
-                "A node cannot start from there.",
-                "Give another node of the group as via, or try again later.",
-            ));
-        }
-        Ok(certifier)
+        Certifier::decode(&bytes).map_err(|_| not_understood())
     }
 
     /// Leaves this database's part of it in a transaction that is open in `own`.
@@ -176,7 +216,9 @@ impl Join<'_> {
             .map_err(|error| explain(error, VIA))?;
         let text = |index: usize| exported.first()?.get(index)?.clone();
         let (snapshot, csn) = text(0).zip(text(1)).ok_or_else(not_understood)?;
-        steps.borrow_mut().prepared = Some((self.dsn.into(), true));
+        if !self.replace {
+            steps.borrow_mut().prepared = Some((self.dsn.into(), true));
+        }
         self.own
             .execute("BEGIN")
             .and_then(|()| {
@@ -185,8 +227,10 @@ impl Join<'_> {
                     Some(&*snapshot),
                     Some(&*self.group.node_name),
                     Some(&*csn),
+                    Some(flag(self.replace)),
                 ];
-                self.own.query("SELECT synod._copy_tables($1, $2, $3, $4)", &parameters)
+                self.own
+                    .query("SELECT synod._copy_tables($1, $2, $3, $4, $5)", &parameters)
             })
             .map_err(|error| explain(error, "this database"))?;
         self.via.execute("COMMIT").map_err(|error| explain(error, VIA))
@@ -208,7 +252,7 @@ impl Join<'_> {
         identity.save(site.path())?;
         crate::engine::store_checkpoint(site.path(), &certifier.encode())
             .map_err(|error| file_error(site.path(), &error))?;
-        let position = certifier.position();
+        let position = crate::engine::first_needed(certifier) - 1;
         let options = LogOptions {
             deliver_from: position + 1,
             ..LogOptions::new(admission.node)
@@ -230,7 +274,12 @@ impl Join<'_> {
             .first()
             .and_then(|row| row.first()?.as_ref()?.parse().ok())
             .ok_or_else(not_understood)?;
+        if let Some(shown) = progress::mine() {
+            shown.csn_target.store(there, Ordering::Relaxed);
+        }
+        progress::enter(Phase::CatchUp);
         wait::for_applied(node, there)?;
+        progress::enter(Phase::Vote);
         let id = id.0.to_string();
         let deadline = Instant::now() + PROMOTION_TIMEOUT;
         loop {
@@ -256,6 +305,11 @@ fn admission(row: &Row) -> Option<Admission> {
         secret,
         membership,
     })
+}
+
+/// A boolean as SQL reads it.
+fn flag(set: bool) -> &'static str {
+    if set { "true" } else { "false" }
 }
 
 /// A bytea column in hex format.

@@ -15,7 +15,7 @@ use crate::pg::shmem::{self, NodeState};
 use crate::text::uuid;
 
 /// How long a group without a majority is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Stop being a member. The tables keep their rows. `force`: without telling the group.
 pub fn leave(force: bool) -> Result<(), UserError> {
@@ -109,12 +109,7 @@ pub fn remove(name: &str) -> Result<(), UserError> {
     let node = wait::for_log()?;
     let members = membership::read(node);
     let Some(member) = membership::find(&members, |member| admit::info(member).name == name) else {
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("node \"{name}\" does not exist"),
-            format!("Group \"{}\" has no node of this name.", identity.group_name),
-            "See synod.nodes for the nodes of the group.",
-        ));
+        return Err(super::no_such_node(name, &identity.group_name));
     };
     let id = member.id;
     if id == identity.node {

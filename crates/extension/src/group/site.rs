@@ -58,6 +58,21 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Put the new directory in the place of the node's present one, durably and in one step; the present one is removed.
+    /// The node's workers have ended.
+    pub fn replace(self) -> Result<(), UserError> {
+        let place = crate::node::directory(server::database());
+        let exchange = || -> io::Result<()> {
+            File::open(&self.path)?.sync_all()?;
+            crate::pg::server::exchange_directories(&self.path, &place)?;
+            sync_parent(&place)
+        };
+        // The old one, now beside the place, goes when `self` is dropped.
+        exchange().map_err(|error| file_error(&place, &error))
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         // After `open_up` there is nothing here any more. What cannot be removed now, the next attempt removes.

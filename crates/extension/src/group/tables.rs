@@ -1,5 +1,7 @@
 //! The tables of a group in a database that joins it: compared, copied, and replicated from then on.
 
+use std::sync::atomic::Ordering;
+
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use synod_change::{TableDefinition, TableId};
@@ -10,7 +12,7 @@ use crate::pg::copy::{self, TableLock};
 use crate::pg::libpq::PqError;
 use crate::pg::relcache::Relation;
 use crate::pg::replicable;
-use crate::pg::{server, turn};
+use crate::pg::{progress, server, turn};
 use crate::text::from_hex;
 
 /// How many differing tables an error names.
@@ -55,8 +57,8 @@ fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
         .collect()
 }
 
-/// Refuse unless every table of the group is here, alike and empty.
-fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>, UserError> {
+/// Refuse unless every table of the group is here, alike, and empty unless its rows are to be `replaced`.
+fn check(tables: &[Table], node: &str, lock: TableLock, replaced: bool) -> Result<Vec<Relation>, UserError> {
     let mut here = Vec::new();
     let mut missing = Vec::new();
     for table in tables {
@@ -89,7 +91,7 @@ fn check(tables: &[Table], node: &str, lock: TableLock) -> Result<Vec<Relation>,
                 .into_iter()
                 .map(|difference| format!("{}: {difference}", table.name())),
         );
-        if differences.is_empty() && has_rows(&table.name()) {
+        if !replaced && differences.is_empty() && has_rows(&table.name()) {
             full.push(table.name());
         }
     }
@@ -134,6 +136,30 @@ fn has_rows(table: &str) -> bool {
     matches!(found, Ok(Some(true)))
 }
 
+/// Remove the rows that are to be replaced. Readers of this node wait until the new ones are there.
+fn truncate(tables: &[Table]) -> Result<(), UserError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = tables.iter().map(Table::name).collect();
+    Spi::run(&format!("TRUNCATE ONLY {}", names.join(", ONLY "))).map_err(|error| {
+        refused(
+            "the rows of the replicated tables cannot be replaced",
+            format!("{error}."),
+            "Remove what stands in the way, then call synod.rejoin_group().",
+        )
+    })
+}
+
+/// Bytes of the group's tables at the source.
+fn size(client: &mut Client) -> Result<u64, PqError> {
+    let rows = client.query(
+        "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(t.relation)), 0) FROM synod.replicated_table AS t",
+        &[],
+    )?;
+    Ok(rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or(0))
+}
+
 /// Remove the rows of tables that are not replicated any more.
 pub fn empty(tables: &[pg_sys::Oid]) {
     copy::write_as_replica();
@@ -170,21 +196,26 @@ fn check_tables(via: &str, node: &str) {
         let whom = format!("node \"{node}\"");
         let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
         let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
-        check(&tables, node, TableLock::Look)?;
+        check(&tables, node, TableLock::Look, false)?;
         Ok(())
     };
     checked().unwrap_or_else(|error| error.raise());
 }
 
 /// `synod._copy_tables`: copy the group's tables as of an exported snapshot of the node behind `via`, which shows the records
-/// up to `csn`, and replicate them from the end of this transaction on.
+/// up to `csn`, and replicate them from the end of this transaction on. `replace`: what this database has of them goes.
 #[pg_extern(sql = false)]
-fn copy_tables(via: &str, snapshot: &str, node: &str, csn: i64) {
-    copied(via, snapshot, node, csn).unwrap_or_else(|error| error.raise());
+fn copy_tables(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) {
+    copied(via, snapshot, node, csn, replace).unwrap_or_else(|error| error.raise());
 }
 
-fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserError> {
-    super::check_not_member()?;
+fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Result<(), UserError> {
+    if replace {
+        super::rejoin::check_set_aside()?;
+        copy::unreplicate_all();
+    } else {
+        super::check_not_member()?;
+    }
     let whom = format!("node \"{node}\"");
     let told = |error| explain(error, &whom);
     let mut client = Client::connect(via, "synod copy").map_err(told)?;
@@ -195,9 +226,24 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
     );
     client.execute(&begin).map_err(told)?;
     let tables = of_group(&mut client).map_err(told)?;
-    let here = check(&tables, node, TableLock::Write)?;
     copy::write_as_replica();
+    let mut here = check(&tables, node, TableLock::Write, replace)?;
+    if replace {
+        // Open tables cannot be truncated; the locks stay.
+        drop(here);
+        truncate(&tables)?;
+        here = check(&tables, node, TableLock::Write, false)?;
+    }
+    let shown = progress::mine();
+    if let Some(shown) = shown {
+        shown.tables_total.store(tables.len() as u64, Ordering::Relaxed);
+        shown.bytes_total.store(size(&mut client).map_err(told)?, Ordering::Relaxed);
+        progress::enter(progress::Phase::Copy);
+    }
     for (table, relation) in tables.iter().zip(&here) {
+        if let Some(shown) = shown {
+            shown.table.store(relation.oid().into(), Ordering::Relaxed);
+        }
         let columns = table.columns();
         let list = columns
             .iter()
@@ -208,6 +254,9 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
             .begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name()))
             .map_err(told)?;
         client = copy::copy_in(relation, &columns, client, &whom);
+        if let Some(shown) = shown {
+            shown.tables_done.fetch_add(1, Ordering::Relaxed);
+        }
     }
     for (name, columns) in SERVICE_TABLES {
         client = copy_service_table(client, name, columns, &whom)?;
@@ -216,9 +265,11 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64) -> Result<(), UserErr
         copy::replicate(table.definition.id, relation);
     }
     let origin = turn::origin_name(server::database());
-    // A crashed attempt may have left it.
-    copy::drop_origin(&origin);
-    copy::create_origin(&origin, csn as u64);
+    if !replace {
+        // A crashed attempt may have left it.
+        copy::drop_origin(&origin);
+    }
+    copy::move_origin(&origin, csn as u64);
     Ok(())
 }
 

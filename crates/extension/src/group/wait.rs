@@ -83,6 +83,7 @@ pub fn for_workers_to_end(database: u32) -> Result<(), UserError> {
     let Some((_, node)) = shmem::node_of(database) else {
         return Ok(());
     };
+    node.leaving_pid.store(server::my_pid(), Ordering::SeqCst);
     node.leaving.store(true, Ordering::SeqCst);
     let deadline = Instant::now() + END_TIMEOUT;
     loop {

@@ -23,6 +23,7 @@ struct Source {
     chunk: Vec<u8>,
     at: usize,
     whom: String,
+    shown: Option<&'static super::progress::Join>,
 }
 
 thread_local! {
@@ -110,6 +111,7 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
         chunk: Vec::new(),
         at: 0,
         whom: whom.into(),
+        shown: super::progress::mine(),
     };
     SOURCE.with_borrow_mut(|place| *place = Some(source));
     // SAFETY: inside a transaction, with a lock on the table that allows writing; as copy_table() in tablesync.c does.
@@ -169,7 +171,12 @@ impl Source {
         while filled < least.max(1) {
             if self.at == self.chunk.len() {
                 match self.client.next_chunk().map_err(|error| explain(error, &self.whom))? {
-                    Some(chunk) => (self.chunk, self.at) = (chunk, 0),
+                    Some(chunk) => {
+                        if let Some(shown) = self.shown {
+                            shown.bytes_done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                        }
+                        (self.chunk, self.at) = (chunk, 0);
+                    }
                     None => break,
                 }
             }
@@ -207,13 +214,17 @@ pub fn unreplicate_all() -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// Make a replication origin whose progress, when this transaction commits, is `csn`.
-pub fn create_origin(name: &str, csn: u64) {
+/// Let the progress of a replication origin be `csn` when this transaction commits; it is made if it is not there. It never
+/// goes back. (Dropping one and making it anew would lose its progress even if this transaction aborts.)
+pub fn move_origin(name: &str, csn: u64) {
     let name = CString::new(name).unwrap_or_default();
-    // SAFETY: inside a transaction that has written (the origin itself), so that its commit record carries the progress; no
-    // origin is set up in this session (it was opened to join).
+    // SAFETY: inside a transaction that writes, so that its commit record carries the progress; no origin is set up in this
+    // session (it was opened to join), and no apply worker runs.
     unsafe {
-        let origin = pg_sys::replorigin_create(name.as_ptr());
+        let mut origin = pg_sys::replorigin_by_name(name.as_ptr(), true);
+        if origin == 0 {
+            origin = pg_sys::replorigin_create(name.as_ptr());
+        }
         if csn > 0 {
             compat::replorigin_session_setup(origin);
             pg_sys::replorigin_session_origin = origin;

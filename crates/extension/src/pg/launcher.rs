@@ -20,6 +20,9 @@ use super::shmem::{self, NodeShared};
 /// Pause before a worker that ended is started again.
 pub const RESTART_DELAY: Duration = Duration::from_secs(1);
 
+/// Pause between two attempts to make a fresh copy: a failed one may have moved much data.
+const REJOIN_DELAY: Duration = Duration::from_secs(30);
+
 /// Pause when everything runs.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -69,6 +72,7 @@ pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
     shared.launcher.store(latch::my_number(), Ordering::Release);
     while !super::worker::shutdown_requested() {
         latch::reset();
+        super::worker::reload_if_asked();
         // The end of a worker sets our latch, and so does `wake`.
         let complete = look(shared);
         latch::wait(if complete { IDLE } else { RESTART_DELAY });
@@ -116,19 +120,35 @@ fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeS
     Some(free)
 }
 
-thread_local! {
-    /// When a worker was last started, by database and kind: one that ends at once is not started in a loop.
-    static STARTED: RefCell<HashMap<(u32, bool), Instant>> = RefCell::new(HashMap::new());
+/// Workers that connect to the database, and so may end at once for reasons of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Apply,
+    Rejoin,
 }
 
-/// Whether [`RESTART_DELAY`] has passed since the last start; if so, this is the next one.
-fn may_start(database: u32, apply: bool) -> bool {
+impl Kind {
+    fn delay(self) -> Duration {
+        match self {
+            Kind::Apply => RESTART_DELAY,
+            Kind::Rejoin => REJOIN_DELAY,
+        }
+    }
+}
+
+thread_local! {
+    /// When a worker was last started, by database and kind: one that ends at once is not started in a loop.
+    static STARTED: RefCell<HashMap<(u32, Kind), Instant>> = RefCell::new(HashMap::new());
+}
+
+/// Whether its delay has passed since the last start; if so, this is the next one.
+fn may_start(database: u32, kind: Kind) -> bool {
     STARTED.with_borrow_mut(|started| {
         let early = started
-            .get(&(database, apply))
-            .is_some_and(|last| last.elapsed() < RESTART_DELAY);
+            .get(&(database, kind))
+            .is_some_and(|last| last.elapsed() < kind.delay());
         if !early {
-            started.insert((database, apply), Instant::now());
+            started.insert((database, kind), Instant::now());
         }
         !early
     })
@@ -137,9 +157,13 @@ fn may_start(database: u32, apply: bool) -> bool {
 /// Start workers that do not run. True when both ran already.
 fn supervise(node: &'static NodeShared, database: u32) -> bool {
     if node.leaving.load(Ordering::Acquire) {
+        if !alive(&node.leaving_pid) {
+            // Its session was terminated half-way: the node is still there.
+            node.leaving.store(false, Ordering::Release);
+        }
         return false;
     }
-    let mut complete = true;
+    let mut complete = start_rejoin_if_due(node, database);
     if !alive(&node.log_worker_pid) {
         let pid = start_worker("log", c"synod log worker", c"synod_log_worker_main", database, false);
         node.log_worker_pid.store(pid, Ordering::Release);
@@ -148,7 +172,7 @@ fn supervise(node: &'static NodeShared, database: u32) -> bool {
     // SAFETY: reads shared memory that exists since server start.
     let recovering = unsafe { pg_sys::RecoveryInProgress() };
     if !recovering && !alive(&node.apply_worker_pid) {
-        if !may_start(database, true) {
+        if !may_start(database, Kind::Apply) {
             return false;
         }
         let pid = start_worker(
@@ -162,6 +186,22 @@ fn supervise(node: &'static NodeShared, database: u32) -> bool {
         complete = false;
     }
     complete && !recovering
+}
+
+/// A node that cannot follow any more, or that has no vote yet for longer than joining takes, gets a worker that sees to
+/// it (`crate::group::rejoin`). True when none is needed.
+fn start_rejoin_if_due(node: &'static NodeShared, database: u32) -> bool {
+    let copy = node.needs_copy.load(Ordering::Acquire) && crate::settings::AUTO_REJOIN.get();
+    let needed = copy || crate::group::rejoin::lacks_vote(node);
+    // SAFETY: reads shared memory that exists since server start.
+    if !needed || alive(&node.rejoin_worker_pid) || unsafe { pg_sys::RecoveryInProgress() } {
+        return !needed;
+    }
+    if may_start(database, Kind::Rejoin) {
+        let pid = start_worker("rejoin", c"synod rejoin worker", c"synod_rejoin_worker_main", database, true);
+        node.rejoin_worker_pid.store(pid, Ordering::Release);
+    }
+    false
 }
 
 /// Only the launcher writes the pids: a worker that ended (even before we noted it) is told by its pid being gone.

@@ -20,7 +20,7 @@ use super::give_way::Watcher;
 use super::shmem::{self, NodeShared, NodeState};
 use super::wait_set::WaitSet;
 use super::{latch, threads, worker};
-use crate::engine::{Engine, Stop, load_checkpoint};
+use crate::engine::{Engine, Stop, first_needed, load_checkpoint};
 use crate::identity::Identity;
 use crate::transport::Links;
 
@@ -89,7 +89,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     let (pipe, wake) = wake_pipe().map_err(|error| files(&error))?;
     let links = Links::open(node.index(), identity.clone()).map_err(|error| files(&error.message))?;
     let options = LogOptions {
-        deliver_from: certifier.position() + 1,
+        deliver_from: first_needed(&certifier),
         waker: wake,
         ..LogOptions::new(identity.node)
     };
@@ -197,7 +197,9 @@ fn next_incarnation(directory: &Path) -> io::Result<u64> {
 /// Publish the failure and tell everybody who waits.
 fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
     node.set_log_reason(&stop.to_string());
+    node.needs_copy.store(matches!(stop, Stop::Behind(_)), Ordering::Release);
     node.state.store(NodeState::LogStopped as u32, Ordering::Release);
+    super::launcher::wake();
     node.quorum.store(false, Ordering::Release);
     crate::engine::refuse_all(node);
     pgrx::warning!("synod: the shared log of database {database} has stopped: {stop}");

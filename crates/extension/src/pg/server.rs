@@ -62,10 +62,34 @@ pub fn max_origins() -> i64 {
     }
 }
 
+/// This process' id.
+pub fn my_pid() -> i32 {
+    // SAFETY: reads a global of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
 /// Whether a process of this server with this id exists; 0 is none.
 pub fn alive(pid: i32) -> bool {
     // SAFETY: signal 0 only asks.
     pid > 0 && unsafe { libc::kill(pid, 0) } == 0
+}
+
+/// Let two directories of one file system change places, in one step (renameat2(2), Linux 3.15).
+pub fn exchange_directories(one: &std::path::Path, other: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let [one, other] = [one, other].map(|path| std::ffi::CString::new(path.as_os_str().as_bytes()));
+    let (one, other) = (one?, other?);
+    // SAFETY: both paths are C strings that live until the call returns.
+    let outcome = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            one.as_ptr(),
+            libc::AT_FDCWD,
+            other.as_ptr(),
+            libc::RENAME_EXCHANGE,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Ask a worker of this server to end; 0 is none.

@@ -75,8 +75,14 @@ pub struct NodeShared {
     pub apply_worker: AtomicI32,
     /// Its process id, or 0.
     pub apply_worker_pid: AtomicI32,
-    /// Set by leave and remove: workers end and are not started again.
+    /// Set by leave, remove and rejoin: workers end and are not started again.
     pub leaving: AtomicBool,
+    /// Process id of the session that set `leaving`: when it is gone, nobody will finish what it began.
+    pub leaving_pid: AtomicI32,
+    /// The log of the others begins above what this node has: only a fresh copy of the tables helps.
+    pub needs_copy: AtomicBool,
+    /// Process id of the worker that makes the copy, or 0.
+    pub rejoin_worker_pid: AtomicI32,
 
     /// Applied CSN: every committing record up to it is visible here.
     pub applied: AtomicU64,
@@ -182,6 +188,8 @@ pub struct Shared {
     pub slots: AtomicU32,
     /// Member databases.
     pub nodes: [NodeShared; MAX_NODES],
+    /// Databases that are becoming members.
+    pub joins: [super::progress::Join; MAX_NODES],
 }
 
 static mut SHARED: *mut Shared = std::ptr::null_mut();

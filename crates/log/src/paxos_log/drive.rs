@@ -130,14 +130,13 @@ impl<T: Transport> PaxosLog<T> {
                 events.push(LogEvent::Membership(membership));
             }
             Action::MembershipRefused(reason) => events.push(LogEvent::MembershipRefused(reason)),
-            Action::TooFarBehind { peer, below } => self.fail(
-                format!(
-                    "node {} has trimmed its log up to position {below}, which this node has not reached; remove this \
-                     node from the group and add it again",
+            Action::TooFarBehind { peer, below } => {
+                let reason = format!(
+                    "node {} has trimmed its log up to position {below}, which this node has not reached",
                     peer.0
-                ),
-                events,
-            ),
+                );
+                self.stop(LogEvent::TooFarBehind(reason), events);
+            }
             Action::Distrusted { node, .. } => {
                 if !self.distrusted.contains(&node) {
                     self.distrusted.push(node);

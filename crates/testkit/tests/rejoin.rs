@@ -1,0 +1,187 @@
+//! Members that come back from far away: to another address, or after the others have trimmed what they would need.
+
+use std::time::Duration;
+
+use postgres::Client;
+use synod_testkit::{Cluster, Ledger, Options, StopMode, assert_converged, refused, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+
+fn number(client: &mut Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+fn state(client: &mut Client) -> String {
+    client
+        .query_one("SELECT concat(state, ': ', reason) FROM synod.stat_log", &[])
+        .map_or_else(|error| error.to_string(), |row| row.get(0))
+}
+
+/// Writes `megabytes` through the log, in rows that do not compress.
+fn write_much(cluster: &Cluster, node: usize, megabytes: usize) {
+    let mut client = cluster.client(node);
+    for _ in 0..megabytes {
+        client
+            .batch_execute(
+                "INSERT INTO bulk SELECT nextval('bulk_id'), string_agg(md5(random()::text), '')
+                   FROM generate_series(1, 32768)",
+            )
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_node_moves_to_another_address() {
+    let mut cluster = Cluster::start(3);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], 10);
+    let old = cluster.server(2).dsn();
+    cluster.server_mut(2).stop(StopMode::Fast);
+    cluster.server_mut(2).move_to_another_port();
+    cluster.server_mut(2).start();
+    let moved = cluster.server(2).dsn();
+    let mut client = cluster.client(0);
+    let alter = "SELECT synod.alter_node($1, $2)";
+    // It does not live there any more, and a slip of the pen is noticed.
+    refused("alter_node", client.execute(alter, &[&"n3", &old]), &["08001"]);
+    let wrong = cluster.server(1).dsn();
+    let error = refused("alter_node", client.execute(alter, &[&"n3", &wrong]), &["22023"]);
+    assert!(error.detail().unwrap_or_default().contains("n2"), "whose is it? {error:?}");
+    refused("alter_node", client.execute(alter, &[&"nobody", &moved]), &["42704"]);
+    client.execute(alter, &[&"n3", &moved]).unwrap();
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, 2], 20);
+    // Only with the moved node is there a majority now: the others do reach it.
+    cluster.server_mut(0).stop(StopMode::Fast);
+    ledger.write_until(&cluster, &[1, 2], 10);
+    cluster.server_mut(0).start();
+    ledger.assert_kept(&cluster);
+}
+
+#[test]
+fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
+    let mut cluster = Cluster::start_with(&Options {
+        nodes: 3,
+        settings: &[("synod.log_retention", "1MB")],
+        ..Options::DEFAULT
+    });
+    let ledger = Ledger::on(&cluster);
+    cluster.on_all("CREATE SEQUENCE bulk_id");
+    cluster.create_table("bulk", "CREATE TABLE bulk (id bigint PRIMARY KEY, filler text)");
+    ledger.write_until(&cluster, &[0, 1, 2], 20);
+    write_much(&cluster, 0, 2);
+    assert_converged(&cluster, &["bulk"]);
+    cluster.server_mut(2).configure(&[("synod.auto_rejoin", "off")]);
+    cluster.server_mut(2).stop(StopMode::Fast);
+    write_much(&cluster, 0, 50);
+    wait_until(DEADLINE, "the others to trim their logs", || {
+        (0..2)
+            .all(|node| number(&mut cluster.client(node), "SELECT trimmed FROM synod.stat_log") > 40)
+            .then_some(())
+    });
+    cluster.server_mut(2).start();
+    let mut client = cluster.client(2);
+    let reason = wait_until(DEADLINE, "the node to say that it is too far behind", || {
+        let text = state(&mut client);
+        text.contains("trimmed").then_some(text)
+    });
+    assert!(reason.contains("rejoin"), "what is to be done? {reason}");
+    let outcome = client.batch_execute("INSERT INTO ledger VALUES (-1, 2)");
+    refused("INSERT", outcome, &["57P03", "55000"]);
+    // By itself, once it may, and while others write.
+    cluster.server(2).configure(&[("synod.auto_rejoin", "on")]);
+    let old_id = number(
+        &mut cluster.client(0),
+        "SELECT node_id::bigint FROM synod.nodes WHERE name = 'n3'",
+    );
+    ledger.while_writing(&mut cluster, &[0, 1], 20, |cluster| {
+        client.batch_execute("SELECT pg_reload_conf()").unwrap();
+        wait_until(DEADLINE, "a new vote", || {
+            let sql = "SELECT coalesce(max(node_id), 0)::bigint FROM synod.nodes WHERE name = 'n3' AND voter";
+            (number(&mut cluster.client(0), sql) > old_id).then_some(())
+        });
+    });
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, 2], 10);
+    ledger.assert_kept(&cluster);
+    assert_converged(&cluster, &["bulk"]);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM synod.stat_progress_join"), 0);
+    let outcome = client.batch_execute("SELECT synod.rejoin_group()");
+    refused("rejoin_group", outcome, &["55000"]);
+    assert_eq!(
+        number(&mut cluster.client(0), "SELECT count(*) FROM synod.nodes"),
+        3,
+        "the old member was replaced"
+    );
+}
+
+#[test]
+fn a_node_with_a_damaged_log_gets_a_fresh_copy_when_told_to() {
+    let mut cluster = Cluster::start(3);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], 30);
+    let log = cluster.server(2).synod_directory("postgres").join("log");
+    cluster.server_mut(2).stop(StopMode::Fast);
+    for file in std::fs::read_dir(log).unwrap() {
+        let path = file.unwrap().path();
+        if path.metadata().unwrap().len() > 1 << 20 {
+            std::fs::write(&path, b"nothing of it is left").unwrap();
+        }
+    }
+    cluster.server_mut(2).start();
+    let mut client = cluster.client(2);
+    wait_until(DEADLINE, "the node to stop", || {
+        state(&mut client).contains("stopped").then_some(())
+    });
+    // Its log told who the others are.
+    let error = refused("rejoin_group", client.batch_execute("SELECT synod.rejoin_group()"), &["57P03"]);
+    assert!(error.hint().unwrap_or_default().contains("via"), "how then? {error:?}");
+    ledger.while_writing(&mut cluster, &[0, 1], 10, |cluster| {
+        client
+            .execute("SELECT synod.rejoin_group($1)", &[&cluster.server(1).dsn()])
+            .unwrap();
+    });
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, 2], 10);
+    ledger.assert_kept(&cluster);
+}
+
+#[test]
+fn a_join_killed_at_any_step_leaves_a_member_or_can_be_done_again() {
+    let mut cluster = Cluster::start(2);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1], 20);
+    let node = cluster.add_server();
+    cluster
+        .client(node)
+        .batch_execute("CREATE EXTENSION synod; CREATE TABLE ledger (id int PRIMARY KEY, node int)")
+        .unwrap();
+    let join = "SELECT synod.join_group($1, 'late', $2)";
+    let dsns = (cluster.server(0).dsn(), cluster.server(node).dsn());
+    for step in ["join-admitted", "join-copied", "join-built", "join-committed", "join-opened"] {
+        let mut client = cluster.client(node);
+        client
+            .batch_execute(&format!("SET synod.failpoint = 'kill {step}'"))
+            .unwrap();
+        ledger.while_writing(&mut cluster, &[0, 1], 5, |_| {
+            let died = client.execute(join, &[&dsns.0, &dsns.1]);
+            assert!(died.is_err(), "{step}: it was killed");
+        });
+        wait_until(DEADLINE, "the server to come back", || {
+            cluster.server(node).try_client("postgres").ok()
+        });
+        if step == "join-committed" {
+            // The rows are there, and nobody keeps them up to date: that is said, not guessed at.
+            let outcome = cluster.client(node).execute(join, &[&dsns.0, &dsns.1]);
+            refused("join_group", outcome, &["55000"]);
+            cluster
+                .client(node)
+                .batch_execute("SELECT synod.leave_group(); TRUNCATE ledger")
+                .unwrap();
+        }
+    }
+    // Killed after the last step it is a member, and gets its vote without being asked for it.
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, node], 10);
+    ledger.assert_kept(&cluster);
+}
