@@ -283,6 +283,8 @@ impl<L: SharedLog> Engine<L> {
         crate::membership::publish_acknowledged(node, &status.acknowledged);
         if self.started && node.state() == NodeState::Starting {
             node.state.store(NodeState::Running as u32, Ordering::Release);
+            // A learner's vote is its business.
+            crate::pg::launcher::wake();
         }
     }
 }

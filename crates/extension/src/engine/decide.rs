@@ -62,7 +62,9 @@ impl<L: SharedLog> Engine<L> {
         let files = |error: synod_log::StorageError| Stop::Files(error.to_string());
         let position = chosen.entry.position;
         if self.index.lookup(position).map_err(files)?.is_none() {
-            self.index.record(position, chosen.location, VERDICT_UNKNOWN).map_err(files)?;
+            self.index
+                .record(position, chosen.location, VERDICT_UNKNOWN)
+                .map_err(files)?;
         }
         Ok(())
     }

@@ -24,7 +24,9 @@ pub fn alter(name: &str, dsn: &str) -> Result<(), UserError> {
     };
     let (_, facts) = session(dsn, "the node behind the new dsn")?;
     let expected = (uuid(&identity.group), member.id.0);
-    let found = facts.member.map(|found| (found.group_id, found.node_id, found.node_name));
+    let found = facts
+        .member
+        .map(|found| (found.group_id, found.node_id, found.node_name));
     if found.as_ref().map(|(group, id, _)| (group.clone(), *id)) != Some(expected) {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

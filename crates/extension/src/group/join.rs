@@ -58,6 +58,7 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
     check_name("node", name)?;
     check_session("synod.join_group")?;
     check_not_member()?;
+    super::tables::check_no_traces()?;
     let (mut own, own_facts) = own_session(dsn)?;
     own_facts.check_room()?;
     let (mut via, facts) = session(via_dsn, VIA)?;

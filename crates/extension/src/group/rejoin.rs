@@ -70,9 +70,8 @@ impl Drop for SetAside {
 
 /// Refuse unless [`rejoin`] has set this node aside: the session that copies is not the one that was asked to rejoin.
 pub fn check_set_aside() -> Result<(), UserError> {
-    let aside = shmem::my_node().is_some_and(|node| {
-        node.leaving.load(Ordering::Acquire) && node.state() == NodeState::LogStopped
-    });
+    let aside = shmem::my_node()
+        .is_some_and(|node| node.leaving.load(Ordering::Acquire) && node.state() == NodeState::LogStopped);
     if aside {
         return Ok(());
     }
@@ -93,7 +92,12 @@ fn some_member(node: &NodeShared, identity: &Identity) -> Result<String, UserErr
             continue;
         }
         match session(&info.dsn, &format!("node \"{}\"", info.name)) {
-            Ok((_, facts)) if facts.member.as_ref().is_some_and(|its| its.group_id == uuid(&identity.group)) => {
+            Ok((_, facts))
+                if facts
+                    .member
+                    .as_ref()
+                    .is_some_and(|its| its.group_id == uuid(&identity.group)) =>
+            {
                 return Ok(info.dsn);
             }
             Ok(_) => last = format!("The database of node \"{}\" is not in the group any more.", info.name),
@@ -128,8 +132,7 @@ fn ask_for_vote(node: &'static NodeShared) -> Result<(), UserError> {
         return Ok(());
     }
     let id = NodeId(node.node_id.load(Ordering::Acquire));
-    let has_vote =
-        |now: &synod_log::Membership| now.members.iter().any(|member| member.id == id && member.voter);
+    let has_vote = |now: &synod_log::Membership| now.members.iter().any(|member| member.id == id && member.voter);
     // Not yet is no error: it is asked again.
     let _ = admit::change(node, &MembershipChange::Promote(id), Duration::ZERO, has_vote);
     Ok(())
@@ -139,7 +142,10 @@ fn ask_for_vote(node: &'static NodeShared) -> Result<(), UserError> {
 pub fn lacks_vote(node: &NodeShared) -> bool {
     let id = NodeId(node.node_id.load(Ordering::Acquire));
     node.state() == NodeState::Running
-        && membership::read(node).members.iter().any(|member| member.id == id && !member.voter)
+        && membership::read(node)
+            .members
+            .iter()
+            .any(|member| member.id == id && !member.voter)
 }
 
 /// `synod.stat_progress_join`

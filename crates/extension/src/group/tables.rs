@@ -136,6 +136,22 @@ fn has_rows(table: &str) -> bool {
     matches!(found, Ok(Some(true)))
 }
 
+/// Refuse while tables are known as replicated although this database is no member: a server that crashed in the middle of
+/// joining leaves that behind, and so does a node whose directory was taken away. Whether the rows may go is for the user
+/// to say.
+pub fn check_no_traces() -> Result<(), UserError> {
+    let left = Spi::get_one::<i64>("SELECT pg_catalog.count(*) FROM synod.replicated_table");
+    if !matches!(left, Ok(Some(1..))) {
+        return Ok(());
+    }
+    Err(refused(
+        "this database has traces of an earlier membership",
+        "It is not a member of a group now, but its tables are marked as replicated; nobody keeps them up to date."
+            .into(),
+        "Call synod.leave_group() to forget the membership, then TRUNCATE the tables, or move their rows away, and join.",
+    ))
+}
+
 /// Remove the rows that are to be replaced. Readers of this node wait until the new ones are there.
 fn truncate(tables: &[Table]) -> Result<(), UserError> {
     if tables.is_empty() {
@@ -157,7 +173,10 @@ fn size(client: &mut Client) -> Result<u64, PqError> {
         "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(t.relation)), 0) FROM synod.replicated_table AS t",
         &[],
     )?;
-    Ok(rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or(0))
+    Ok(rows
+        .first()
+        .and_then(|row| row.first()?.as_ref()?.parse().ok())
+        .unwrap_or(0))
 }
 
 /// Remove the rows of tables that are not replicated any more.
@@ -237,7 +256,9 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
     let shown = progress::mine();
     if let Some(shown) = shown {
         shown.tables_total.store(tables.len() as u64, Ordering::Relaxed);
-        shown.bytes_total.store(size(&mut client).map_err(told)?, Ordering::Relaxed);
+        shown
+            .bytes_total
+            .store(size(&mut client).map_err(told)?, Ordering::Relaxed);
         progress::enter(progress::Phase::Copy);
     }
     for (table, relation) in tables.iter().zip(&here) {

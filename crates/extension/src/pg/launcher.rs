@@ -198,7 +198,13 @@ fn start_rejoin_if_due(node: &'static NodeShared, database: u32) -> bool {
         return !needed;
     }
     if may_start(database, Kind::Rejoin) {
-        let pid = start_worker("rejoin", c"synod rejoin worker", c"synod_rejoin_worker_main", database, true);
+        let pid = start_worker(
+            "rejoin",
+            c"synod rejoin worker",
+            c"synod_rejoin_worker_main",
+            database,
+            true,
+        );
         node.rejoin_worker_pid.store(pid, Ordering::Release);
     }
     false

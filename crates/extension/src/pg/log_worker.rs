@@ -197,7 +197,8 @@ fn next_incarnation(directory: &Path) -> io::Result<u64> {
 /// Publish the failure and tell everybody who waits.
 fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
     node.set_log_reason(&stop.to_string());
-    node.needs_copy.store(matches!(stop, Stop::Behind(_)), Ordering::Release);
+    node.needs_copy
+        .store(matches!(stop, Stop::Behind(_)), Ordering::Release);
     node.state.store(NodeState::LogStopped as u32, Ordering::Release);
     super::launcher::wake();
     node.quorum.store(false, Ordering::Release);

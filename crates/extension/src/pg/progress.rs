@@ -86,7 +86,13 @@ pub fn begin() -> Shown {
                 .is_ok()
     });
     if let Some(join) = free {
-        for figure in [&join.tables_total, &join.tables_done, &join.bytes_total, &join.bytes_done, &join.csn_target] {
+        for figure in [
+            &join.tables_total,
+            &join.tables_done,
+            &join.bytes_total,
+            &join.bytes_done,
+            &join.csn_target,
+        ] {
             figure.store(0, Ordering::Relaxed);
         }
         join.phase.store(0, Ordering::Relaxed);
@@ -99,7 +105,9 @@ pub fn begin() -> Shown {
 /// The entry of this session's database.
 pub fn mine() -> Option<&'static Join> {
     let database = server::database();
-    all().iter().find(|join| join.database.load(Ordering::Acquire) == database)
+    all()
+        .iter()
+        .find(|join| join.database.load(Ordering::Acquire) == database)
 }
 
 /// Say what this database's attempt is doing now.

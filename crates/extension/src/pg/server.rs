@@ -89,7 +89,11 @@ pub fn exchange_directories(one: &std::path::Path, other: &std::path::Path) -> s
             libc::RENAME_EXCHANGE,
         )
     };
-    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 /// Ask a worker of this server to end; 0 is none.

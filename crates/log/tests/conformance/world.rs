@@ -321,7 +321,7 @@ impl<L> Node<L> {
                 }
             }
             LogEvent::MembershipRefused(reason) => self.refused.push(reason),
-            LogEvent::Failed(reason) => self.failed = Some(reason),
+            LogEvent::Failed(reason) | LogEvent::TooFarBehind(reason) => self.failed = Some(reason),
         }
     }
 }
