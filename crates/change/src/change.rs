@@ -1,6 +1,6 @@
 //! One step of a write set.
 
-use crate::{Row, Service, TableDefinition, TableId};
+use crate::{DdlStatement, Row, Service, TableDefinition, TableId};
 
 /// One step of a write set. Inside a record the order of row changes means nothing (they are net effects, at most one
 /// per row); definitions come before the rows that rely on them.
@@ -10,6 +10,8 @@ pub enum Change<'a> {
     AddTable(Box<TableDefinition>),
     /// The table is no longer replicated.
     RemoveTable(TableId),
+    /// A statement that changes definitions. What comes before it in the record was done before it.
+    Ddl(Box<DdlStatement>),
     /// TRUNCATE of these tables in one command.
     Truncate {
         /// All of them.

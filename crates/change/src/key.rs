@@ -87,6 +87,7 @@ enum Domain {
     Index = 1,
     Table = 2,
     Name = 3,
+    Ddl = 4,
 }
 
 /// Each component starts with one of these.
@@ -236,4 +237,11 @@ pub fn name_key(schema: &str, name: &str) -> u64 {
     let mut hasher = KeyHasher::domain(Domain::Name);
     hasher.bytes(schema.as_bytes()).bytes(name.as_bytes());
     hasher.finish()
+}
+
+/// The key that marks a record with DDL: only the holder of the group's DDL lock commits one. Hashes `04`.
+#[must_use]
+pub fn ddl_key() -> u64 {
+    static KEY: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| KeyHasher::domain(Domain::Ddl).finish());
+    *KEY
 }

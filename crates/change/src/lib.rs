@@ -13,6 +13,7 @@
 
 mod body;
 mod change;
+mod ddl;
 mod definition;
 mod definition_codec;
 mod definition_differences;
@@ -25,15 +26,16 @@ pub mod wire;
 
 pub use body::{BodyReader, BodyWriter, MAX_ITEM_BYTES};
 pub use change::Change;
+pub use ddl::DdlStatement;
 pub use definition::{
     CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, MAX_COLUMNS,
     TableDefinition, TableId, Wire,
 };
 pub use fragments::{AssembledBody, body_crc};
-pub use key::{INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, name_key, table_key};
+pub use key::{INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, ddl_key, name_key, table_key};
 pub use record::{
-    Body, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES, MAX_KEYS_PER_RECORD, Record, TransactionId,
-    WriteRecord, patch_base,
+    Body, DdlLockRecord, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES, MAX_KEYS_PER_RECORD, Record,
+    TransactionId, WriteRecord, patch_base,
 };
 pub use row::{Row, Value};
 pub use service::{Append, Grant, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! 0  version      u8     1
-//! 1  kind         u8     1 Start, 2 Write, 3 Fragment
+//! 1  kind         u8     1 Start, 2 Write, 3 Fragment, 8 DDL lock, 9 DDL unlock
 //! 2  reserved     u16    0
 //! 4  crc          u32    crc32c of bytes 0..4 and of everything from `content` on
-//! 8  content             Start, Fragment
+//! 8  content             all but Write
 //! 8  base         u64    Write only: changed in place when the record is proposed,
 //! 16 base check   u32    so it has a checksum of its own, over `crc` and `base`
 //! 20 content             Write
@@ -16,7 +16,7 @@
 use bytes::Bytes;
 
 use crate::wire::{Decoder, put_varint};
-use crate::{DecodeError, Key, KeyMode};
+use crate::{DecodeError, Key, KeyMode, TableId};
 
 /// More keys than this do not travel: the capture claims the table as a whole instead (see [`crate::table_key`]).
 /// 65,536 keys of 8.25 bytes are 528 KiB; with the largest inline body a record stays below the log's 1 MiB.
@@ -35,6 +35,8 @@ const VERSION: u8 = 1;
 const KIND_START: u8 = 1;
 const KIND_WRITE: u8 = 2;
 const KIND_FRAGMENT: u8 = 3;
+const KIND_DDL_LOCK: u8 = 8;
+const KIND_DDL_UNLOCK: u8 = 9;
 const CRC_AT: usize = 4;
 const CONTENT_AT: usize = 8;
 const BASE_AT: usize = 8;
@@ -57,6 +59,22 @@ pub enum Record {
     Write(WriteRecord),
     /// A piece of a large body; means nothing until a write record names it.
     Fragment(Bytes),
+    /// A transaction of the proposer asks for the group's DDL lock, or for more tables under the one that it holds.
+    DdlLock(DdlLockRecord),
+    /// The proposer's transaction of this number does not need the DDL lock any more.
+    DdlUnlock(u64),
+}
+
+/// A request for the group's DDL lock: one transaction of the whole group has it at a time. From its position on the other
+/// nodes' writes to the tables it names are refused, until the record of the transaction, or an unlock, ends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DdlLockRecord {
+    /// The number of the transaction within the proposer's incarnation.
+    pub transaction: u64,
+    /// Every table, whatever `tables` says.
+    pub all: bool,
+    /// The tables that it needs for itself; there may be none.
+    pub tables: Vec<TableId>,
 }
 
 /// A transaction's write set.
@@ -123,6 +141,23 @@ impl Record {
                 seal(&mut out, CONTENT_AT);
                 out
             }
+            Self::DdlLock(lock) => {
+                let mut out = header(KIND_DDL_LOCK, CONTENT_AT, 16 + lock.tables.len() * 8);
+                put_varint(&mut out, lock.transaction);
+                out.push(lock.all.into());
+                put_varint(&mut out, lock.tables.len() as u64);
+                for table in &lock.tables {
+                    out.extend_from_slice(&table.0.to_le_bytes());
+                }
+                seal(&mut out, CONTENT_AT);
+                out
+            }
+            Self::DdlUnlock(transaction) => {
+                let mut out = header(KIND_DDL_UNLOCK, CONTENT_AT, 10);
+                put_varint(&mut out, *transaction);
+                seal(&mut out, CONTENT_AT);
+                out
+            }
         }
     }
 
@@ -160,6 +195,24 @@ impl Record {
             }
             KIND_WRITE => WriteRecord::decode(payload, decoder, stored).map(Self::Write),
             KIND_FRAGMENT => Ok(Self::Fragment(payload.slice(CONTENT_AT..))),
+            KIND_DDL_LOCK => {
+                let (transaction, all) = (decoder.varint()?, decoder.bool()?);
+                let count = decoder.count(usize::MAX, 8)?;
+                let tables = (0..count)
+                    .map(|_| decoder.u64().map(TableId))
+                    .collect::<Result<_, _>>()?;
+                decoder.finish()?;
+                Ok(Self::DdlLock(DdlLockRecord {
+                    transaction,
+                    all,
+                    tables,
+                }))
+            }
+            KIND_DDL_UNLOCK => {
+                let transaction = decoder.varint()?;
+                decoder.finish()?;
+                Ok(Self::DdlUnlock(transaction))
+            }
             other => Err(DecodeError::Unknown {
                 what: "record kind",
                 number: other.into(),

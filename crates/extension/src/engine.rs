@@ -10,6 +10,7 @@
 
 mod checkpoint;
 mod collect;
+mod ddl_lock;
 mod decide;
 mod fragments;
 mod orphans;
@@ -26,6 +27,7 @@ use synod_rules::Certifier;
 use crate::pg::shmem::{NodeShared, NodeState};
 pub use checkpoint::{load_checkpoint, store_checkpoint};
 pub use collect::refuse_all;
+pub use ddl_lock::encode_request as encode_ddl_request;
 pub use orphans::is_orphan;
 
 /// What one of our proposals is for.
@@ -39,6 +41,10 @@ enum Flight {
         generation: u64,
         transaction: u64,
     },
+    /// The request for the DDL lock in this slot and generation.
+    DdlLock { slot: i32, generation: u64 },
+    /// Gives the DDL lock back for a transaction that is over.
+    DdlUnlock,
     /// Closes the fragments of an upload that was given up.
     Close,
     /// A piece of the large body that this upload sends.
@@ -169,6 +175,7 @@ impl<L: SharedLog> Engine<L> {
         self.serve_tails();
         self.feed_uploads();
         self.forget_orphans();
+        self.end_ddl_lock();
         self.checkpoint_if_due()?;
         Ok(next)
     }
@@ -272,6 +279,7 @@ impl<L: SharedLog> Engine<L> {
         let status = self.log.status();
         let node = self.node;
         node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
+        self.publish_ddl_lock();
         node.certified.store(self.certifier.position(), Ordering::SeqCst);
         node.chosen.store(status.chosen, Ordering::Relaxed);
         node.durable.store(status.durable, Ordering::Relaxed);

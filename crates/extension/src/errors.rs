@@ -106,6 +106,16 @@ pub fn id_is_void() -> UserError {
     )
 }
 
+/// 40001: the group's DDL lock is not this transaction's any more.
+pub fn ddl_lock_lost() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not commit because the group's DDL lock was lost",
+        "The shared log of this node has restarted since the transaction took the lock.",
+        "The transaction might succeed if retried.",
+    )
+}
+
 /// 57P03: nothing was proposed.
 pub fn no_quorum() -> UserError {
     UserError::new(

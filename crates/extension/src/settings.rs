@@ -16,6 +16,19 @@ pub enum ReadConsistency {
     Local,
 }
 
+/// Where DDL takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum DdlMode {
+    /// On every node of the group.
+    #[name = c"group"]
+    Group,
+    /// On this node.
+    #[name = c"local"]
+    Local,
+}
+
+/// `synod.ddl`
+pub static DDL: GucSetting<DdlMode> = GucSetting::<DdlMode>::new(DdlMode::Group);
 /// `synod.read_consistency`
 pub static READ_CONSISTENCY: GucSetting<ReadConsistency> = GucSetting::<ReadConsistency>::new(ReadConsistency::Strong);
 /// `synod.commit_timeout`, milliseconds
@@ -41,6 +54,14 @@ pub fn define() {
         c"What a read of a strong table waits for.",
         c"strong: every write that returned before on any node; session: this session's own writes; local: nothing.",
         &READ_CONSISTENCY,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"synod.ddl",
+        c"Where statements that change definitions take effect.",
+        c"group: on every node, through the shared log; local: on this node only, and not on replicated tables.",
+        &DDL,
         GucContext::Userset,
         GucFlags::default(),
     );

@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 
-use synod_change::{Body, Key, MAX_KEYS_PER_RECORD, Record, WriteRecord};
+use synod_change::{Body, Key, MAX_KEYS_PER_RECORD, Record, TransactionId, WriteRecord, ddl_key};
 
+use crate::ddl::{self, DdlLock};
 use crate::fragments::Fragments;
 use crate::mutants::{Mutant, active};
 use crate::nodes::{Admission, Nodes};
 use crate::window::Window;
-use crate::{Abort, CheckFailure, Skip, Verdict};
+use crate::{Abort, CheckFailure, Conflict, Skip, Verdict};
 
 /// Names a proposal for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,7 @@ pub struct Certifier {
     pub(crate) nodes: Nodes,
     pub(crate) fragments: Fragments,
     pub(crate) window: Window,
+    pub(crate) ddl_lock: Option<DdlLock>,
     /// Committed records with fragments, and the lowest of these: needed until the record is applied here.
     pub(crate) named: BTreeMap<u64, u64>,
     /// Records at or below are not in `named`.
@@ -89,6 +91,7 @@ impl Certifier {
             nodes: Nodes::default(),
             fragments: Fragments::default(),
             window,
+            ddl_lock: None,
             named: BTreeMap::new(),
             restored_at: 0,
         }
@@ -110,15 +113,16 @@ impl Certifier {
             Input::Nothing => return Verdict::Skip(Skip::Noop),
             Input::Members(ids) => {
                 self.fragments.keep(ids);
+                self.ddl_lock.take_if(|lock| !ids.contains(&lock.owner.node));
                 return Verdict::Skip(Skip::Noop);
             }
             Input::Command { id, record } => (id, record),
         };
         match self.nodes.admit(id, matches!(record, Record::Start { .. })) {
             Admission::Refused(skip) => return Verdict::Skip(skip),
-            Admission::Started => self.fragments.forget(id.node),
+            Admission::Started => self.forget(id.node),
             Admission::Closed => {
-                self.fragments.forget(id.node);
+                self.forget(id.node);
                 return Verdict::Skip(Skip::Fenced);
             }
             Admission::Admitted => {}
@@ -129,7 +133,22 @@ impl Certifier {
                 self.fragments.add(id.node, position);
                 Verdict::Skip(Skip::Fragment)
             }
-            Record::Write(write) => match self.certify(id.node, write) {
+            Record::DdlLock(request) => {
+                let owner = transaction(id, request.transaction);
+                if ddl::grant(&mut self.ddl_lock, owner, position, request) {
+                    self.commit_position()
+                } else {
+                    Verdict::Abort(Abort::DdlLocked)
+                }
+            }
+            Record::DdlUnlock(number) => {
+                let owner = transaction(id, *number);
+                match self.ddl_lock.take_if(|lock| lock.owner == owner) {
+                    Some(_) => self.commit_position(),
+                    None => Verdict::Abort(Abort::DdlLocked),
+                }
+            }
+            Record::Write(write) => match self.certify(id, write) {
                 Ok(()) => self.commit(write),
                 Err(abort) => {
                     if active(Mutant::AbortedClaim) {
@@ -141,10 +160,16 @@ impl Certifier {
         }
     }
 
+    /// What a node's earlier incarnation left behind is void.
+    fn forget(&mut self, node: u32) {
+        self.fragments.forget(node);
+        self.ddl_lock.take_if(|lock| lock.owner.node == node);
+    }
+
     /// The fragments that the record names are used up whatever the verdict.
-    fn certify(&mut self, node: u32, write: &WriteRecord) -> Result<(), Abort> {
+    fn certify(&mut self, id: CommandId, write: &WriteRecord) -> Result<(), Abort> {
         if let Body::Fragments { positions, .. } = &write.body
-            && !self.fragments.close(node, positions)
+            && !self.fragments.close(id.node, positions)
         {
             return Err(Abort::Malformed);
         }
@@ -154,30 +179,84 @@ impl Certifier {
         if !write.keys.is_empty() && !self.window.covers(write.base) {
             return Err(Abort::TooOld);
         }
-        match write.keys.iter().find_map(|key| self.window.conflict(*key, write.base)) {
+        let by = transaction(id, write.transaction.number);
+        let owns = self.owns_ddl_lock(by);
+        if !owns && is_ddl(&write.keys) {
+            return Err(Abort::DdlLocked);
+        }
+        if let Some(conflict) = self.locked(write.keys.iter().copied(), by) {
+            return Err(Abort::Conflict(conflict));
+        }
+        let checked = |key: &&Key| !(owns && self.is_locked(**key));
+        let mut conflicts = write.keys.iter().filter(checked);
+        match conflicts.find_map(|key| self.window.conflict(*key, write.base)) {
             Some(conflict) => Err(Abort::Conflict(conflict)),
             None => Ok(()),
         }
     }
 
+    /// Whether this transaction has the DDL lock.
+    #[must_use]
+    pub fn owns_ddl_lock(&self, transaction: TransactionId) -> bool {
+        self.ddl_lock.as_ref().is_some_and(|lock| lock.owner == transaction)
+    }
+
+    /// The DDL lock.
+    #[must_use]
+    pub const fn ddl_lock(&self) -> Option<&DdlLock> {
+        self.ddl_lock.as_ref()
+    }
+
+    /// Keys of tables under the DDL lock are its owner's: nothing that another node wrote since can conflict, and its own
+    /// node's writes are ordered by local locks.
+    fn is_locked(&self, key: Key) -> bool {
+        self.ddl_lock.as_ref().is_some_and(|lock| lock.covers(key)) || key.hash == ddl_key()
+    }
+
+    fn locked(&self, keys: impl IntoIterator<Item = Key>, by: TransactionId) -> Option<Conflict> {
+        let lock = self.ddl_lock.as_ref()?;
+        let position = lock.position;
+        lock.refuses(keys, by).map(|key| Conflict { key, position })
+    }
+
     fn commit(&mut self, write: &WriteRecord) -> Verdict {
-        let previous = std::mem::replace(&mut self.last_commit, self.position);
+        if is_ddl(&write.keys) {
+            // Only its owner's record comes this far.
+            self.ddl_lock = None;
+        }
         if let Body::Fragments { positions, .. } = &write.body
             && let Some(oldest) = positions.first()
         {
             self.named.insert(self.position, *oldest);
         }
         self.window.push(self.position, &write.keys);
+        self.commit_position()
+    }
+
+    fn commit_position(&mut self) -> Verdict {
+        let previous = std::mem::replace(&mut self.last_commit, self.position);
         Verdict::Commit { previous }
     }
 
-    /// Certifies keys against everything applied so far, each after a base of its own; changes nothing. A record that
-    /// passes may travel with [`position`](Self::position) as its base.
+    /// Certifies keys of a transaction against everything applied so far, each after a base of its own; changes nothing. A
+    /// record that passes may travel with [`position`](Self::position) as its base.
     ///
     /// # Errors
     /// The first key that fails.
-    pub fn check(&self, keys: impl IntoIterator<Item = (Key, u64)>) -> Result<(), CheckFailure> {
+    pub fn check(
+        &self,
+        by: TransactionId,
+        keys: impl IntoIterator<Item = (Key, u64), IntoIter: Clone>,
+    ) -> Result<(), CheckFailure> {
+        let keys = keys.into_iter();
+        if let Some(conflict) = self.locked(keys.clone().map(|(key, _)| key), by) {
+            return Err(CheckFailure::Conflict(conflict));
+        }
+        let owns = self.owns_ddl_lock(by);
         for (key, base) in keys {
+            if owns && self.is_locked(key) {
+                continue;
+            }
             if !self.window.covers(base) {
                 return Err(CheckFailure::TooOld {
                     key,
@@ -236,4 +315,18 @@ impl Certifier {
             .flatten()
             .fold(bound, u64::min)
     }
+}
+
+fn transaction(id: CommandId, number: u64) -> TransactionId {
+    TransactionId {
+        node: id.node,
+        incarnation: id.incarnation,
+        number,
+    }
+}
+
+/// Whether a record with these keys changes definitions.
+fn is_ddl(keys: &[Key]) -> bool {
+    let mark = ddl_key();
+    keys.iter().any(|key| key.hash == mark)
 }

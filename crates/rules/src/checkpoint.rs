@@ -5,15 +5,17 @@
 //! nodes:     count, then each node, incarnation, closed, contiguous, above: count and distances
 //! fragments: count of nodes, then each node: count and distances
 //! window:    count of records, then each distance and number of keys; hashes (8 bytes each); modes (four to a byte)
+//! DDL lock:  0, or 1, node, incarnation, transaction, position, all (bool), count of tables, their numbers (8 bytes each)
 //! ```
 //! Everything is sorted, distances are from the one before: equal states have equal bytes.
 
 use std::collections::BTreeSet;
 
 use synod_change::wire::{Decoder, put_varint};
-use synod_change::{DecodeError, Key, KeyMode};
+use synod_change::{DecodeError, Key, KeyMode, TableId, TransactionId};
 
 use crate::Certifier;
+use crate::ddl::DdlLock;
 use crate::fragments::{Fragments, MAX_OPEN_FRAGMENTS};
 use crate::mutants::{Mutant, active};
 use crate::nodes::{Incarnation, MAX_SEQUENCE_LEAD, Nodes};
@@ -39,6 +41,7 @@ impl Certifier {
             put_ascending(&mut out, open);
         }
         put_window(&mut out, &self.window);
+        put_ddl_lock(&mut out, self.ddl_lock.as_ref());
         let crc = crc32c::crc32c(&out[CONTENT_AT..]);
         out[1..CONTENT_AT].copy_from_slice(&crc.to_le_bytes());
         out
@@ -77,6 +80,7 @@ impl Certifier {
         certifier.nodes = read_nodes(&mut decoder)?;
         certifier.fragments = read_fragments(&mut decoder, certifier.position)?;
         read_window(&mut decoder, &mut certifier.window, certifier.last_commit)?;
+        certifier.ddl_lock = read_ddl_lock(&mut decoder, certifier.position)?;
         decoder.finish()?;
         Ok(certifier)
     }
@@ -242,4 +246,36 @@ fn read_window(decoder: &mut Decoder<'_>, window: &mut Window, last_commit: u64)
         window.push(position, &keys);
     }
     Ok(())
+}
+
+fn put_ddl_lock(out: &mut Vec<u8>, lock: Option<&DdlLock>) {
+    out.push(lock.is_some().into());
+    let Some(lock) = lock else { return };
+    put_varint(out, lock.owner.node.into());
+    put_varint(out, lock.owner.incarnation);
+    put_varint(out, lock.owner.number);
+    put_varint(out, lock.position);
+    out.push(lock.all.into());
+    put_varint(out, lock.tables.len() as u64);
+    for table in lock.tables() {
+        out.extend_from_slice(&table.0.to_le_bytes());
+    }
+}
+
+fn read_ddl_lock(decoder: &mut Decoder<'_>, position: u64) -> Result<Option<DdlLock>, DecodeError> {
+    if !decoder.bool()? {
+        return Ok(None);
+    }
+    let owner = TransactionId {
+        node: decoder.varint_u32()?,
+        incarnation: decoder.varint()?,
+        number: decoder.varint()?,
+    };
+    let at = read_above(decoder, 0, position)?;
+    let all = decoder.bool()?;
+    let count = decoder.count(usize::MAX, 8)?;
+    let tables = (0..count)
+        .map(|_| decoder.u64().map(TableId))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(DdlLock::new(owner, at, all, &tables)))
 }

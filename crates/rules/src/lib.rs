@@ -9,6 +9,7 @@
 
 mod certifier;
 mod checkpoint;
+mod ddl;
 mod fragments;
 mod mutants;
 mod nodes;
@@ -19,6 +20,7 @@ mod window;
 mod tests;
 
 pub use certifier::{Certifier, CommandId, Input};
+pub use ddl::DdlLock;
 pub use fragments::MAX_OPEN_FRAGMENTS;
 pub use nodes::MAX_SEQUENCE_LEAD;
 pub use verdict::{Abort, CheckFailure, Conflict, Skip, Verdict, VerdictKind};

@@ -43,6 +43,8 @@ pub enum Abort {
     /// It names fragments that its incarnation did not leave open, a base that is not below its position, or too many
     /// keys. Only a faulty or a fenced proposer makes such records.
     Malformed,
+    /// It asks for the DDL lock, which another transaction has, or relies on it and does not have it.
+    DdlLocked,
 }
 
 /// Two claims that cannot both stand.
@@ -92,6 +94,8 @@ pub enum VerdictKind {
     TooOld = 33,
     /// [`Abort::Malformed`]
     Malformed = 34,
+    /// [`Abort::DdlLocked`]
+    DdlLocked = 35,
 }
 
 impl VerdictKind {
@@ -109,6 +113,7 @@ impl VerdictKind {
             32 => Self::Conflict,
             33 => Self::TooOld,
             34 => Self::Malformed,
+            35 => Self::DdlLocked,
             _ => return None,
         })
     }
@@ -128,6 +133,7 @@ impl Verdict {
             Self::Abort(Abort::Conflict(_)) => VerdictKind::Conflict,
             Self::Abort(Abort::TooOld) => VerdictKind::TooOld,
             Self::Abort(Abort::Malformed) => VerdictKind::Malformed,
+            Self::Abort(Abort::DdlLocked) => VerdictKind::DdlLocked,
         }
     }
 

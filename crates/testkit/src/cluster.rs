@@ -192,11 +192,13 @@ impl Cluster {
         self.server(node).client()
     }
 
-    /// Runs `sql` on every node.
+    /// Runs `sql` on every node, each for itself: DDL does not travel.
     #[track_caller]
     pub fn on_all(&self, sql: &str) {
         for node in &self.nodes {
-            if let Err(error) = node.server.client().batch_execute(sql) {
+            let mut client = node.server.client();
+            let local = client.batch_execute("SET synod.ddl = local");
+            if let Err(error) = local.and_then(|()| client.batch_execute(sql)) {
                 panic!("{sql} on {}: {error:?}", node.name);
             }
         }

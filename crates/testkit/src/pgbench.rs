@@ -188,13 +188,16 @@ impl Drop for Pgbench {
     }
 }
 
-/// Creates the four tables with their primary keys, empty.
+/// Creates the four tables with their primary keys, empty, on this server alone.
 ///
 /// # Panics
 /// When `pgbench` says no.
 #[track_caller]
 pub fn create_tables(server: &Server) {
-    if let Err(reason) = Run::current().program("pgbench", &["-i", "-q", "-I", "dtp", &server.client_dsn("postgres")]) {
+    let dsn = server
+        .client_dsn("postgres")
+        .replace("options='", "options='-c synod.ddl=local ");
+    if let Err(reason) = Run::current().program("pgbench", &["-i", "-q", "-I", "dtp", &dsn]) {
         panic!("pgbench -i: {reason}");
     }
 }

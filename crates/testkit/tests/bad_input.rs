@@ -294,8 +294,11 @@ fn tables_that_differ_say_how() {
         ),
     ];
     for (table, here, there) in differences {
-        first.batch_execute(here).unwrap();
-        cluster.client(1).batch_execute(there).unwrap();
+        first.batch_execute(&format!("SET synod.ddl = local; {here}")).unwrap();
+        cluster
+            .client(1)
+            .batch_execute(&format!("SET synod.ddl = local; {there}"))
+            .unwrap();
         let sql = format!("SELECT synod.replicate_table('{table}')");
         let before = state(&mut first);
         let error = refused(

@@ -217,7 +217,7 @@ fn a_truncated_table_may_be_referred_to_by_an_empty_local_one() {
     cluster.create_table("referred", "CREATE TABLE referred (id int PRIMARY KEY)");
     let mut client = cluster.client(0);
     client
-        .batch_execute("CREATE TABLE local_only (id int REFERENCES referred)")
+        .batch_execute("SET synod.ddl = local; CREATE TABLE local_only (id int REFERENCES referred)")
         .unwrap();
     for id in 1..3 {
         cluster

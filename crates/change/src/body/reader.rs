@@ -3,12 +3,12 @@
 use std::io::Read;
 
 use super::{
-    ADD_TABLE, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
+    ADD_TABLE, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
     VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
 };
 use crate::row::Cell;
 use crate::wire::Decoder;
-use crate::{Change, DecodeError, MAX_COLUMNS, Row, Service, TableDefinition, TableId};
+use crate::{Change, DdlStatement, DecodeError, MAX_COLUMNS, Row, Service, TableDefinition, TableId};
 
 /// Reads the stream, a change at a time, in bounded memory.
 pub struct BodyReader<R> {
@@ -182,6 +182,7 @@ impl<R: Read> BodyReader<R> {
                 column: decoder.varint_u16()?,
                 last_value: decoder.i64()?,
             },
+            DDL => return Ok(Change::Ddl(Box::new(DdlStatement::decode(buffer)?))),
             ADD_TABLE => return Ok(Change::AddTable(Box::new(TableDefinition::decode(buffer)?))),
             REMOVE_TABLE => Change::RemoveTable(TableId(decoder.u64()?)),
             SERVICE => return Ok(Change::Service(Box::new(Service::decode(buffer)?))),

@@ -1,7 +1,7 @@
 //! Writing the stream of changes.
 
 use super::{
-    ADD_TABLE, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY,
+    ADD_TABLE, DDL, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY,
     VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
 };
 use crate::wire::{put_varint, varint_length};
@@ -65,6 +65,7 @@ impl BodyWriter {
                     .for_each(|table| rest.extend_from_slice(&table.0.to_le_bytes()));
                 self.item(TRUNCATE, &rest);
             }
+            Change::Ddl(statement) => self.item(DDL, &statement.encode()),
             Change::AddTable(definition) => self.item(ADD_TABLE, &definition.encode()),
             Change::RemoveTable(table) => self.item(REMOVE_TABLE, &table.0.to_le_bytes()),
             Change::Service(service) => {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use synod_change::{
-    Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition,
-    Identity, IndexDefinition, Key, KeyMode, Record, Row, TableDefinition, TableId, TransactionId, Value, Wire,
-    WriteRecord,
+    Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, DdlLockRecord, DdlStatement,
+    ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, Key, KeyMode, Record, Row, TableDefinition,
+    TableId, TransactionId, Value, Wire, WriteRecord,
 };
 
 fn fixture(name: &str, encoded: &[u8]) -> Bytes {
@@ -69,6 +69,15 @@ fn records_of_version_1() {
             "record_fragment_v1.bin",
             Record::Fragment(Bytes::from_static(b"a piece")),
         ),
+        (
+            "record_ddl_lock_v1.bin",
+            Record::DdlLock(DdlLockRecord {
+                transaction: 300,
+                all: false,
+                tables: vec![TableId(7), TableId(0x0123_4567_89ab_cdef)],
+            }),
+        ),
+        ("record_ddl_unlock_v1.bin", Record::DdlUnlock(300)),
     ];
     for (name, record) in records {
         assert_eq!(Record::decode(&fixture(name, &record.encode())), Ok(record), "{name}");
@@ -147,6 +156,13 @@ fn body_of_version_1() {
     ];
     let (table, other) = (TableId(7), TableId(u64::MAX));
     let changes = [
+        Change::Ddl(Box::new(DdlStatement {
+            of_group: true,
+            transaction_time_us: 800_000_000_000_000,
+            role: "owner".into(),
+            text: "ALTER TABLE t ADD c int".into(),
+            settings: vec![("search_path".into(), "public".into())],
+        })),
         Change::AddTable(Box::new(definition())),
         Change::Insert {
             table,

@@ -5,9 +5,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use synod_change::{
-    Append, Body, Change, CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Grant, Identity,
-    IndexDefinition, Key, KeyMode, Record, Row, Service, TableDefinition, TableId, TransactionId, Value, ValueKind,
-    Wire, WriteRecord,
+    Append, Body, Change, CheckDefinition, ColumnDefinition, DdlStatement, ForeignKeyAction, ForeignKeyDefinition,
+    Grant, Identity, IndexDefinition, Key, KeyMode, Record, Row, Service, TableDefinition, TableId, TransactionId,
+    Value, ValueKind, Wire, WriteRecord,
 };
 
 /// A number of any magnitude.
@@ -263,6 +263,22 @@ pub fn change() -> impl Strategy<Value = OwnedChange> {
     let plain = prop_oneof![
         definition().prop_map(|definition| Change::AddTable(Box::new(definition))),
         table().prop_map(Change::RemoveTable),
+        (
+            any::<bool>(),
+            any::<i64>(),
+            ".{0,8}",
+            ".{0,20}",
+            vec((".{0,5}", ".{0,5}"), 0..4)
+        )
+            .prop_map(|(of_group, transaction_time_us, role, text, settings)| {
+                Change::Ddl(Box::new(DdlStatement {
+                    of_group,
+                    transaction_time_us,
+                    role,
+                    text,
+                    settings,
+                }))
+            }),
         (vec(table(), 0..4), any::<bool>(), any::<bool>()).prop_map(|(tables, restart_identity, cascade)| {
             Change::Truncate {
                 tables,

@@ -88,10 +88,10 @@ fn a_newer_release_is_not_taken_for_damage() {
         })
     );
     assert_eq!(
-        decode(sealed(1, 9, 0, b"whatever")),
+        decode(sealed(1, 99, 0, b"whatever")),
         Err(DecodeError::Unknown {
             what: "record kind",
-            number: 9
+            number: 99
         })
     );
 }

@@ -61,12 +61,16 @@ impl<L: SharedLog> Engine<L> {
     }
 
     fn take(&mut self, number: i32, slot: &Slot, generation: u64) {
+        if slot.asks_for_ddl_lock.load(Ordering::Relaxed) {
+            self.take_ddl_lock(number, slot, generation);
+            return;
+        }
         let Some(record) = self.read(number, slot, generation) else {
             self.refuse(number, slot, generation, Outcome::SpillFailed, 0);
             return;
         };
         let keys = record.keys.iter().map(|local| (local.key, local.base));
-        if let Err(failure) = self.certifier.check(keys) {
+        if let Err(failure) = self.certifier.check(record.transaction, keys) {
             self.node.conflicts.fetch_add(1, Ordering::Relaxed);
             let (outcome, winner) = refusal(&failure);
             self.refuse(number, slot, generation, outcome, winner);
@@ -153,7 +157,10 @@ impl<L: SharedLog> Engine<L> {
             return;
         };
         let keys = keys.iter().map(|local| (local.key, local.base));
-        if let Err(CheckFailure::Conflict(conflict)) = self.certifier.check(keys) {
+        if let Err(CheckFailure::Conflict(conflict)) = self
+            .certifier
+            .check(self.own(slot.record_transaction.load(Ordering::Relaxed)), keys)
+        {
             self.refuse(number, slot, generation, Outcome::Conflict, conflict.position);
         }
     }
@@ -162,7 +169,7 @@ impl<L: SharedLog> Engine<L> {
         self.flights.values().any(|flight| flight.is_of(number, generation))
     }
 
-    fn refuse(&self, number: i32, slot: &Slot, generation: u64, outcome: Outcome, winner: u64) {
+    pub(super) fn refuse(&self, number: i32, slot: &Slot, generation: u64, outcome: Outcome, winner: u64) {
         if slot.abort(generation, SlotState::Proposed, outcome, winner) {
             latch::wake(number);
         }

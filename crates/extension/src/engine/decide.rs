@@ -46,6 +46,7 @@ impl<L: SharedLog> Engine<L> {
         self.node
             .last_commit
             .store(self.certifier.last_commit(), Ordering::SeqCst);
+        self.publish_ddl_lock();
         self.node.certified.store(self.certifier.position(), Ordering::SeqCst);
         for (previous, slot) in waiting {
             turn::announce(self.node, previous, slot);
@@ -107,7 +108,17 @@ impl<L: SharedLog> Engine<L> {
     ) -> Result<(), Stop> {
         match flight {
             Flight::Start => self.started = true,
-            Flight::Close => {}
+            Flight::Close | Flight::DdlUnlock => {
+                if verdict.commits() {
+                    waiting.push((previous, None));
+                }
+            }
+            Flight::DdlLock { slot, generation } => {
+                if verdict.commits() {
+                    waiting.push((previous, None));
+                }
+                super::ddl_lock::answer(slot, generation, position, verdict);
+            }
             Flight::Fragment { upload, piece } => self.fragment_arrived(upload, piece, position),
             Flight::Record {
                 slot: number,
@@ -138,6 +149,7 @@ impl<L: SharedLog> Engine<L> {
                         let (outcome, winner) = match abort {
                             Abort::Conflict(conflict) => (Outcome::Conflict, conflict.position),
                             Abort::TooOld | Abort::Malformed => (Outcome::TooOld, 0),
+                            Abort::DdlLocked => (Outcome::DdlLocked, 0),
                         };
                         if slot.abort(generation, SlotState::Proposed, outcome, winner) {
                             latch::wake(number);

@@ -123,7 +123,7 @@ impl<L: SharedLog> Engine<L> {
             return;
         }
         let keys = upload.keys.iter().map(|local| (local.key, local.base));
-        if let Err(failure) = self.certifier.check(keys) {
+        if let Err(failure) = self.certifier.check(upload.write.transaction, keys) {
             self.node.conflicts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let (outcome, winner) = super::collect::refusal(&failure);
             refuse(upload.flight, outcome, winner);
@@ -167,6 +167,13 @@ impl<L: SharedLog> Engine<L> {
             ..upload.write
         };
         self.propose(Flight::Close, void.encode());
+    }
+
+    /// Whether a body of this transaction is on its way.
+    pub(super) fn uploads_of(&self, number: u64) -> bool {
+        self.uploads
+            .values()
+            .any(|upload| upload.write.transaction.number == number && !upload.given_up)
     }
 
     pub(super) fn fragment_arrived(&mut self, upload: u64, piece: usize, position: u64) {

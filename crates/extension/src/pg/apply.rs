@@ -14,6 +14,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use synod_change::{BodyReader, Change, TableId};
 
+use super::ddl;
 use super::format::FixedSettings;
 use super::relation::{self, StrongTable};
 
@@ -135,6 +136,11 @@ impl Applier {
 
     fn change_tables(&mut self, change: Change<'_>, own: bool) -> Result<(), ApplyError> {
         match change {
+            Change::Ddl(statement) => {
+                self.close_tables();
+                ddl::replay::run(&statement);
+                Ok(())
+            }
             Change::AddTable(definition) => {
                 self.close_tables();
                 tables::add(&definition, own)

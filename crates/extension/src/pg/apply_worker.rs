@@ -30,9 +30,11 @@ use super::{capture, latch, worker};
 mod failure;
 mod session;
 mod source;
+mod table_locks;
 
 use failure::{Failure, Pause};
-use source::{Pending, Source};
+use source::{Pending, Source, Work};
+use table_locks::TableLocks;
 
 /// A run of records shares a transaction for this long at most: local commits wait behind it.
 const RUN_TIME: Duration = Duration::from_millis(5);
@@ -106,6 +108,7 @@ struct Worker {
     pause: Pause,
     /// After a failure records are applied one by one, up to the one that failed.
     alone_until: u64,
+    locks: TableLocks,
 }
 
 impl Worker {
@@ -116,6 +119,7 @@ impl Worker {
             doing: Doing::default(),
             pause: Pause::default(),
             alone_until: 0,
+            locks: TableLocks::default(),
         }
     }
 
@@ -144,6 +148,13 @@ impl Worker {
                     let applied = self.node.applied.fetch_max(durable, Ordering::SeqCst).max(durable);
                     self.node.recent.note_start(applied);
                     self.source.start_after(applied);
+                    if let Err(failure) = guarded(|| {
+                        self.locks.resume(self.node);
+                        Ok(())
+                    }) {
+                        self.stop(&failure);
+                        continue;
+                    }
                     self.running();
                     wait::wake_all(self.node);
                     return;
@@ -159,11 +170,13 @@ impl Worker {
         let begins = self.node.trimmed.load(Ordering::SeqCst).saturating_sub(1);
         self.source.skip_to(applied.max(begins));
         let certified = self.node.certified.load(Ordering::SeqCst);
-        let Some(next) = self.source.next(certified).map_err(Failure::from)? else {
+        let Some(next) = self.source.next(certified).map_err(Failure::from)?.cloned() else {
+            self.pass_owners();
             self.running();
             return Ok(Step::Idle);
         };
-        if is_live(self.node, next) {
+        self.pass_owners();
+        if is_live(self.node, &next) {
             self.running();
             return Ok(Step::Idle);
         }
@@ -185,9 +198,10 @@ impl Worker {
             source,
             doing,
             alone_until,
+            locks,
             ..
         } = self;
-        let outcome = guarded(|| apply_run(node, source, doing, *alone_until, certified));
+        let outcome = guarded(|| apply_run(node, source, doing, locks, *alone_until, certified));
         timer::stop();
         let applied = outcome.map_err(|failure| failure.while_doing(doing, node));
         doing.table.replace(None);
@@ -195,10 +209,23 @@ impl Worker {
             self.alone_until = self.doing.csn.get();
             self.source.rewind(self.node.applied.load(Ordering::SeqCst));
         }
-        let (records, rows) = applied?;
+        let Applied {
+            records,
+            rows,
+            ends_ddl,
+        } = applied?;
+        if ends_ddl {
+            self.locks.release();
+        }
         self.node.applied_records.fetch_add(records, Ordering::Relaxed);
         self.node.applied_rows.fetch_add(rows, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn pass_owners(&mut self) {
+        if self.source.owners_changed() {
+            self.locks.release_if_lost(self.node);
+        }
     }
 
     fn running(&mut self) {
@@ -256,22 +283,32 @@ fn guarded<R>(work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     outcome
 }
 
-/// Inside a transaction: apply the run and take the turn of its last record; the commit follows. Returns records and rows.
+/// What a run did.
+struct Applied {
+    records: u64,
+    rows: u64,
+    /// Its last record ended the group's DDL lock.
+    ends_ddl: bool,
+}
+
+/// Inside a transaction: apply the run and take the turn of its last record; the commit follows.
 fn apply_run(
     node: &'static NodeShared,
     source: &mut Source,
     doing: &Doing,
+    locks: &mut TableLocks,
     alone_until: u64,
     certified: u64,
-) -> Result<(u64, u64), Failure> {
+) -> Result<Applied, Failure> {
     let mut applier = Applier::begin();
     let began = Instant::now();
     let mut records = 0;
     let mut last = 0;
-    while let Some(pending) = source.next(certified).map_err(Failure::from)? {
+    let mut ends_ddl = false;
+    while let Some(pending) = source.next(certified).map_err(Failure::from)?.cloned() {
         let csn = pending.csn;
-        let full = records == RUN_RECORDS || began.elapsed() >= RUN_TIME || csn <= alone_until || pending.is_large();
-        if records > 0 && (full || is_live(node, pending)) {
+        let full = records == RUN_RECORDS || began.elapsed() >= RUN_TIME || csn <= alone_until || pending.is_alone();
+        if records > 0 && (full || is_live(node, &pending)) {
             break;
         }
         doing.csn.set(csn);
@@ -284,6 +321,10 @@ fn apply_run(
             doing.table.replace(Some(Rc::clone(table)));
         };
         let body = source.take_body().map_err(Failure::from)?;
+        match &pending.work {
+            Work::Lock(request) if !origin.own => locks.take(pending.node, request),
+            work => ends_ddl = matches!(work, Work::Ddl | Work::Unlock),
+        }
         applier.apply_body(body, origin, &note)?;
         records += 1;
         last = csn;
@@ -295,7 +336,11 @@ fn apply_run(
     applier.close();
     let turn = Turn::take(node, last);
     TURN.set(Some(turn));
-    Ok((records as u64, rows))
+    Ok(Applied {
+        records: records as u64,
+        rows,
+        ends_ddl,
+    })
 }
 
 /// Whether a backend of this server holds the record and will commit it itself.
@@ -305,7 +350,7 @@ fn is_live(node: &NodeShared, record: &Pending) -> bool {
 
 impl Pending {
     /// Whether it deserves a transaction of its own.
-    fn is_large(&self) -> bool {
-        self.fragments > 0
+    fn is_alone(&self) -> bool {
+        self.fragments > 0 || self.work != Work::Rows
     }
 }

@@ -216,6 +216,39 @@ pub fn has_heirs(oid: pg_sys::Oid) -> bool {
     is_in_hierarchy(PG_INHERITS_BY_PARENT, ATTRIBUTE_PARENT, oid)
 }
 
+/// The tables that inherit from a table directly, its partitions among them.
+pub fn heirs(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut heirs = Vec::new();
+    let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
+        return heirs;
+    };
+    // SAFETY: a scan of pg_inherits by an index that begins with this attribute; the column is never NULL.
+    unsafe {
+        let mut key = pg_sys::ScanKeyData::default();
+        let equal = pg_sys::BTEqualStrategyNumber as u16;
+        let place = ATTRIBUTE_PARENT;
+        pg_sys::ScanKeyInit(&mut key, place, equal, pg_sys::F_OIDEQ.into(), oid.into());
+        let scan = pg_sys::systable_beginscan(
+            table.raw(),
+            PG_INHERITS_BY_PARENT,
+            true,
+            std::ptr::null_mut(),
+            1,
+            &mut key,
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let heir = attribute(tuple, table.descriptor(), ATTRIBUTE_CHILD);
+            heirs.push(pg_sys::Oid::from(heir.value() as u32));
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    heirs
+}
+
 fn is_in_hierarchy(index: pg_sys::Oid, attribute: i16, oid: pg_sys::Oid) -> bool {
     let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
         return false;

@@ -1,4 +1,4 @@
-//! Keeping strong tables as the group knows them: changes of their definition are refused in this release.
+//! Keeping strong tables as the group knows them: their definition changes on every node (`pg/ddl.rs`) or not at all.
 //!
 //! Two doors: utility statements are looked at before they run ([`check_utility`], called by the ProcessUtility hook), and
 //! every drop, also by CASCADE or DROP OWNED, passes the object access hook ([`init`]). What only one node sees and what changes
@@ -48,6 +48,13 @@ unsafe extern "C-unwind" fn object_access(
 fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), UserError> {
     if class == pg_sys::RelationRelationId {
         if let Some(table) = relation::by_oid(object) {
+            if super::ddl::changes_group() {
+                super::ddl::reached_group();
+                if part == 0 {
+                    super::catalog::remove(object);
+                }
+                return Ok(());
+            }
             return Err(refused(&table, if part == 0 { "drop" } else { "drop a column of" }));
         }
         return check_index(object, "drop a unique index of");
@@ -56,6 +63,7 @@ fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), 
         && let Some((relation, name)) = super::catalog::trigger(object)
         && trigger::is_our_name(&name)
         && let Some(table) = relation::by_oid(relation)
+        && super::catalog::number_of(relation).is_some()
     {
         return Err(refused(&table, "drop the capture triggers of"));
     }
@@ -69,6 +77,10 @@ fn check_index(object: pg_sys::Oid, what: &str) -> Result<(), UserError> {
         return Ok(());
     }
     match relation::by_oid(of) {
+        Some(_) if super::ddl::changes_group() => {
+            super::ddl::reached_group();
+            Ok(())
+        }
         Some(table) if table.keys.iter().any(|key| key.index == object) => Err(refused(&table, what)),
         _ => Ok(()),
     }
@@ -79,31 +91,46 @@ fn refused(table: &StrongTable, what: &str) -> UserError {
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("cannot {what} table {} while it is replicated", table.name),
         "The definition of a replicated table must be the same on every node of the group.",
+        "SET synod.ddl = group (the default), so that the statement runs on every node.",
+    )
+}
+
+/// What cannot be done to a table while it is replicated, on whatever nodes.
+fn impossible(table: &StrongTable, what: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot {what} table {} while it is replicated", table.name),
+        "A replicated table must stay one whose changes can be captured and applied.",
         format!(
-            "Call synod.unreplicate_table('{}'), change the definition on every node, then replicate the table again.",
+            "Call synod.unreplicate_table('{}') first; replicate it again afterwards.",
             table.name
         ),
     )
 }
 
-/// Refuse a utility statement that would change a strong table's definition or get around capture.
+/// Refuse a utility statement that would change a strong table's definition on this node only, or get around capture.
+/// `travels`: it runs on every node.
 ///
 /// # Safety
 /// `statement` is the utility statement of a valid plan.
-pub unsafe fn check_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Result<(), UserError> {
     use pg_sys::NodeTag;
+    let travels = travels || super::ddl::changes_group();
     // SAFETY: the tag says what each pointer may be cast to.
     unsafe {
         match (*statement).type_ {
-            NodeTag::T_AlterTableStmt => alter_table(&*statement.cast()),
-            NodeTag::T_RenameStmt => rename(&*statement.cast()),
+            NodeTag::T_AlterTableStmt => alter_table(&*statement.cast(), travels),
+            NodeTag::T_RenameStmt => rename(&*statement.cast(), travels),
             NodeTag::T_AlterObjectSchemaStmt => {
                 let statement = &*statement.cast::<pg_sys::AlterObjectSchemaStmt>();
+                if travels {
+                    return Ok(());
+                }
                 refuse_if_strong(statement.relation, "change the schema of")
             }
             NodeTag::T_IndexStmt => {
                 let statement = &*statement.cast::<pg_sys::IndexStmt>();
-                if statement.unique || statement.primary || !statement.excludeOpNames.is_null() {
+                if !travels && (statement.unique || statement.primary || !statement.excludeOpNames.is_null()) {
                     return refuse_if_strong(statement.relation, "add a unique index to");
                 }
                 Ok(())
@@ -188,16 +215,19 @@ unsafe fn refuse_if_pending(range: *mut pg_sys::RangeVar) -> Result<(), UserErro
     }
 }
 
-unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), UserError> {
+unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, travels: bool) -> Result<(), UserError> {
     // SAFETY: the statement's parts are of the types that its tag promises.
     unsafe {
         let strong = named(statement.relation).and_then(relation::by_oid);
         for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
             let command = &*command;
-            if let Some(table) = &strong
-                && !stays_local(command)
-            {
-                return Err(refused(table, "alter"));
+            if let Some(table) = &strong {
+                if gets_around_capture(command) {
+                    return Err(impossible(table, "alter"));
+                }
+                if !travels && !stays_local(command) {
+                    return Err(refused(table, "alter"));
+                }
             }
             match command.subtype {
                 pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn
@@ -217,6 +247,27 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), UserErro
         }
     }
     Ok(())
+}
+
+/// Subcommands that no replicated table bears.
+unsafe fn gets_around_capture(command: &pg_sys::AlterTableCmd) -> bool {
+    use pg_sys::AlterTableType as Kind;
+    match command.subtype {
+        Kind::AT_SetUnLogged
+        | Kind::AT_SetAccessMethod
+        | Kind::AT_SetTableSpace
+        | Kind::AT_AddInherit
+        | Kind::AT_DropInherit
+        | Kind::AT_AddOf
+        | Kind::AT_DropOf
+        | Kind::AT_EnableTrigAll
+        | Kind::AT_DisableTrigAll => true,
+        Kind::AT_EnableTrig | Kind::AT_EnableAlwaysTrig | Kind::AT_EnableReplicaTrig | Kind::AT_DisableTrig => {
+            // SAFETY: these subcommands name a trigger.
+            trigger::is_our_name(&unsafe { super::relcache::c_text(command.name) })
+        }
+        _ => false,
+    }
 }
 
 /// Subcommands that neither change rows or definitions nor touch our triggers.
@@ -239,20 +290,17 @@ unsafe fn stays_local(command: &pg_sys::AlterTableCmd) -> bool {
         | Kind::AT_NoForceRowSecurity
         | Kind::AT_EnableTrigUser
         | Kind::AT_DisableTrigUser => true,
-        Kind::AT_EnableTrig | Kind::AT_EnableAlwaysTrig | Kind::AT_EnableReplicaTrig | Kind::AT_DisableTrig => {
-            // SAFETY: these subcommands name a trigger.
-            !trigger::is_our_name(&unsafe { super::relcache::c_text(command.name) })
-        }
+        Kind::AT_EnableTrig | Kind::AT_EnableAlwaysTrig | Kind::AT_EnableReplicaTrig | Kind::AT_DisableTrig => true,
         _ => false,
     }
 }
 
-unsafe fn rename(statement: &pg_sys::RenameStmt) -> Result<(), UserError> {
+unsafe fn rename(statement: &pg_sys::RenameStmt, travels: bool) -> Result<(), UserError> {
     use pg_sys::ObjectType as Kind;
     // SAFETY: `relation` is set for these kinds.
     unsafe {
         match statement.renameType {
-            Kind::OBJECT_TABLE | Kind::OBJECT_COLUMN | Kind::OBJECT_TABCONSTRAINT => {
+            Kind::OBJECT_TABLE | Kind::OBJECT_COLUMN | Kind::OBJECT_TABCONSTRAINT if !travels => {
                 refuse_if_strong(statement.relation, "rename (a part of)")
             }
             Kind::OBJECT_TRIGGER if trigger::is_our_name(&super::relcache::c_text(statement.subname)) => {

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::give_way::{self, interrupt};
 use super::protect::{finally, guarded};
-use super::{barrier, guard, written, xact};
+use super::{barrier, ddl, guard, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -204,15 +204,18 @@ unsafe extern "C-unwind" fn process_utility(
             if !ends_transaction((*statement).utilityStmt) {
                 give_way::check_doomed();
             }
-            if let Err(error) = guard::check_utility((*statement).utilityStmt) {
+            let ddl = ddl::before(statement, source, context).unwrap_or_else(|error| error.raise());
+            let utility = (*statement).utilityStmt;
+            let checked = guard::check_utility(utility, ddl.travels())
+                .and_then(|()| written::before_utility(utility, ddl.travels()));
+            if let Err(error) = checked {
+                ddl.failed();
                 error.raise();
             }
-            if let Err(error) = written::before_utility((*statement).utilityStmt) {
-                error.raise();
-            }
-            ManuallyDrop::new(barrier::before_utility(statement))
+            (ManuallyDrop::new(barrier::before_utility(statement)), ddl)
         });
-        let place = &raw mut utility;
+        let place = &raw mut utility.0;
+        let ddl = &raw const utility.1;
         let running = (!ends_transaction((*statement).utilityStmt)).then(interrupt::enter);
         let ended = || {
             if let Some(before) = running {
@@ -245,11 +248,17 @@ unsafe extern "C-unwind" fn process_utility(
             |failure| {
                 ended();
                 ManuallyDrop::take(&mut *place).abandon();
+                (*ddl).failed();
                 give_way::replacement(&failure)
             },
         );
         ended();
-        guarded(|| ManuallyDrop::take(&mut *place).end());
+        guarded(|| {
+            ManuallyDrop::take(&mut *place).end();
+            if let Err(error) = std::ptr::read(ddl).done((*statement).utilityStmt) {
+                error.raise();
+            }
+        });
     }
 }
 

@@ -113,6 +113,11 @@ impl KeySet {
         self.names.push((hash, Base::At(event_base)));
     }
 
+    /// Claim a key that only marks the record (see [`synod_change::ddl_key`]).
+    pub fn claim_mark(&mut self, hash: u64) {
+        self.names.push((hash, Base::Now));
+    }
+
     /// All keys.
     pub fn finish(self, applied_now: u64) -> Vec<LocalKey> {
         let local = |hash: u64, mode: KeyMode, base: Base| LocalKey {

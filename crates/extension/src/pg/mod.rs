@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod client;
 pub mod compat;
 pub mod copy;
+pub mod ddl;
 pub mod definition;
 pub mod error_rewrite;
 pub mod failpoint;

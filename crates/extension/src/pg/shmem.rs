@@ -30,6 +30,9 @@ pub const REASON_BYTES: usize = 1024;
 /// Room for a membership request or its answer.
 pub const REQUEST_BYTES: usize = 4 * 1024;
 
+/// Tables under the DDL lock that are known singly.
+pub const DDL_TABLES: usize = 256;
+
 /// What a node is doing, in [`NodeShared::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -116,6 +119,21 @@ pub struct NodeShared {
 
     /// The log worker leaves records in their slots until fewer own commits wait for their turn (see [`super::turn::GATE`]).
     pub gate_shut: AtomicBool,
+
+    /// Where the group's DDL lock was given or last extended; 0: nobody has it. Changed with the other fields under `meta`.
+    pub ddl_position: AtomicU64,
+    /// Who has it: node.
+    pub ddl_node: AtomicU32,
+    /// Its incarnation.
+    pub ddl_incarnation: AtomicU64,
+    /// Its transaction.
+    pub ddl_transaction: AtomicU64,
+    /// It has all tables.
+    pub ddl_all: AtomicBool,
+    /// Number of tables in `ddl_tables`.
+    pub ddl_table_count: AtomicU32,
+    /// The tables that it has; more than fit are published as "all".
+    pub ddl_tables: [AtomicU64; DDL_TABLES],
 
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.

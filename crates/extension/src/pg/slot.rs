@@ -60,6 +60,10 @@ pub enum Outcome {
     Stopped = 4,
     /// Its spill file could not be read; nothing was proposed.
     SpillFailed = 5,
+    /// The request for the DDL lock was granted, at the position in `winner`.
+    DdlLockGranted = 6,
+    /// Another transaction has the DDL lock, or this one had it and lost it.
+    DdlLocked = 7,
 }
 
 impl Outcome {
@@ -70,6 +74,8 @@ impl Outcome {
             3 => Self::NoQuorum,
             4 => Self::Stopped,
             5 => Self::SpillFailed,
+            6 => Self::DdlLockGranted,
+            7 => Self::DdlLocked,
             _ => Self::None,
         }
     }
@@ -104,6 +110,8 @@ pub struct Slot {
     pub spilled: AtomicBool,
     /// The record is a service's.
     pub service: AtomicBool,
+    /// Not a record but a request for the DDL lock (see `crate::engine`'s `ddl_lock`), or for more tables under it.
+    pub asks_for_ddl_lock: AtomicBool,
     /// Length of the body in bytes.
     pub body_length: AtomicU64,
     /// Commit time, microseconds since 2000-01-01.
@@ -113,6 +121,8 @@ pub struct Slot {
     pub awaits_applied: AtomicU64,
     /// The process waits for this tail ticket; 0: it does not.
     pub awaits_tail: AtomicU64,
+    /// The process waits for the DDL lock to be free.
+    pub awaits_ddl_lock: AtomicBool,
     /// Set by give-way: the transaction that must end with 40001, `pid << 32 | local transaction id`. One that has ended is
     /// not meant any more, so nobody clears it.
     pub doomed: AtomicU64,

@@ -78,6 +78,16 @@ pub enum By {
 
 /// Put the record into this backend's slot and wake the log worker.
 pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed, by: By) -> Result<Submitted, UserError> {
+    submit_as(node, transaction, sealed, by, false)
+}
+
+fn submit_as(
+    node: &'static NodeShared,
+    transaction: u64,
+    sealed: Sealed,
+    by: By,
+    asks_for_ddl_lock: bool,
+) -> Result<Submitted, UserError> {
     if node.state() == NodeState::LogStopped {
         return Err(errors::log_stopped(&node.log_reason()));
     }
@@ -87,6 +97,7 @@ pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed, by: B
     let submitted = Submitted { number, generation };
     slot.node.store(node.index() as u32, Ordering::Relaxed);
     slot.outcome.store(Outcome::None as u32, Ordering::Relaxed);
+    slot.asks_for_ddl_lock.store(asks_for_ddl_lock, Ordering::Relaxed);
     slot.record_transaction.store(transaction, Ordering::Relaxed);
     slot.service.store(by == By::Apply, Ordering::Relaxed);
     slot.incarnation
@@ -100,6 +111,85 @@ pub fn submit(node: &'static NodeShared, transaction: u64, sealed: Sealed, by: B
     slot.swap(generation, SlotState::Filling, SlotState::Queued);
     node.wake_log_worker();
     Ok(submitted)
+}
+
+/// A request for the DDL lock in this backend's slot.
+#[derive(Clone, Copy)]
+pub struct Asked(Submitted);
+
+/// Ask the log worker for the group's DDL lock; `request` says for which tables.
+pub fn ask_for_ddl_lock(node: &'static NodeShared, transaction: u64, request: &[u8]) -> Result<Asked, UserError> {
+    let sealed = Sealed {
+        keys: Vec::new(),
+        body: SealedBody::Inline(request.to_vec()),
+        rows: 0,
+    };
+    submit_as(node, transaction, sealed, By::Apply, true).map(Asked)
+}
+
+impl Asked {
+    /// The answer, once: the outcome and, of a lock that was given, its position.
+    pub fn answer(&self) -> Option<(Outcome, u64)> {
+        let slot = self.0.slot();
+        match slot.state_of(self.0.generation) {
+            Some(SlotState::Abort) => {
+                let answer = (slot.outcome(), slot.winner.load(Ordering::Relaxed));
+                slot.free(self.0.generation, SlotState::Abort);
+                Some(answer)
+            }
+            Some(SlotState::Queued | SlotState::Proposed) => None,
+            _ => Some((Outcome::Stopped, 0)),
+        }
+    }
+
+    /// Do not wait for the answer.
+    pub fn let_go(&self, node: &NodeShared) {
+        self.0.let_go();
+        node.wake_log_worker();
+    }
+}
+
+/// Says that this process waits for the DDL lock to be free, until dropped.
+pub struct AwaitsDdlLock(Option<&'static Slot>);
+
+impl AwaitsDdlLock {
+    /// From now on.
+    pub fn announce(node: &NodeShared) -> Self {
+        let slot = shmem::slot(latch::my_number());
+        if let Some(slot) = slot {
+            slot.node.store(node.index() as u32, Ordering::SeqCst);
+            slot.awaits_ddl_lock.store(true, Ordering::SeqCst);
+        }
+        Self(slot)
+    }
+}
+
+impl Drop for AwaitsDdlLock {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            slot.awaits_ddl_lock.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The process that runs this transaction of the running incarnation.
+pub fn process_of(node: &NodeShared, transaction: u64) -> Option<i32> {
+    let index = node.index() as u32;
+    let runs = |slot: &Slot| {
+        slot.node.load(Ordering::SeqCst) == index && slot.transaction.load(Ordering::SeqCst) == transaction
+    };
+    let number = shmem::slots().iter().position(runs)?;
+    // SAFETY: the number of a slot is that of its PGPROC.
+    Some(unsafe { (*latch::process(number as i32)).pid })
+}
+
+/// Whether the user, or a time-out, wants this process to stop what it does.
+pub fn interrupted() -> bool {
+    // SAFETY: flags of this process set by signal handlers.
+    unsafe {
+        std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) != 0
+            || std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0
+    }
 }
 
 /// The previous record of this backend may still be in the log worker's hands if it was given up.
@@ -373,9 +463,10 @@ fn refusal(node: &NodeShared, slot: &Slot) -> UserError {
             errors::conflict(slot.winner.load(Ordering::Relaxed))
         }
         Outcome::TooOld => errors::too_old(),
+        Outcome::DdlLocked => errors::ddl_lock_lost(),
         Outcome::NoQuorum => errors::no_quorum(),
         Outcome::SpillFailed => errors::spill_lost(),
-        Outcome::Stopped | Outcome::None => errors::log_stopped(&node.log_reason()),
+        Outcome::Stopped | Outcome::DdlLockGranted | Outcome::None => errors::log_stopped(&node.log_reason()),
     }
 }
 

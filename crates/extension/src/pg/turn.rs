@@ -44,7 +44,10 @@ impl Turn {
         // Only a transaction with an id writes a commit record, which carries the CSN.
         // SAFETY: inside a transaction.
         unsafe { pg_sys::GetCurrentTransactionId() };
-        set_asynchronous_commit();
+        // What else the transaction wrote is in no log.
+        if !super::mixed::wrote_other_tables() {
+            set_asynchronous_commit();
+        }
         Self {
             node,
             csn,

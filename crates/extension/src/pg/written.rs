@@ -27,11 +27,11 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
     Ok(())
 }
 
-/// Before a utility statement runs: COPY FROM and TRUNCATE write tables, DDL writes catalogs.
+/// Before a utility statement runs: COPY FROM and TRUNCATE write tables, DDL writes catalogs (on every node if it `travels`).
 ///
 /// # Safety
 /// `statement` is the utility statement of a valid plan.
-pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+pub unsafe fn before_utility(statement: *mut pg_sys::Node, travels: bool) -> Result<(), UserError> {
     // SAFETY: the tag says what the pointer may be cast to; missing relations are left to the statement itself.
     unsafe {
         if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt {
@@ -48,7 +48,9 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserErr
                     check_capture(oid)?;
                 }
             }
-        } else if pg_sys::GetCommandLogLevel(statement) == pg_sys::LogStmtLevel::LOGSTMT_DDL && !is_temporary(statement)
+        } else if !(travels || super::ddl::changes_group())
+            && pg_sys::GetCommandLogLevel(statement) == pg_sys::LogStmtLevel::LOGSTMT_DDL
+            && !is_temporary(statement)
         {
             mixed::note();
         }

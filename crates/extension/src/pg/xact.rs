@@ -15,11 +15,11 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
-use super::capture;
 use super::shmem::{self, NodeShared};
 use super::slot::SlotState;
 use super::submit::{self, Submitted};
 use super::turn::Turn;
+use super::{capture, ddl};
 use crate::errors::{self, UserError};
 
 /// This backend's transaction on its way through the log.
@@ -57,7 +57,7 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
                 error.raise();
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if capture::pending() => prepare_refused().raise(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if capture::pending() || ddl::pending() => prepare_refused().raise(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => after_commit(),
         pg_sys::XactEvent::XACT_EVENT_ABORT => after_abort(),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => cleanup(),
@@ -73,6 +73,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     _argument: *mut core::ffi::c_void,
 ) {
     capture::on_subxact(event, mine, parent);
+    ddl::on_subxact(event, mine, parent);
 }
 
 fn prepare_refused() -> UserError {
@@ -94,16 +95,20 @@ fn serializable_refused() -> UserError {
 }
 
 fn before_commit() -> Result<(), UserError> {
-    if !capture::pending() {
+    if !capture::pending() && !ddl::pending() {
         return Ok(());
     }
     let node = crate::node::required()?;
     super::give_way::check_doomed();
     // SAFETY: reads this process' own global.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_SERIALIZABLE as i32 {
+    if capture::pending() && unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_SERIALIZABLE as i32 {
         return Err(serializable_refused());
     }
-    if super::mixed::wrote_other_tables() {
+    let lock = ddl::lock_incarnation();
+    if lock != 0 && lock != node.incarnation.load(Ordering::Acquire) {
+        return Err(errors::ddl_lock_lost());
+    }
+    if super::mixed::wrote_other_tables() && (capture::pending() || ddl::concerns_group()) {
         return Err(super::mixed::refused());
     }
     let sealed = capture::seal(node.applied.load(Ordering::SeqCst))?;
@@ -168,9 +173,18 @@ fn cleanup() {
         current.told_incarnation = 0;
     });
     capture::reset();
+    let mut over = false;
     super::mixed::reset();
+    if ddl::lock_incarnation() != 0 {
+        over = true;
+    }
+    ddl::reset();
     if let Some(slot) = shmem::slot(super::latch::my_number()) {
         slot.transaction.store(0, Ordering::SeqCst);
+    }
+    if over && let Some(node) = shmem::my_node() {
+        // It gives the DDL lock back.
+        node.wake_log_worker();
     }
 }
 

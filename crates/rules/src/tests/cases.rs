@@ -2,10 +2,13 @@
 //!
 //! A line is `position | proposal | entry | verdict`; a proposal is node.incarnation.sequence. Entries: `noop`, `start`,
 //! `fragment`, `write base=B key:MODE ... [fragments=P,P]` with the modes KS (FOR KEY SHARE), S (FOR SHARE), NKU (FOR NO
-//! KEY UPDATE), U (FOR UPDATE). `window R K` sets the limits: R records, K keys. A `new log` line begins again.
+//! KEY UPDATE), U (FOR UPDATE); `tx=N` is the transaction's number, the keys `table1`, ... and `ddl` are those of tables 1, ...
+//! and of DDL. `lock tx=N [all] [1 2 ...]`, `unlock tx=N`: the DDL lock. `window R K` sets the limits: R records, K keys. A `new log` line begins again.
 
 use bytes::Bytes;
-use synod_change::{Body, Key, KeyMode, Record, WriteRecord};
+use synod_change::{
+    Body, DdlLockRecord, Key, KeyMode, Record, TableId, TransactionId, WriteRecord, ddl_key, table_key,
+};
 
 use crate::window::Window;
 use crate::{Abort, Certifier, CommandId, Input, Skip, Verdict};
@@ -21,6 +24,12 @@ fn mode(text: &str) -> KeyMode {
 }
 
 fn hash(name: &str) -> u64 {
+    if name == "ddl" {
+        return ddl_key();
+    }
+    if let Some(number) = name.strip_prefix("table") {
+        return table_key(TableId(number.parse().unwrap()));
+    }
     name.bytes().fold(1, |hash, byte| hash << 8 | u64::from(byte))
 }
 
@@ -36,8 +45,11 @@ fn record(text: &str) -> Option<Record> {
         "write" => {
             let base = words.next().unwrap().strip_prefix("base=").unwrap().parse().unwrap();
             let (mut keys, mut body) = (Vec::new(), Body::Inline(Bytes::new()));
+            let mut transaction = TransactionId::default();
             for word in words {
-                if let Some(list) = word.strip_prefix("fragments=") {
+                if let Some(number) = word.strip_prefix("tx=") {
+                    transaction.number = number.parse().unwrap();
+                } else if let Some(list) = word.strip_prefix("fragments=") {
                     let positions = list.split(',').map(|number| number.parse().unwrap()).collect();
                     body = Body::Fragments {
                         positions,
@@ -54,10 +66,23 @@ fn record(text: &str) -> Option<Record> {
             }
             Some(Record::Write(WriteRecord {
                 base,
-                transaction: Default::default(),
+                transaction,
                 commit_time_us: 0,
                 keys,
                 body,
+            }))
+        }
+        kind @ ("lock" | "unlock") => {
+            let transaction = words.next().unwrap().strip_prefix("tx=").unwrap().parse().unwrap();
+            if kind == "unlock" {
+                return Some(Record::DdlUnlock(transaction));
+            }
+            let words: Vec<&str> = words.collect();
+            let numbers = words.iter().filter_map(|word| word.parse().ok());
+            Some(Record::DdlLock(DdlLockRecord {
+                transaction,
+                all: words.contains(&"all"),
+                tables: numbers.map(TableId).collect(),
             }))
         }
         other => panic!("no entry {other}"),
@@ -75,6 +100,7 @@ fn words(verdict: Verdict) -> String {
         Verdict::Abort(Abort::Conflict(conflict)) => format!("abort: conflict with {}", conflict.position),
         Verdict::Abort(Abort::TooOld) => "abort: too old".into(),
         Verdict::Abort(Abort::Malformed) => "abort: malformed".into(),
+        Verdict::Abort(Abort::DdlLocked) => "abort: locked".into(),
     }
 }
 
@@ -133,4 +159,30 @@ fn proposals() {
 #[test]
 fn fragments() {
     run(include_str!("cases/fragments.txt"));
+}
+
+#[test]
+fn ddl() {
+    run(include_str!("cases/ddl.txt"));
+}
+
+/// The lock dies with its owner's membership.
+#[test]
+fn a_removed_node_has_no_ddl_lock() {
+    let mut certifier = Certifier::new();
+    let id = |sequence| CommandId {
+        node: 1,
+        incarnation: 1,
+        sequence,
+    };
+    for (position, text) in [(1, "start"), (2, "lock tx=1 all")] {
+        let record = record(text).unwrap();
+        let (id, record) = (id(position), &record);
+        certifier.apply(position, Input::Command { id, record });
+    }
+    assert!(certifier.ddl_lock().is_some());
+    certifier.apply(3, Input::Members(&[1, 2]));
+    assert!(certifier.ddl_lock().is_some());
+    certifier.apply(4, Input::Members(&[2, 3]));
+    assert_eq!(certifier.ddl_lock(), None);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use synod_change::{Body, DecodeError, Key, KeyMode, Record, WriteRecord};
+use synod_change::{Body, DdlLockRecord, DecodeError, Key, KeyMode, Record, TableId, WriteRecord};
 
 use super::histories::{history, input, small, steps};
 use crate::window::Window;
@@ -35,6 +35,11 @@ fn sample() -> Certifier {
             body,
         })
     };
+    let lock = Record::DdlLock(DdlLockRecord {
+        transaction: 12,
+        all: true,
+        tables: vec![TableId(5), TableId(6)],
+    });
     let log = [
         Some(((1, 1 << 32 | 5, 1), start.clone())),
         Some(((2, 3 << 32 | 6, 1), start.clone())),
@@ -47,6 +52,7 @@ fn sample() -> Certifier {
         Some(((1, 1 << 32 | 5, 4), write(3, &[9, 9, 9, 4]))),
         Some(((2, 3 << 32 | 6, 2), write(9, &[70_000, 6, 5]))),
         None,
+        Some(((2, 3 << 32 | 6, 3), lock)),
     ];
     let mut certifier = Certifier::new();
     for (at, entry) in log.iter().enumerate() {
@@ -76,11 +82,12 @@ fn checkpoint_of_version_1() {
     assert_eq!(certifier.encode(), bytes);
     assert_eq!(
         (certifier.position(), certifier.last_commit(), certifier.floor()),
-        (11, 10, 0)
+        (12, 12, 0)
     );
     assert_eq!(certifier.oldest_open_fragment(), Some(7));
     assert_eq!(certifier.incarnation(2), Some(3 << 32 | 6));
     assert_eq!(certifier.incarnation(3), None);
+    assert_eq!(certifier.ddl_lock().map(|lock| lock.tables().len()), Some(2));
 }
 
 #[test]

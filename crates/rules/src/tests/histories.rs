@@ -209,7 +209,7 @@ pub fn disagreement(steps: &[Step], saved_after: prop::sample::Index) -> Result<
                 .iter()
                 .map(|key| (*key, (position + 1).saturating_sub(step.lag)))
         };
-        let (got, expected) = (certifier.check(keys()), oracle.check(keys()));
+        let (got, expected) = (certifier.check(Default::default(), keys()), oracle.check(keys()));
         if got != expected {
             return Err(format!(
                 "{position}: check {keys:?}: {got:?}, should be {expected:?}",

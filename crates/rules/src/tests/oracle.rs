@@ -58,6 +58,7 @@ impl Oracle {
                 self.fragments.push((id.node, self.position));
                 Verdict::Skip(Skip::Fragment)
             }
+            Record::DdlLock(_) | Record::DdlUnlock(_) => unreachable!("see cases/ddl.txt"),
             Record::Write(write) => match self.certify(id.node, write) {
                 Err(abort) => Verdict::Abort(abort),
                 Ok(()) => {

@@ -133,7 +133,7 @@ fn verdicts_keep_their_numbers() {
             .all(|(byte, kind)| VerdictKind::from_u8(*byte) == Some(*kind))
     );
     let bytes: Vec<_> = known.iter().map(|(byte, _)| *byte).collect();
-    assert_eq!(bytes, [0, 1, 2, 3, 4, 5, 16, 32, 33, 34]);
+    assert_eq!(bytes, [0, 1, 2, 3, 4, 5, 16, 32, 33, 34, 35]);
     assert_eq!(Verdict::Commit { previous: 9 }.code(), 16);
     assert_eq!(Verdict::Abort(Abort::TooOld).code(), 33);
     assert_eq!(Verdict::Skip(Skip::Noop).code(), 1);

@@ -73,7 +73,11 @@ impl Failure {
         }
         let at = doing.csn.get();
         let table = doing.table.borrow();
+        let statement = crate::pg::ddl::replay::take_current();
         self.reason = match table.as_ref() {
+            _ if statement.is_some() => {
+                format!("CSN {at}, {}: {}", statement.unwrap_or_default(), self.reason)
+            }
             Some(table) => format!("CSN {at}, table {}: {}", table.name, self.reason),
             None => format!("CSN {at}: {}", self.reason),
         };

@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read};
 use std::path::Path;
 
 use bytes::Bytes;
-use synod_change::{AssembledBody, Body, DecodeError, Record};
+use synod_change::{AssembledBody, Body, DdlLockRecord, DecodeError, Record, ddl_key};
 use synod_log::{Decided, ReadError, Reader, Value};
 use synod_rules::VerdictKind;
 
@@ -28,8 +28,21 @@ pub enum SourceError {
     },
 }
 
+/// What a record asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Changes of rows and of what is replicated.
+    Rows,
+    /// Statements that change definitions, and changes.
+    Ddl,
+    /// The DDL lock was given to a transaction of the record's node.
+    Lock(DdlLockRecord),
+    /// It was given back.
+    Unlock,
+}
+
 /// A record to apply.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Pending {
     /// Its position.
     pub csn: u64,
@@ -37,6 +50,8 @@ pub struct Pending {
     pub node: u32,
     /// How many fragments its body is in; 0: it is in the record.
     pub fragments: usize,
+    /// What it asks for.
+    pub work: Work,
 }
 
 /// Reads ahead.
@@ -50,6 +65,8 @@ pub struct Source {
     position: u64,
     /// The record found at `position - 1`, not yet taken.
     current: Option<(Pending, Body)>,
+    /// A node began anew, or the membership changed, in what was passed.
+    owners_changed: bool,
 }
 
 impl Source {
@@ -63,6 +80,7 @@ impl Source {
             ahead: VecDeque::new(),
             position: 1,
             current: None,
+            owners_changed: false,
         }
     }
 
@@ -99,9 +117,17 @@ impl Source {
             self.position += 1;
             if VerdictKind::from_u8(decided.verdict) == Some(VerdictKind::Commit) {
                 self.current = Some(open(decided)?);
+            } else {
+                let start = VerdictKind::from_u8(decided.verdict) == Some(VerdictKind::Start);
+                self.owners_changed |= start || matches!(decided.entry.value, Value::Membership(_));
             }
         }
         Ok(self.current.as_ref().map(|(pending, _)| pending))
+    }
+
+    /// Whether the owner of the DDL lock may have lost it, in what was passed since the last call.
+    pub fn owners_changed(&mut self) -> bool {
+        std::mem::take(&mut self.owners_changed)
     }
 
     fn read_ahead(&mut self, certified: u64) -> Result<bool, SourceError> {
@@ -134,31 +160,40 @@ impl Source {
 fn open(decided: Decided) -> Result<(Pending, Body), SourceError> {
     let position = decided.entry.position;
     let wrong = |source| SourceError::Record { position, source };
-    let Value::Command(command) = &decided.entry.value else {
-        return Ok((no_changes(position), Body::Inline(Bytes::new())));
+    let empty = |node, work| {
+        let pending = Pending {
+            csn: position,
+            node,
+            fragments: 0,
+            work,
+        };
+        // A stream without changes.
+        Ok((pending, Body::Inline(synod_change::BodyWriter::new().finish().into())))
     };
-    let Record::Write(record) = Record::decode(&command.payload).map_err(wrong)? else {
-        return Ok((no_changes(position), Body::Inline(Bytes::new())));
+    let Value::Command(command) = &decided.entry.value else {
+        return empty(0, Work::Rows);
+    };
+    let node = command.id.node.0;
+    let record = match Record::decode(&command.payload).map_err(wrong)? {
+        Record::Write(record) => record,
+        Record::DdlLock(lock) => return empty(node, Work::Lock(lock)),
+        Record::DdlUnlock(_) => return empty(node, Work::Unlock),
+        // The certifier lets no other record commit.
+        _ => return empty(node, Work::Rows),
     };
     let fragments = match &record.body {
         Body::Inline(_) => 0,
         Body::Fragments { positions, .. } => positions.len(),
     };
+    let mark = ddl_key();
+    let ddl = record.keys.iter().any(|key| key.hash == mark);
     let pending = Pending {
         csn: position,
-        node: command.id.node.0,
+        node,
         fragments,
+        work: if ddl { Work::Ddl } else { Work::Rows },
     };
     Ok((pending, record.body))
-}
-
-/// The certifier lets write records commit and nothing else, so that this is never asked for.
-fn no_changes(csn: u64) -> Pending {
-    Pending {
-        csn,
-        node: 0,
-        fragments: 0,
-    }
 }
 
 fn fragment(reader: &mut Reader, position: u64) -> io::Result<Bytes> {

@@ -1,6 +1,6 @@
 //! The seal: from the events of a transaction to its record.
 //!
-//! Order of the body: tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
+//! Order of the body: DDL; tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
 //! then sequences. Rows of a table that was truncated are read from the events after the last TRUNCATE only; rows of a table
 //! that was added are all rows that it has now.
 
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_change::{Change, KeyMode, TableId, name_key};
+use synod_change::{Change, KeyMode, TableId, ddl_key, name_key};
 
 use super::chain::{self, NetEffect};
 use super::emit::{Emitter, Output};
@@ -18,13 +18,13 @@ use super::sequence;
 use super::sink::Sink;
 use super::{Pending, Sealed, SealedBody, TableChange, TableEvent};
 use crate::errors::UserError;
-use crate::pg::definition;
 use crate::pg::format::{FixedSettings, PlainEncoding};
 use crate::pg::keys::{Base, KeySet};
 use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
+use crate::pg::{ddl, definition};
 
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
     let _encoding = PlainEncoding::enter();
@@ -42,6 +42,7 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
         },
         scratch,
     };
+    sealer.definitions()?;
     sealer.table_events(pending)?;
     sealer.rows(pending)?;
     sealer.sequences()?;
@@ -60,6 +61,22 @@ struct Sealer {
 }
 
 impl Sealer {
+    /// DDL comes first. What it had for itself is claimed, so that what was captured before it elsewhere loses.
+    fn definitions(&mut self) -> Result<(), UserError> {
+        let statements = ddl::statements();
+        if statements.is_empty() {
+            return Ok(());
+        }
+        self.out.keys.claim_mark(ddl_key());
+        for table in ddl::locked_tables() {
+            self.out.keys.claim_table(table, KeyMode::Update, Base::Now);
+        }
+        for statement in statements {
+            self.out.sink.write(&Change::Ddl(Box::new(statement)))?;
+        }
+        Ok(())
+    }
+
     fn table_events(&mut self, pending: &Pending) -> Result<(), UserError> {
         let counting: Vec<&TableEvent> = pending
             .tables

@@ -1,0 +1,62 @@
+//! A DDL statement as it travels: its text, and what its meaning depends on beside the catalogs.
+//!
+//! ```text
+//! of_group bool | transaction_time i64 | role, text: length and bytes | count of settings, each name and value
+//! ```
+
+use crate::DecodeError;
+use crate::wire::{Decoder, put_bytes, put_varint};
+
+/// More settings than this are an error.
+const MAX_SETTINGS: usize = 256;
+const WHAT: &str = "DDL statement";
+
+/// A statement that changes definitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DdlStatement {
+    /// Whether it concerns objects that every member must have. Of any other statement a member leaves out what it cannot do
+    /// because the objects are not there.
+    pub of_group: bool,
+    /// What `now()` was, in microseconds since 2000-01-01 UTC.
+    pub transaction_time_us: i64,
+    /// Who ran it: the name of the role whose privileges counted.
+    pub role: String,
+    /// Its text: one statement.
+    pub text: String,
+    /// Settings (name, value) that its meaning depends on.
+    pub settings: Vec<(String, String)>,
+}
+
+impl DdlStatement {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![u8::from(self.of_group)];
+        out.extend_from_slice(&self.transaction_time_us.to_le_bytes());
+        put_bytes(&mut out, self.role.as_bytes());
+        put_bytes(&mut out, self.text.as_bytes());
+        put_varint(&mut out, self.settings.len() as u64);
+        for (name, value) in &self.settings {
+            put_bytes(&mut out, name.as_bytes());
+            put_bytes(&mut out, value.as_bytes());
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(WHAT, bytes);
+        let of_group = decoder.bool()?;
+        let transaction_time_us = decoder.i64()?;
+        let (role, text) = (decoder.string()?, decoder.string()?);
+        let count = decoder.count(MAX_SETTINGS, 2)?;
+        let settings = (0..count)
+            .map(|_| Ok((decoder.string()?, decoder.string()?)))
+            .collect::<Result<_, DecodeError>>()?;
+        decoder.finish()?;
+        Ok(Self {
+            of_group,
+            transaction_time_us,
+            role,
+            text,
+            settings,
+        })
+    }
+}

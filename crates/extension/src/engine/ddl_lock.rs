@@ -1,0 +1,135 @@
+//! The group's DDL lock, on its way between backends and the log.
+//!
+//! A backend asks through its slot and is told by the slot's outcome; the position of a lock that was given is applied by the apply
+//! worker, like everything that has no backend. Invariant: a lock of this incarnation whose transaction is over is given back,
+//! whatever its backend did: [`Engine::end_ddl_lock`] looks at the slots after every round.
+
+use std::sync::atomic::Ordering;
+
+use synod_change::{DdlLockRecord, Record, TableId, TransactionId};
+use synod_log::SharedLog;
+use synod_rules::Verdict;
+
+use super::{Engine, Flight};
+use crate::pg::latch;
+use crate::pg::shmem::{self, NodeLock, NodeShared, slots};
+use crate::pg::slot::{Outcome, Slot, SlotState};
+
+/// What lies in the slot: whether all tables are asked for, and their numbers.
+pub fn encode_request(all: bool, tables: &[TableId]) -> Vec<u8> {
+    let numbers = tables.iter().flat_map(|table| table.0.to_le_bytes());
+    std::iter::once(u8::from(all)).chain(numbers).collect()
+}
+
+fn decode_request(bytes: &[u8]) -> (bool, Vec<TableId>) {
+    let (all, numbers) = bytes
+        .split_first()
+        .map_or((true, &[][..]), |(all, rest)| (*all != 0, rest));
+    let tables = numbers
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|number| TableId(u64::from_le_bytes(*number)));
+    (all, tables.collect())
+}
+
+impl<L: SharedLog> Engine<L> {
+    pub(super) fn take_ddl_lock(&mut self, number: i32, slot: &Slot, generation: u64) {
+        let transaction = slot.record_transaction.load(Ordering::Relaxed);
+        let owner = self.own(transaction);
+        if self.certifier.ddl_lock().is_some_and(|lock| lock.owner != owner) {
+            self.refuse(number, slot, generation, Outcome::DdlLocked, 0);
+            return;
+        }
+        let (all, tables) = decode_request(&slot.read_payload());
+        let record = Record::DdlLock(DdlLockRecord {
+            transaction,
+            all,
+            tables,
+        });
+        let flight = Flight::DdlLock {
+            slot: number,
+            generation,
+        };
+        self.propose(flight, record.encode());
+    }
+
+    pub(super) fn own(&self, number: u64) -> TransactionId {
+        TransactionId {
+            node: self.node_id,
+            incarnation: self.incarnation,
+            number,
+        }
+    }
+
+    /// Give the lock back when its transaction is over and has no record on its way.
+    pub(super) fn end_ddl_lock(&mut self) {
+        let Some(owner) = self.certifier.ddl_lock().map(|lock| lock.owner) else {
+            return;
+        };
+        if owner != self.own(owner.number) || !self.may_propose() {
+            return;
+        }
+        let index = self.node.index() as u32;
+        let runs = slots().iter().any(|slot| {
+            slot.node.load(Ordering::SeqCst) == index && slot.transaction.load(Ordering::SeqCst) == owner.number
+        });
+        let on_its_way = self.flights.values().any(|flight| match flight {
+            Flight::Record { transaction, .. } => *transaction == owner.number,
+            Flight::DdlLock { .. } | Flight::DdlUnlock => true,
+            _ => false,
+        });
+        if !runs && !on_its_way && !self.uploads_of(owner.number) {
+            self.propose(Flight::DdlUnlock, Record::DdlUnlock(owner.number).encode());
+        }
+    }
+
+    /// For backends and the apply worker.
+    pub(super) fn publish_ddl_lock(&self) {
+        let node = self.node;
+        let lock = self.certifier.ddl_lock();
+        let position = lock.map_or(0, |lock| lock.position);
+        if node.ddl_position.load(Ordering::SeqCst) == position {
+            return;
+        }
+        {
+            let _meta = node.lock(NodeLock::Meta, true);
+            node.ddl_position.store(position, Ordering::SeqCst);
+            if let Some(lock) = lock {
+                node.ddl_node.store(lock.owner.node, Ordering::SeqCst);
+                node.ddl_incarnation.store(lock.owner.incarnation, Ordering::SeqCst);
+                node.ddl_transaction.store(lock.owner.number, Ordering::SeqCst);
+                let count = lock.tables().len();
+                let fits = count <= node.ddl_tables.len();
+                node.ddl_all.store(lock.all || !fits, Ordering::SeqCst);
+                node.ddl_table_count
+                    .store(if fits { count as u32 } else { 0 }, Ordering::SeqCst);
+                for (place, table) in node.ddl_tables.iter().zip(lock.tables()) {
+                    place.store(table.0, Ordering::SeqCst);
+                }
+            }
+        }
+        wake_waiters(node);
+    }
+}
+
+fn wake_waiters(node: &NodeShared) {
+    let index = node.index() as u32;
+    for (number, slot) in slots().iter().enumerate() {
+        if slot.awaits_ddl_lock.load(Ordering::SeqCst) && slot.node.load(Ordering::SeqCst) == index {
+            latch::wake(number as i32);
+        }
+    }
+}
+
+/// Tell the backend that asked.
+pub(super) fn answer(number: i32, generation: u64, position: u64, verdict: &Verdict) {
+    let Some(slot) = shmem::slot(number) else { return };
+    let (outcome, at) = match verdict {
+        Verdict::Commit { .. } => (Outcome::DdlLockGranted, position),
+        _ => (Outcome::DdlLocked, 0),
+    };
+    if slot.abort(generation, SlotState::Proposed, outcome, at) {
+        latch::wake(number);
+    }
+}

@@ -1,0 +1,104 @@
+//! The tables under the group's DDL lock, as this node's writers see them: locked, so that they wait for the DDL instead of losing
+//! to it.
+//!
+//! The apply worker takes the locks for its session when it applies the lock's record, and lets them go behind the record that
+//! ends it; its own writes and the DDL do not meet them. A lock of this very node is not taken: there the transaction itself
+//! holds what it needs. Invariant: locks are held for at most one owner, from a committed record on.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+use synod_change::{DdlLockRecord, TableId};
+
+use crate::pg::catalog;
+use crate::pg::shmem::{NodeLock, NodeShared};
+
+const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+
+/// What is locked for the DDL of another node.
+#[derive(Default)]
+pub struct TableLocks {
+    /// Node and transaction, as the records name them.
+    owner: Option<(u32, u64)>,
+    held: Vec<pg_sys::Oid>,
+}
+
+impl TableLocks {
+    /// Lock what the record names. Inside a transaction; may raise, and is then called again.
+    pub fn take(&mut self, node: u32, request: &DdlLockRecord) {
+        let owner = Some((node, request.transaction));
+        if self.owner != owner {
+            self.release();
+            self.owner = owner;
+        }
+        let relations: Vec<pg_sys::Oid> = if request.all {
+            catalog::all().into_iter().map(|(_, oid)| oid).collect()
+        } else {
+            request
+                .tables
+                .iter()
+                .filter_map(|id| catalog::relation_of(*id))
+                .collect()
+        };
+        for relation in relations {
+            if !self.held.contains(&relation) {
+                let mut lock = lock_id(relation);
+                // SAFETY: inside a transaction; the lock outlives it, on purpose.
+                unsafe { pg_sys::LockRelationIdForSession(&mut lock, MODE) }
+                self.held.push(relation);
+            }
+        }
+    }
+
+    /// Let go of everything.
+    pub fn release(&mut self) {
+        self.owner = None;
+        for relation in self.held.drain(..) {
+            let mut lock = lock_id(relation);
+            // SAFETY: taken by this session in `take`.
+            unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, MODE) }
+        }
+    }
+
+    /// Let go if the certifier knows that the owner lost the lock without a record of its own: its node began anew or left.
+    pub fn release_if_lost(&mut self, node: &NodeShared) {
+        if let Some(owner) = self.owner
+            && published(node)
+                .is_none_or(|(position, lock_node, lock)| position == 0 || owner != (lock_node, lock.transaction))
+        {
+            self.release();
+        }
+    }
+
+    /// What must be locked when the worker starts behind the lock's record. Inside a transaction.
+    pub fn resume(&mut self, node: &NodeShared) {
+        if let Some((position, owner, request)) = published(node)
+            && position <= node.applied.load(Ordering::SeqCst)
+            && owner != node.node_id.load(Ordering::SeqCst)
+        {
+            self.take(owner, &request);
+        }
+    }
+}
+
+/// The lock as the log worker knows it: position, node, and what it covers.
+fn published(node: &NodeShared) -> Option<(u64, u32, DdlLockRecord)> {
+    let _meta = node.lock(NodeLock::Meta, false);
+    let position = node.ddl_position.load(Ordering::SeqCst);
+    let count = node.ddl_table_count.load(Ordering::SeqCst) as usize;
+    let tables = node.ddl_tables.iter().take(count);
+    let request = DdlLockRecord {
+        transaction: node.ddl_transaction.load(Ordering::SeqCst),
+        all: node.ddl_all.load(Ordering::SeqCst),
+        tables: tables.map(|table| TableId(table.load(Ordering::SeqCst))).collect(),
+    };
+    (position != 0).then(|| (position, node.ddl_node.load(Ordering::SeqCst), request))
+}
+
+fn lock_id(relation: pg_sys::Oid) -> pg_sys::LockRelId {
+    pg_sys::LockRelId {
+        relId: relation,
+        // SAFETY: reads a global of this process.
+        dbId: unsafe { pg_sys::MyDatabaseId },
+    }
+}

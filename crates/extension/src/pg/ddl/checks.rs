@@ -1,0 +1,135 @@
+//! What would not come out alike on every node.
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::errors::UserError;
+use crate::pg::relcache::{Relation, c_text};
+use crate::pg::{catalog, guard, list, relation};
+
+/// Before a statement that travels runs.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: the tag says what the pointer may be cast to.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+            return Ok(());
+        }
+        let statement = &*statement.cast::<pg_sys::AlterTableStmt>();
+        let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
+            return Ok(());
+        };
+        for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
+            let command = &*command;
+            if command.subtype != pg_sys::AlterTableType::AT_AlterColumnType || command.def.is_null() {
+                continue;
+            }
+            let using = (*command.def.cast::<pg_sys::ColumnDef>()).raw_default;
+            if !using.is_null() && has_rows(oid) && calls_volatile_function(using) {
+                return Err(differs(
+                    "convert a column",
+                    oid,
+                    "The expression after USING calls a volatile function, whose results would differ from node to node.",
+                    "Add a column, UPDATE it, and drop the old one.",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After it has run.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: the tag says what the pointer may be cast to; the statement has run, so the columns are there.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+            return Ok(());
+        }
+        let statement = &*statement.cast::<pg_sys::AlterTableStmt>();
+        let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
+            return Ok(());
+        };
+        for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
+            let command = &*command;
+            if command.subtype != pg_sys::AlterTableType::AT_AddColumn || command.def.is_null() {
+                continue;
+            }
+            let column = c_text((*command.def.cast::<pg_sys::ColumnDef>()).colname);
+            if has_rows(oid) && default_is_volatile(oid, &column) {
+                return Err(differs(
+                    &format!("add column \"{column}\" with a volatile default"),
+                    oid,
+                    "It is evaluated for each row that is there, and the results would differ from node to node.",
+                    "Add the column without the default, SET DEFAULT, and UPDATE the rows.",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn differs(what: &str, oid: pg_sys::Oid, detail: &str, hint: &str) -> UserError {
+    let name = relation::by_oid(oid).map_or_else(String::new, |table| table.name.clone());
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot {what} of table {name}, which is replicated and has rows"),
+        detail,
+        hint,
+    )
+}
+
+fn has_rows(oid: pg_sys::Oid) -> bool {
+    Relation::open_locked(oid, pg_sys::AccessShareLock).is_some_and(|relation| catalog::has_rows(&relation))
+}
+
+/// The default that a new column's old rows were given: its own, or its domain's.
+fn default_is_volatile(oid: pg_sys::Oid, column: &str) -> bool {
+    let Some(relation) = Relation::open(oid) else {
+        return false;
+    };
+    let place = (0..relation.attribute_count()).find(|at| {
+        let attribute = relation.attribute(*at);
+        !attribute.attisdropped && crate::pg::relcache::name_text(&attribute.attname) == column
+    });
+    let Some(place) = place else { return false };
+    // A stored expression is immutable.
+    if relation.attribute(place).attgenerated != 0 {
+        return false;
+    }
+    // SAFETY: an open relation and one of its columns; an expression, or null.
+    unsafe {
+        let default = pg_sys::build_column_default(relation.raw(), place as i32 + 1);
+        !default.is_null() && pg_sys::contain_volatile_functions(default)
+    }
+}
+
+/// Whether an expression that was not analysed yet may call a volatile function, by name.
+unsafe fn calls_volatile_function(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: a raw expression; its text form names functions as `:funcname ("schema" "name")`.
+    let text = unsafe {
+        let text = pg_sys::nodeToString(expression.cast());
+        c_text(text)
+    };
+    let mut names = Vec::new();
+    for part in text.split(":funcname (").skip(1) {
+        let inside = part.split(')').next().unwrap_or_default();
+        names.extend(
+            inside
+                .split_whitespace()
+                .last()
+                .map(|name| name.trim_matches('"').to_owned()),
+        );
+    }
+    if names.is_empty() {
+        return false;
+    }
+    let found = pgrx::Spi::get_one_with_args::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = ANY ($1::pg_catalog.text[]) AND provolatile = 'v')",
+        &[names.into()],
+    );
+    !matches!(found, Ok(Some(false)))
+}

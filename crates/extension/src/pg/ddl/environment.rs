@@ -1,0 +1,90 @@
+//! What the meaning of a statement depends on beside the catalogs, and its text.
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_change::DdlStatement;
+
+use crate::errors::UserError;
+use crate::pg::relcache::c_text;
+
+/// Settings that travel. `check_function_bodies` does not: where the statement is replayed bodies are not checked again.
+const SETTINGS: [&std::ffi::CStr; 19] = [
+    c"search_path",
+    c"DateStyle",
+    c"IntervalStyle",
+    c"TimeZone",
+    c"timezone_abbreviations",
+    c"default_tablespace",
+    c"default_table_access_method",
+    c"default_toast_compression",
+    c"default_text_search_config",
+    c"xmloption",
+    c"xmlbinary",
+    c"array_nulls",
+    c"standard_conforming_strings",
+    c"backslash_quote",
+    c"bytea_output",
+    c"extra_float_digits",
+    c"transform_null_equals",
+    c"lc_monetary",
+    c"lc_numeric",
+];
+
+/// The statement's own text, cut out of what the client sent.
+///
+/// # Safety
+/// The arguments are those of `ProcessUtility_hook`.
+pub unsafe fn text(
+    statement: *const pg_sys::PlannedStmt,
+    source: *const core::ffi::c_char,
+) -> Result<String, UserError> {
+    // SAFETY: by contract; the location lies inside the source.
+    let (source, start, length) = unsafe {
+        if source.is_null() {
+            return Err(no_text());
+        }
+        (c_text(source), (*statement).stmt_location, (*statement).stmt_len)
+    };
+    let start = usize::try_from(start).unwrap_or(0);
+    let rest = source.get(start..).ok_or_else(no_text)?;
+    let text = match usize::try_from(length) {
+        Ok(length) if length > 0 => rest.get(..length).ok_or_else(no_text)?,
+        _ => rest,
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(no_text());
+    }
+    Ok(text.to_owned())
+}
+
+fn no_text() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot change definitions of the group by a statement without a text",
+        "The text of the statement is what the other nodes run; the body of a function with BEGIN ATOMIC has none.",
+        "Run the statement by itself, or write the function's body as a string.",
+    )
+}
+
+/// The statement as it travels.
+pub fn capture(text: String, of_group: bool) -> DdlStatement {
+    // SAFETY: inside a transaction; the strings are copied. GetConfigOption gives null for what does not exist.
+    unsafe {
+        let value = |name: &std::ffi::CStr| {
+            let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+            (!value.is_null()).then(|| (name.to_string_lossy().into_owned(), c_text(value)))
+        };
+        DdlStatement {
+            of_group,
+            transaction_time_us: pg_sys::GetCurrentTransactionStartTimestamp(),
+            role: c_text(pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false)),
+            text,
+            settings: SETTINGS.into_iter().filter_map(value).collect(),
+        }
+    }
+}
+
+/// The setting's name in C, if it is one of those that travel.
+pub fn setting(name: &str) -> Option<&'static std::ffi::CStr> {
+    SETTINGS.into_iter().find(|known| known.to_bytes() == name.as_bytes())
+}

@@ -1,0 +1,200 @@
+//! The backend's side of the group's DDL lock: ask for it through the log, wait for it, and for everything before it.
+
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_change::TableId;
+
+use super::Need;
+use crate::engine::encode_ddl_request;
+use crate::errors::{self, UserError};
+use crate::pg::barrier::wait;
+use crate::pg::shmem::{NodeShared, NodeState};
+use crate::pg::slot::Outcome;
+use crate::pg::submit::{self, Asked};
+use crate::pg::{catalog, give_way, latch, xact};
+
+/// Who waits is woken; this is only in case a wake-up gets lost, and how often a deadlock is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The lock, as this transaction has it.
+#[derive(Default)]
+struct Held {
+    /// 0: not held.
+    incarnation: u64,
+    all: bool,
+    tables: Vec<TableId>,
+}
+
+thread_local! {
+    static HELD: RefCell<Held> = RefCell::new(Held::default());
+}
+
+/// At the end of the transaction. The log worker gives it back.
+pub fn forget() {
+    HELD.with_borrow_mut(|held| *held = Held::default());
+}
+
+/// The incarnation under which this transaction took the lock; 0: it has none.
+pub fn incarnation() -> u64 {
+    HELD.with_borrow(|held| held.incarnation)
+}
+
+/// The tables that this transaction has for itself.
+pub fn tables() -> Vec<TableId> {
+    HELD.with_borrow(|held| {
+        if held.all {
+            catalog::all()
+                .into_iter()
+                .map(|(id, _)| id)
+                .chain(held.tables.iter().copied())
+                .collect()
+        } else {
+            held.tables.clone()
+        }
+    })
+}
+
+/// Whether this transaction has what it needs.
+pub fn covers(node: &NodeShared, need: &Need) -> bool {
+    HELD.with_borrow(|held| {
+        held.incarnation != 0
+            && held.incarnation == node.incarnation.load(Ordering::Acquire)
+            && (held.all || !need.all && need.tables.iter().all(|table| held.tables.contains(table)))
+    })
+}
+
+/// Take the lock, or extend it, and wait until everything before it is here.
+pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> {
+    if incarnation() != 0 && incarnation() != node.incarnation.load(Ordering::Acquire) {
+        return Err(errors::ddl_lock_lost());
+    }
+    if node.origin.load(Ordering::Acquire) == 0 {
+        return Err(errors::starting());
+    }
+    let deadline = lock_deadline();
+    let number = xact::current_number(node);
+    let csn = loop {
+        let asked = submit::ask_for_ddl_lock(node, number, &encode_ddl_request(need.all, &need.tables))?;
+        match wait_for_answer(node, asked, deadline)? {
+            Some(csn) => break csn,
+            None => wait_until_free(node, deadline)?,
+        }
+    };
+    HELD.with_borrow_mut(|held| {
+        held.incarnation = node.incarnation.load(Ordering::Acquire);
+        held.all |= need.all;
+        held.tables.extend_from_slice(&need.tables);
+    });
+    let far = Instant::now() + Duration::from_secs(24 * 3600);
+    wait::applied(node, csn, deadline.unwrap_or(far)).map_err(|error| match deadline {
+        Some(deadline) if Instant::now() >= deadline => timed_out(),
+        _ => error,
+    })
+}
+
+/// The position of the lock; nothing when another transaction has it.
+fn wait_for_answer(
+    node: &'static NodeShared,
+    asked: Asked,
+    deadline: Option<Instant>,
+) -> Result<Option<u64>, UserError> {
+    let patience = Instant::now() + submit::commit_timeout();
+    loop {
+        latch::reset();
+        if let Some((outcome, position)) = asked.answer() {
+            return match outcome {
+                Outcome::DdlLockGranted => Ok(Some(position)),
+                Outcome::DdlLocked => Ok(None),
+                _ => Err(errors::log_stopped(&node.log_reason())),
+            };
+        }
+        let reason = match give_way::check() {
+            Err(error) => Some(error),
+            Ok(()) if node.state() == NodeState::LogStopped => Some(errors::log_stopped(&node.log_reason())),
+            Ok(()) if is_over(deadline) => Some(timed_out()),
+            Ok(()) if Instant::now() >= patience => Some(errors::no_quorum()),
+            Ok(()) if submit::interrupted() => Some(errors::canceled()),
+            Ok(()) => None,
+        };
+        if let Some(error) = reason {
+            // If it is given all the same, the log worker sees that nobody wants it.
+            asked.let_go(node);
+            latch::check_for_interrupts();
+            return Err(error);
+        }
+        latch::wait(LOOK_AGAIN);
+    }
+}
+
+/// Another transaction has the lock: wait until it is free, or until something else is up.
+fn wait_until_free(node: &'static NodeShared, deadline: Option<Instant>) -> Result<(), UserError> {
+    let waiting = submit::AwaitsDdlLock::announce(node);
+    let since = Instant::now();
+    while node.ddl_position.load(Ordering::SeqCst) != 0 {
+        latch::reset();
+        if node.ddl_position.load(Ordering::SeqCst) == 0 {
+            break;
+        }
+        give_way::check()?;
+        if node.state() == NodeState::LogStopped {
+            return Err(errors::log_stopped(&node.log_reason()));
+        }
+        if is_over(deadline) {
+            return Err(timed_out());
+        }
+        if since.elapsed() >= LOOK_AGAIN && in_the_owners_way(node) {
+            return Err(deadlock());
+        }
+        if submit::interrupted() {
+            drop(waiting);
+            latch::check_for_interrupts();
+            return Err(errors::canceled());
+        }
+        latch::wait(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Whether the owner runs on this server and waits for a lock that this transaction has.
+fn in_the_owners_way(node: &NodeShared) -> bool {
+    if node.ddl_node.load(Ordering::SeqCst) != node.node_id.load(Ordering::SeqCst) {
+        return false;
+    }
+    let Some(pid) = submit::process_of(node, node.ddl_transaction.load(Ordering::SeqCst)) else {
+        return false;
+    };
+    let query = format!("SELECT pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids({pid}))");
+    matches!(pgrx::Spi::get_one::<bool>(&query), Ok(Some(true)))
+}
+
+/// `lock_timeout`, from now on.
+fn lock_deadline() -> Option<Instant> {
+    // SAFETY: reads a setting of this process.
+    let milliseconds = unsafe { pg_sys::LockTimeout };
+    (milliseconds > 0).then(|| Instant::now() + Duration::from_millis(milliseconds as u64))
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+fn timed_out() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        "canceling statement due to lock timeout",
+        "The group's DDL lock was not free in time: another transaction of the group changes definitions.",
+        "See synod.stat_log for the nodes of the group; retry later or raise lock_timeout.",
+    )
+}
+
+fn deadlock() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
+        "deadlock detected",
+        "The transaction that has the group's DDL lock waits for a lock that this transaction has.",
+        "The transaction might succeed if retried.",
+    )
+}

@@ -1,0 +1,172 @@
+//! Running another node's statements, inside the apply worker's transaction: as its role, with its settings, at its time.
+//!
+//! A statement on the group's own tables must succeed, or apply stops there. Any other is left out, with a warning in the server
+//! log, where its objects are not there or are there already: what does not belong to the group may differ from node to node.
+
+use std::cell::RefCell;
+use std::ffi::CString;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use synod_change::DdlStatement;
+
+use super::environment;
+use crate::errors::UserError;
+
+thread_local! {
+    static CURRENT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The statement that failed, for the reason why apply stopped.
+pub fn take_current() -> Option<String> {
+    CURRENT.take()
+}
+
+/// Run it. Raises when it fails and that must not be.
+pub fn run(statement: &DdlStatement) {
+    CURRENT.set(Some(statement.text.clone()));
+    if statement.of_group {
+        execute(statement);
+    } else {
+        leniently(statement);
+    }
+    CURRENT.set(None);
+}
+
+fn leniently(statement: &DdlStatement) {
+    // SAFETY: inside a transaction; the subtransaction ends below, or with the transaction.
+    let (context, owner) = unsafe {
+        let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::CurrentMemoryContext = before.0;
+        before
+    };
+    let statement = std::panic::AssertUnwindSafe(statement);
+    let left_out = PgTryBuilder::new(|| {
+        execute(&statement);
+        None
+    })
+    .catch_others(|error| match reason(&error) {
+        Some(reason) => Some(reason),
+        None => error.rethrow(),
+    })
+    .execute();
+    // SAFETY: ends the subtransaction begun above, and goes back to where it was begun.
+    unsafe {
+        if left_out.is_some() {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::ReleaseCurrentSubTransaction();
+        }
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    if let Some(reason) = left_out {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            "a statement of another node was left out here",
+            format!("{}: {reason}", statement.text),
+            "It concerns objects that this node does not have, or has already, and no table of the group.",
+        )
+        .report(pgrx::PgLogLevel::WARNING);
+    }
+}
+
+/// Why a statement that concerns no table of the group can be left out.
+fn reason(error: &CaughtError) -> Option<String> {
+    use PgSqlErrorCode as Code;
+    let CaughtError::PostgresError(report) = error else {
+        return None;
+    };
+    matches!(
+        report.sql_error_code(),
+        Code::ERRCODE_UNDEFINED_TABLE
+            | Code::ERRCODE_UNDEFINED_OBJECT
+            | Code::ERRCODE_UNDEFINED_FUNCTION
+            | Code::ERRCODE_UNDEFINED_COLUMN
+            | Code::ERRCODE_INVALID_SCHEMA_NAME
+            | Code::ERRCODE_DUPLICATE_TABLE
+            | Code::ERRCODE_DUPLICATE_OBJECT
+            | Code::ERRCODE_DUPLICATE_FUNCTION
+            | Code::ERRCODE_DUPLICATE_SCHEMA
+            | Code::ERRCODE_DUPLICATE_COLUMN
+            | Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
+            | Code::ERRCODE_WRONG_OBJECT_TYPE
+    )
+    .then(|| report.message().to_owned())
+}
+
+fn execute(statement: &DdlStatement) {
+    let role = CString::new(statement.role.as_str()).unwrap_or_default();
+    // SAFETY: inside a transaction; identity and settings are given back below, or by the end of the (sub)transaction.
+    let (user, context, level) = unsafe {
+        let role = pg_sys::get_role_oid(role.as_ptr(), true);
+        if role == pg_sys::InvalidOid {
+            missing_role(&statement.role).raise();
+        }
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let level = pg_sys::NewGUCNestLevel();
+        set(c"check_function_bodies", "off");
+        for (name, value) in &statement.settings {
+            if let Some(name) = environment::setting(name) {
+                set(name, value);
+            }
+        }
+        set_time(statement.transaction_time_us);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        (user, context, level)
+    };
+    if let Err(error) = pgrx::Spi::run(&statement.text) {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("could not run a statement of another node: {error}"),
+            "",
+            "",
+        )
+        .raise();
+    }
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::SetUserIdAndSecContext(user, context);
+        pg_sys::AtEOXact_GUC(true, level);
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+fn missing_role(role: &str) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("role \"{role}\" does not exist"),
+        "It changed a definition on another node; roles belong to each server.",
+        "Create the role on this server.",
+    )
+}
+
+unsafe fn set(name: &std::ffi::CStr, value: &str) {
+    let value = CString::new(value).unwrap_or_default();
+    // SAFETY: inside a transaction and a nest level of its own; the apply worker is a superuser.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// What `now()` says in this transaction. The server has a function for it that is meant for parallel workers, and insists.
+unsafe fn set_time(microseconds: i64) {
+    // SAFETY: two clocks of this process; the next transaction sets them anew.
+    unsafe {
+        let number = pg_sys::ParallelWorkerNumber;
+        pg_sys::ParallelWorkerNumber = 0;
+        pg_sys::SetParallelStartTimestamps(microseconds, microseconds);
+        pg_sys::ParallelWorkerNumber = number;
+    }
+}
