@@ -69,6 +69,194 @@ Examples:
 
 Exits with 1 when a node is down or stopped, lags more than --max-lag, or the group has no majority.")]
     Status(Status),
+    /// Show live what the group does: commits, conflicts, latency, lag, what waits
+    #[command(after_help = "\
+Examples:
+  synod top --dsn 'host=db1 dbname=app user=admin'
+  synod top --interval 5 --count 12 --json    one JSON object per line: for logs and graphs
+
+Keys: q ends it.")]
+    Top(Top),
+    /// Check settings, clocks, tables, versions, slots and disk on every node; say what to do
+    #[command(after_help = "\
+Examples:
+  synod doctor --dsn 'host=db1 dbname=app user=admin'
+  synod doctor --json | jq '.findings[] | select(.level == \"error\")'
+
+Works before a group exists, too: it then checks the one server. Exits with 1 when there is an error or a warning.")]
+    Doctor(Doctor),
+    /// Make a group whose first node is this database
+    #[command(after_help = "\
+Example:
+  synod create --dsn 'host=db1 dbname=app user=admin' shop \\
+      --node db1 --address 'host=db1 dbname=app user=synod_link'
+
+Creates the extension if it is not there.")]
+    Create(Create),
+    /// Make this database a node of a group: copies the tables, then follows
+    #[command(after_help = "\
+Example:
+  pg_dump --schema-only 'host=db1 dbname=app' | psql 'host=db2 dbname=app'
+  synod join --dsn 'host=db2 dbname=app user=admin' --via 'host=db1 dbname=app user=synod_link' \\
+      --node db2 --address 'host=db2 dbname=app user=synod_link'
+
+Creates the extension if it is not there. What fails or is interrupted is undone.")]
+    Join(Join),
+    /// Give this node a fresh copy of the group's tables, after its log has stopped for good
+    #[command(after_help = "\
+Example:
+  synod rejoin --dsn 'host=db3 dbname=app user=admin'
+
+For a node that was away for longer than the others keep the log, or whose log is damaged.")]
+    Rejoin(Rejoin),
+    /// Tell the group that a node is reached at another address from now on
+    #[command(after_help = "\
+Example:
+  synod move --dsn 'host=db1 dbname=app user=admin' --node db3 --address 'host=db3.new dbname=app user=synod_link'")]
+    Move(Move),
+    /// Leave the group, or take a dead node out of it
+    #[command(after_help = "\
+Examples:
+  synod leave --dsn 'host=db3 dbname=app user=admin'                 db3 leaves; its tables keep their rows
+  synod leave --dsn 'host=db1 dbname=app user=admin' --node db3      db3 is dead: the others go on without it
+  synod leave --dsn 'host=db3 dbname=app user=admin' --force         db3 was removed, or is a copy of a member")]
+    Leave(Leave),
+    /// Compare tables between nodes, all as of one commit, and find the rows that differ
+    #[command(after_help = "\
+Examples:
+  synod compare --dsn 'host=db1 dbname=app user=admin'               every replicated table
+  synod compare --table public.orders --json
+
+How it works: every node is stopped for a moment at the same CSN (commits wait, at most --pause), and opens a snapshot;
+then it goes on. The rows are compared in the snapshots: checksums of row groups first, then the rows of groups
+that differ. The user needs SELECT on the tables (pg_read_all_data).")]
+    Compare(Compare),
+    /// Make the rows of a table on one node equal to those of another
+    #[command(after_help = "\
+Example:
+  synod compare --table public.orders
+  synod repair --table public.orders --node db3 --from db1 --dry-run
+  synod repair --table public.orders --node db3 --from db1 --yes
+
+DANGER: this writes to one node past the shared log. It is for a table that the group has already lost agreement on:
+somebody wrote to it with its triggers off, or a disk or a bug changed rows. What only that node had is lost, so keep
+the output of the dry run. Find the cause first. While it runs (at most --pause) no commit and no strong read of
+that node ends; let clients use another node. A node whose apply has stopped cannot be repaired so, as it can
+reach no CSN that the others still know: let it leave and join again.")]
+    Repair(Repair),
+}
+
+/// Options of `synod top`.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Seconds between two looks
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub interval: f64,
+    /// End after so many looks
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub count: Option<u64>,
+}
+
+/// Options of `synod doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Show what is all right, too
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Options of `synod create`.
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Name of the new group
+    pub group: String,
+    /// Name of this node in it
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// How the other nodes will reach this database: a connection string, also used by its own server
+    #[arg(long, value_name = "CONNINFO")]
+    pub address: String,
+}
+
+/// Options of `synod join`.
+#[derive(Args, Debug)]
+pub struct Join {
+    /// A member of the group, as this server reaches it
+    #[arg(long, value_name = "CONNINFO")]
+    pub via: String,
+    /// Name of this node in the group
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// How the other nodes will reach this database: a connection string, also used by its own server
+    #[arg(long, value_name = "CONNINFO")]
+    pub address: String,
+}
+
+/// Options of `synod rejoin`.
+#[derive(Args, Debug)]
+pub struct Rejoin {
+    /// A member to copy from, as this server reaches it [default: any]
+    #[arg(long, value_name = "CONNINFO")]
+    pub via: Option<String>,
+}
+
+/// Options of `synod move`.
+#[derive(Args, Debug)]
+pub struct Move {
+    /// The node that has moved
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// How the other nodes reach it from now on: a connection string
+    #[arg(long, value_name = "CONNINFO")]
+    pub address: String,
+}
+
+/// Options of `synod leave`.
+#[derive(Args, Debug)]
+pub struct Leave {
+    /// Another node, to be taken out of the group
+    #[arg(long, value_name = "NAME", conflicts_with = "force")]
+    pub node: Option<String>,
+    /// Leave without telling the group
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `synod compare`.
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// Table to compare, by its name on the first node; may be given more than once [default: all]
+    #[arg(short, long = "table", value_name = "TABLE")]
+    pub tables: Vec<String>,
+    /// Rows that differ are listed up to this number per table
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub limit: usize,
+    /// Milliseconds that a node may be stopped at most
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5_000)]
+    pub pause: u32,
+}
+
+/// Options of `synod repair`.
+#[derive(Args, Debug)]
+pub struct Repair {
+    /// Table to repair, by its name on the first node
+    #[arg(short, long, value_name = "TABLE")]
+    pub table: String,
+    /// Node whose rows are wrong
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Node whose rows are right
+    #[arg(long, value_name = "NAME")]
+    pub from: String,
+    /// Show what would be changed and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    pub yes: bool,
+    /// Milliseconds that the node may be stopped at most
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 60_000)]
+    pub pause: u32,
 }
 
 /// Options of `synod status`.

@@ -2,11 +2,18 @@
 //! any client does, and keeps nothing of its own.
 
 mod arguments;
+mod compare;
+mod doctor;
 mod failure;
+mod frozen;
 mod group;
+mod membership;
 mod output;
+mod repair;
+mod rows;
 mod session;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -20,6 +27,15 @@ fn main() -> ExitCode {
     let common = &arguments.common;
     let done = match &arguments.command {
         Command::Status(options) => status::run(common, options),
+        Command::Top(options) => top::run(common, options),
+        Command::Doctor(options) => doctor::run(common, options),
+        Command::Create(options) => membership::create(common, options),
+        Command::Join(options) => membership::join(common, options),
+        Command::Rejoin(options) => membership::rejoin(common, options),
+        Command::Move(options) => membership::move_node(common, options),
+        Command::Leave(options) => membership::leave(common, options),
+        Command::Compare(options) => compare::run(common, options),
+        Command::Repair(options) => repair::run(common, options),
     };
     let code = done.unwrap_or_else(|failure| {
         if common.json {

@@ -417,3 +417,43 @@ REVOKE ALL ON FUNCTION synod._forget(boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._forget(boolean) TO synod_admin, synod_replicator;
 
 GRANT SELECT ON TABLE synod.replicated_table TO synod_admin, synod_replicator;
+
+-- Comparing and repairing tables, by the command synod: src/comparison.rs, src/pg/hold.rs
+
+CREATE FUNCTION synod._hold(milliseconds integer) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'hold_node_wrapper';
+COMMENT ON FUNCTION synod._hold(integer) IS
+    'internal: nothing more commits on this node until the transaction ends, at most for so long; the CSN where it is';
+REVOKE ALL ON FUNCTION synod._hold(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._hold(integer) TO synod_admin;
+
+CREATE FUNCTION synod._advance(csn bigint) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'advance_node_wrapper';
+COMMENT ON FUNCTION synod._advance(bigint) IS 'internal: lets the held node go on to a CSN and no further';
+REVOKE ALL ON FUNCTION synod._advance(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._advance(bigint) TO synod_admin;
+
+CREATE FUNCTION synod._snapshot_at(csn bigint) RETURNS text
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'snapshot_at_wrapper';
+COMMENT ON FUNCTION synod._snapshot_at(bigint) IS 'internal: a snapshot of exactly the state after the CSN of the hold';
+REVOKE ALL ON FUNCTION synod._snapshot_at(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._snapshot_at(bigint) TO synod_admin;
+
+CREATE FUNCTION synod._release() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'release_node_wrapper';
+COMMENT ON FUNCTION synod._release() IS 'internal: ends the hold of this transaction';
+REVOKE ALL ON FUNCTION synod._release() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._release() TO synod_admin;
+
+CREATE FUNCTION synod._begin_repair("table" oid, csn bigint) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'begin_repair_wrapper';
+COMMENT ON FUNCTION synod._begin_repair(oid, bigint) IS
+    'internal: until the transaction ends its writes to this table mend rows of this node only';
+REVOKE ALL ON FUNCTION synod._begin_repair(oid, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._begin_repair(oid, bigint) TO synod_admin;
+
+CREATE FUNCTION synod._disk(OUT log_bytes bigint, OUT free_bytes bigint, OUT total_bytes bigint)
+    RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'disk_wrapper';
+COMMENT ON FUNCTION synod._disk() IS 'internal: what this node''s shared log takes on disk, and what is left there';
+REVOKE ALL ON FUNCTION synod._disk() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._disk() TO synod_admin, pg_monitor;

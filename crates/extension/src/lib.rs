@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+pub mod comparison;
 pub mod engine;
 pub mod errors;
 pub mod group;

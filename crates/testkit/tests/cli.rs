@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use synod_testkit::command::{Ran, synod};
-use synod_testkit::{Options, Server, SharedCluster, StopMode, wait_until};
+use synod_testkit::{Options, Server, SharedCluster, StopMode, assert_converged, wait_until};
 
 use std::time::Duration;
 
@@ -87,4 +87,297 @@ fn errors_look_like_the_servers_own() {
         ran.out
     );
     assert_eq!(synod(&["stauts"]).code, 2);
+}
+
+/// Changes rows of one node only, past the log, as damage would.
+fn damage(server: &Server, table: &str, statements: &str) {
+    let mut client = server.client();
+    client
+        .batch_execute("SET synod.read_consistency = local; BEGIN")
+        .unwrap();
+    let csn: i64 = client.query_one("SELECT synod._hold(5000)", &[]).unwrap().get(0);
+    client
+        .batch_execute(&format!(
+            "SELECT synod._begin_repair('{table}'::regclass, {csn}); {statements}; COMMIT"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn compare_finds_differences_under_load_and_repair_mends_them() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "\"Odd orders\"",
+        "CREATE TABLE \"Odd orders\" (id int PRIMARY KEY, \"What\" text, at timestamptz DEFAULT now(), \
+         n int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+    );
+    cluster.create_table("keyless", "CREATE TABLE keyless (a int, b float8)");
+    let mut writer = cluster.client(0);
+    writer
+        .batch_execute(
+            "INSERT INTO \"Odd orders\" (id, \"What\") SELECT i, repeat('x', i % 7) FROM generate_series(1, 3000) i;
+             INSERT INTO keyless SELECT i % 5, i / 3.0 FROM generate_series(1, 50) i",
+        )
+        .unwrap();
+    assert_converged(&cluster, &["\"Odd orders\"", "keyless"]);
+    damage(
+        cluster.server(2),
+        "public.\"Odd orders\"",
+        "DELETE FROM \"Odd orders\" WHERE id = 7; UPDATE \"Odd orders\" SET \"What\" = E'tab\\t\"quote' WHERE id = 2999;
+         INSERT INTO \"Odd orders\" (id, \"What\") VALUES (-1, NULL)",
+    );
+    damage(
+        cluster.server(1),
+        "keyless",
+        "DELETE FROM keyless WHERE a = 3 AND b = 1",
+    );
+    // What is written meanwhile is no difference: all nodes are looked at after the same commit.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = EndOf(&stop);
+        for node in 0..2 {
+            let (mut client, stop) = (cluster.client(node), &stop);
+            scope.spawn(move || {
+                let mut round = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    round += 1;
+                    let sql = format!(
+                        "UPDATE \"Odd orders\" SET \"What\" = 'r{round}' WHERE id = {}",
+                        10 + node * 1000 + round % 900
+                    );
+                    client.batch_execute(&sql).unwrap();
+                }
+            });
+        }
+        let ran = at(cluster.server(0), &["compare", "--json"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let report = json(&ran);
+        assert_eq!(report["nodes"].as_array().unwrap().len(), 3, "{report:#}");
+        let of = |name: &str| {
+            report["tables"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|table| table["table"] == name)
+                .unwrap()
+                .clone()
+        };
+        let odd = of("public.\"Odd orders\"");
+        let found: Vec<String> = odd["differences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            found,
+            [
+                r#"{"key":{"id":-1},"nodes":{"n1":null,"n2":null,"n3":"a"}}"#,
+                r#"{"key":{"id":2999},"nodes":{"n1":"a","n2":"a","n3":"b"}}"#,
+                r#"{"key":{"id":7},"nodes":{"n1":"a","n2":"a","n3":null}}"#,
+            ],
+            "{odd:#}"
+        );
+        let keyless = of("public.keyless");
+        assert_eq!(keyless["differences"].as_array().unwrap().len(), 1, "{keyless:#}");
+        assert_eq!(keyless["differences"][0]["nodes"]["n2"], Value::Null);
+        let others = report["tables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|table| table["equal"] == true)
+            .count();
+        assert_eq!(others, report["tables"].as_array().unwrap().len() - 2);
+
+        let odd = ["repair", "--table", "\"Odd orders\"", "--node", "n3", "--from", "n1"];
+        let ran = at(cluster.server(0), &odd);
+        assert_eq!(ran.code, 3);
+        assert!(ran.err.contains("--yes"), "{ran:?}");
+        let ran = at(cluster.server(0), &[&odd[..], &["--dry-run", "--json"]].concat());
+        assert_eq!(ran.code, 1);
+        assert_eq!(json(&ran)["removed"].as_array().unwrap().len(), 2);
+        let ran = at(cluster.server(1), &[&odd[..], &["--yes", "--json"]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(json(&ran)["put"].as_array().unwrap().len(), 2);
+        let ran = at(
+            cluster.server(0),
+            &[
+                "repair",
+                "--table",
+                "public.keyless",
+                "--node",
+                "n2",
+                "--from",
+                "n3",
+                "--yes",
+            ],
+        );
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("  put: 3\t1\n"), "{}", ran.out);
+        let ran = at(cluster.server(0), &["compare"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("3 nodes at CSN "), "{}", ran.out);
+    });
+    assert_converged(&cluster, &["\"Odd orders\"", "keyless"]);
+}
+
+/// Tells writers to stop, also when the test fails.
+struct EndOf<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for EndOf<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_stopped_node_is_told_apart_from_a_different_one() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("stuck", "CREATE TABLE stuck (id int PRIMARY KEY)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO stuck VALUES (1), (2)")
+        .unwrap();
+    assert_converged(&cluster, &["stuck"]);
+    damage(cluster.server(2), "stuck", "DELETE FROM stuck WHERE id = 1");
+    cluster
+        .client(0)
+        .batch_execute("DELETE FROM stuck WHERE id = 1")
+        .unwrap();
+    let report = wait_until(DEADLINE, "the node to stop", || {
+        let report = json(&at(cluster.server(0), &["status", "--json"]));
+        (report["nodes"][2]["state"] == "not applying").then_some(report)
+    });
+    assert!(
+        report["problems"][0]
+            .as_str()
+            .unwrap()
+            .contains("node \"n3\" does not apply: "),
+        "{report:#}"
+    );
+    let ran = at(cluster.server(0), &["compare", "--table", "stuck", "--json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let compared = json(&ran);
+    assert_eq!(compared["not_compared"][0]["node"], "n3", "{compared:#}");
+    assert_eq!(compared["tables"][0]["equal"], true);
+    // The row that apply looks for is put back by hand; then it goes on.
+    let mut client = cluster.client(2);
+    client
+        .batch_execute("SET synod.read_consistency = local; BEGIN")
+        .unwrap();
+    let csn: i64 = client.query_one("SELECT synod._hold(5000)", &[]).unwrap().get(0);
+    client
+        .batch_execute(&format!(
+            "SELECT synod._begin_repair('stuck'::regclass, {csn}); INSERT INTO stuck VALUES (1); COMMIT"
+        ))
+        .unwrap();
+    wait_until(DEADLINE, "a healthy group", || {
+        (at(cluster.server(0), &["status"]).code == 0).then_some(())
+    });
+    assert_converged(&cluster, &["stuck"]);
+}
+
+#[test]
+fn doctor_and_top_look_at_every_node() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("without_key", "CREATE TABLE without_key (a int)");
+    let ran = at(cluster.server(0), &["doctor", "--json"]);
+    let report = json(&ran);
+    let findings = report["findings"].as_array().unwrap();
+    let level = |check: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check} in {report:#}"))["level"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(report["nodes"].as_array().unwrap().len(), 3);
+    for check in [
+        "shared_preload_libraries",
+        "log_min_messages",
+        "max_connections",
+        "links",
+        "clocks",
+        "version",
+        "disk of the shared log",
+    ] {
+        assert_eq!(level(check), "ok", "{check}: {report:#}");
+    }
+    assert_eq!(level("tables without a key"), "note");
+    assert!(at(cluster.server(0), &["doctor"]).out.contains("HINT:  "));
+    let before = at(
+        cluster.server(1),
+        &["doctor", "--json", "--dsn", &cluster.server(1).dsn_of("template1")],
+    );
+    assert_eq!(before.code, 1);
+    assert!(before.out.contains("Run CREATE EXTENSION synod."), "{}", before.out);
+
+    let ran = at(
+        cluster.server(0),
+        &["top", "--interval", "0.2", "--count", "2", "--json"],
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let looks: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(looks.len(), 2);
+    assert_eq!(looks[1]["nodes"].as_array().unwrap().len(), 3);
+    let text = at(cluster.server(0), &["top", "-i", "0.2", "-n", "1"]);
+    assert!(text.out.contains("COMMITS/S"), "{text:?}");
+}
+
+#[test]
+fn a_group_is_made_joined_and_left() {
+    let mut server = Server::new("made", &[]);
+    server.start();
+    for database in ["a", "b"] {
+        server
+            .client()
+            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .unwrap();
+        server
+            .client_to(database)
+            .batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+            .unwrap();
+    }
+    let (a, b) = (server.dsn_of("a"), server.dsn_of("b"));
+    let ran = synod(&["-d", &a, "create", "shop", "--node", "a", "--address", &a]);
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "group \"shop\" is made; its only node is \"a\"\n"),
+        "{ran:?}"
+    );
+    server
+        .client_to("a")
+        .batch_execute("SELECT synod.replicate_table('t'); INSERT INTO t VALUES (1)")
+        .unwrap();
+    let ran = synod(&["-d", &b, "join", "--via", &a, "--node", "b", "--address", &b, "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(json(&ran)["tables"], 1);
+    let ran = synod(&[
+        "-d",
+        &a,
+        "move",
+        "--node",
+        "b",
+        "--address",
+        &format!("{b} connect_timeout=3"),
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(
+        synod(&["-d", &b, "rejoin"]).code,
+        3,
+        "a healthy node needs no fresh copy"
+    );
+    let ran = synod(&["-d", &b, "join", "--via", &a, "--node", "b", "--address", &b]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.starts_with("ERROR:  "), "{}", ran.err);
+    assert_eq!(synod(&["-d", &b, "leave"]).code, 0);
+    let ran = synod(&["-d", &b, "status"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("not a member of a group"), "{ran:?}");
+    let ran = synod(&["-d", &a, "leave", "--node", "b"]);
+    assert!(ran.err.contains("node \"b\" does not exist"), "{ran:?}");
 }

@@ -25,7 +25,7 @@ use super::give_way::timer;
 use super::relation::StrongTable;
 use super::shmem::{self, ApplyState, NodeShared};
 use super::turn::{self, Turn};
-use super::{capture, latch, worker};
+use super::{capture, hold, latch, worker};
 
 mod failure;
 mod session;
@@ -42,6 +42,8 @@ const RUN_TIME: Duration = Duration::from_millis(5);
 const RUN_RECORDS: usize = 500;
 /// The latch wakes the worker; this is only in case a wake-up gets lost.
 const LONG: Duration = Duration::from_secs(10);
+/// How often a held node is looked at.
+const HELD: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// Held over the commit of a run, from PRE_COMMIT's end to the callback.
@@ -99,6 +101,8 @@ enum Step {
     Moved,
     /// There is nothing to do until the latch is set.
     Idle,
+    /// The node is held (`hold`): whoever ends the hold sets the latch, its deadline does not.
+    Held,
 }
 
 struct Worker {
@@ -135,6 +139,7 @@ impl Worker {
                     session::report_idle();
                     latch::wait(LONG);
                 }
+                Ok(Step::Held) => latch::wait(HELD),
                 Err(failure) => self.stop(&failure),
             }
         }
@@ -179,6 +184,9 @@ impl Worker {
         if is_live(self.node, &next) {
             self.running();
             return Ok(Step::Idle);
+        }
+        if hold::stops(self.node, next.csn) {
+            return Ok(Step::Held);
         }
         if self.node.applied.load(Ordering::SeqCst) != applied {
             // Its backend has committed it after the first look.
@@ -308,7 +316,7 @@ fn apply_run(
     while let Some(pending) = source.next(certified).map_err(Failure::from)?.cloned() {
         let csn = pending.csn;
         let full = records == RUN_RECORDS || began.elapsed() >= RUN_TIME || csn <= alone_until || pending.is_alone();
-        if records > 0 && (full || is_live(node, &pending)) {
+        if records > 0 && (full || hold::stops(node, csn) || is_live(node, &pending)) {
             break;
         }
         doing.csn.set(csn);
@@ -334,7 +342,8 @@ fn apply_run(
     }
     let rows = applier.rows();
     applier.close();
-    let turn = Turn::take(node, last);
+    // Held since the run began: it is done again up to there.
+    let turn = Turn::try_take(node, last).ok_or_else(Failure::held)?;
     TURN.set(Some(turn));
     Ok(Applied {
         records: records as u64,

@@ -124,6 +124,7 @@ thread_local! {
     static PENDING: RefCell<Pending> = RefCell::new(Pending::default());
     static SEALED: Cell<bool> = const { Cell::new(false) };
     static APPLYING: Cell<bool> = const { Cell::new(false) };
+    static REPAIRING: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static RESTART_IDENTITY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -147,6 +148,11 @@ pub fn first_base() -> Option<u64> {
 /// The apply worker writes what was captured elsewhere: its own writes are not captured.
 pub fn set_applying(applying: bool) {
     APPLYING.set(applying);
+}
+
+/// This transaction's writes to a table mend rows of this node only: they are not captured.
+pub fn set_repairing(table: pg_sys::Oid) {
+    REPAIRING.set(table);
 }
 
 /// Whether this process is an apply worker.
@@ -242,6 +248,7 @@ pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactio
 pub fn reset() {
     SEALED.set(false);
     RESTART_IDENTITY.set(false);
+    REPAIRING.set(pg_sys::InvalidOid);
     PENDING.with_borrow_mut(|pending| {
         if pending.latest_subtransaction != 0 {
             *pending = Pending::default();

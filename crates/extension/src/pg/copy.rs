@@ -104,6 +104,23 @@ pub fn write_as_replica() {
     }
 }
 
+/// As [`write_as_replica`], until the end of this transaction.
+pub fn write_as_replica_locally() {
+    // SAFETY: inside a transaction; GUC_ACTION_LOCAL undoes the change at its end.
+    unsafe {
+        pg_sys::set_config_option(
+            c"session_replication_role".as_ptr(),
+            c"replica".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Fill a table with the COPY data that `client` is receiving. Returns the client.
 pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &str) -> Client {
     let source = Source {

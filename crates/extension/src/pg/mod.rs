@@ -22,6 +22,7 @@ pub mod failpoint;
 pub mod format;
 pub mod give_way;
 pub mod guard;
+pub mod hold;
 pub mod hooks;
 pub mod keys;
 pub mod latch;

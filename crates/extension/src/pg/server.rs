@@ -62,6 +62,26 @@ pub fn max_origins() -> i64 {
     }
 }
 
+/// Free and all bytes of the file system that holds a path, as an ordinary process may use them.
+pub fn disk_space(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: statvfs is valid when zeroed; the path is NUL-terminated.
+    let found = unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &raw mut found) == 0).then_some(found)
+    }?;
+    Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+}
+
+/// Microseconds of the clock that all processes share and nobody sets.
+pub fn monotonic_us() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the struct; CLOCK_MONOTONIC is the same for all processes.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// This process' id.
 pub fn my_pid() -> i32 {
     // SAFETY: reads a global of this process.

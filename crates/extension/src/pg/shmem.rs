@@ -117,6 +117,13 @@ pub struct NodeShared {
     /// Backends that wait for `applied` to move (so that a commit scans the slots only when somebody waits).
     pub applied_waiters: AtomicU32,
 
+    /// Until when (monotonic microseconds) nothing above `hold_csn` commits here; 0: no hold. See `pg/hold.rs`.
+    pub hold_until_us: AtomicU64,
+    /// Where the node is held.
+    pub hold_csn: AtomicU64,
+    /// The process that holds it.
+    pub hold_pid: AtomicI32,
+
     /// The log worker leaves records in their slots until fewer own commits wait for their turn (see [`super::turn::GATE`]).
     pub gate_shut: AtomicBool,
 

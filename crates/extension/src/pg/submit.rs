@@ -255,7 +255,7 @@ fn spill_error(path: &Path, error: &std::io::Error) -> UserError {
 pub fn wait_for_turn(node: &'static NodeShared, submitted: &Submitted) -> Result<u64, UserError> {
     wait_until(node, submitted, |slot| {
         let (csn, prev) = (slot.csn.load(Ordering::Acquire), slot.prev.load(Ordering::Acquire));
-        if node.applied.load(Ordering::SeqCst) != prev {
+        if node.applied.load(Ordering::SeqCst) != prev || super::hold::stops(node, csn) {
             return Seen::NotYet;
         }
         if slot.swap(submitted.generation, SlotState::Turn, SlotState::Committing) {

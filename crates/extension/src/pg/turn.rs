@@ -5,12 +5,13 @@
 //! at most one process per node holds the turn (LWLock), and it commits the record that follows `applied`.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::latch;
 use super::shmem::{LockGuard, NEXT_OF, NodeLock, NodeShared, slots};
 use super::slot::{Slot, SlotState};
+use super::{hold, latch};
 
 /// Own commits that may wait for their turn before the log worker leaves new records in their slots: batches then grow,
 /// where otherwise single commits would trickle through, each with its own messages and fsyncs.
@@ -32,8 +33,22 @@ impl Turn {
     /// Take the turn for the record at `csn`: the commit that follows is recorded under the node's replication origin
     /// with this CSN, and asynchronously (the log has it already). Must run inside the transaction that commits.
     pub fn take(node: &'static NodeShared, csn: u64) -> Self {
+        loop {
+            if let Some(turn) = Self::try_take(node, csn) {
+                return turn;
+            }
+            // Held since this process was told that its turn has come: for a moment, and a hold has a deadline.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// As [`Self::take`]; `None`: the node is held before `csn`.
+    pub fn try_take(node: &'static NodeShared, csn: u64) -> Option<Self> {
         let origin = node.origin.load(Ordering::Acquire) as pg_sys::RepOriginId;
         let lock = node.lock(NodeLock::Turn, true);
+        if hold::stops(node, csn) {
+            return None;
+        }
         // SAFETY: inside a transaction; an ERROR in setup (origin in use, too few slots) releases the lock by abort.
         unsafe {
             super::compat::replorigin_session_setup(origin);
@@ -48,11 +63,11 @@ impl Turn {
         if !super::mixed::wrote_other_tables() {
             set_asynchronous_commit();
         }
-        Self {
+        Some(Self {
             node,
             csn,
             lock: Some(lock),
-        }
+        })
     }
 
     /// The record that commits.

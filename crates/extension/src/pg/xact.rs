@@ -99,6 +99,8 @@ fn before_commit() -> Result<(), UserError> {
         return Ok(());
     }
     let node = crate::node::required()?;
+    // It would wait for itself.
+    super::hold::end();
     super::give_way::check_doomed();
     // SAFETY: reads this process' own global.
     if capture::pending() && unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_SERIALIZABLE as i32 {
@@ -174,6 +176,7 @@ fn cleanup() {
     });
     capture::reset();
     let mut over = false;
+    super::hold::end();
     super::mixed::reset();
     if ddl::lock_incarnation() != 0 {
         over = true;

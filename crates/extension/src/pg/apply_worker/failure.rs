@@ -60,6 +60,15 @@ impl Failure {
         Self { reason, code, kind }
     }
 
+    /// The node is held before the last record of the run.
+    pub fn held() -> Self {
+        Self {
+            reason: "this node is held for a moment".into(),
+            code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            kind: Kind::Passing,
+        }
+    }
+
     /// Say at which record and table it happened, and who is in the way if a prepared transaction is.
     pub fn while_doing(mut self, doing: &Doing, node: &NodeShared) -> Self {
         let prepared = node.blocking_prepared.swap(0, Ordering::SeqCst);

@@ -6,7 +6,7 @@
 use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::events::{Event, Tid};
-use super::{APPLYING, PENDING, RESTART_IDENTITY, SEALED, TableChange};
+use super::{APPLYING, PENDING, REPAIRING, RESTART_IDENTITY, SEALED, TableChange};
 use crate::errors::UserError;
 use crate::pg::relation::triggers;
 use crate::pg::relcache::Relation;
@@ -54,6 +54,9 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
     }
     // SAFETY: the relation is open while its triggers run.
     let relation = unsafe { (*data.tg_relation).rd_id };
+    if relation == REPAIRING.get() {
+        return;
+    }
     let kind = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
     if kind == pg_sys::TRIGGER_EVENT_TRUNCATE {
         super::note_table(
