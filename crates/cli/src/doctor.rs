@@ -1,5 +1,6 @@
 //! `synod doctor`: what will go wrong, and what to do about it.
 
+mod between;
 mod checks;
 mod question;
 
@@ -111,7 +112,7 @@ fn between(patients: &[Patient]) -> Vec<Finding> {
                 .map(|(word, clock)| (patient.name.as_str(), word, clock))
         })
         .collect();
-    checks::between_nodes(&told)
+    between::between_nodes(&told)
 }
 
 fn as_text(patients: &[Patient], between: &[Finding], verbose: bool) -> String {

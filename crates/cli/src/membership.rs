@@ -86,7 +86,7 @@ pub fn leave(common: &Common, options: &Leave) -> Result<u8, Failure> {
             format!("node \"{node}\" is not a member any more")
         }
         None => {
-            let force = options.force.then_some("true").unwrap_or("false");
+            let force = if options.force { "true" } else { "false" };
             session.rows("SELECT synod.leave_group($1::pg_catalog.bool)", &[Some(force)])?;
             "this database is not a member any more; its tables keep their rows".into()
         }
@@ -141,8 +141,7 @@ fn with_progress<R>(common: &Common, target: &Target, work: impl FnOnce() -> Res
 /// A bar while tables are copied, as far as the server tells; otherwise only that something goes on.
 fn show_progress(target: &Target, over: &AtomicBool) {
     let bar = ProgressBar::new_spinner().with_message("joining");
-    let watcher = target.connect("join progress").ok();
-    let mut watcher = watcher.filter(|_| true);
+    let mut watcher = target.connect("join progress").ok();
     while !over.load(Ordering::Relaxed) {
         let seen = watcher.as_mut().and_then(|session| {
             session.patience = Duration::from_secs(2);
