@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use synod_testkit::{Cluster, Options, Outcome, Session, SharedCluster, assert_converged, try_wait_until, wait_until};
+use synod_testkit::{
+    Cluster, Options, Outcome, Session, SharedCluster, assert_converged, failed, try_wait_until, wait_until,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -115,16 +117,141 @@ impl Load {
     }
 }
 
+/// Statements of a migration, each a transaction; `busy` is written by all nodes meanwhile.
+const MIGRATIONS: &[&str] = &[
+    "ALTER TABLE busy ADD COLUMN note text",
+    "ALTER TABLE busy ADD COLUMN made timestamptz NOT NULL DEFAULT now()",
+    "CREATE TYPE mood AS ENUM ('good', 'bad'); ALTER TABLE busy ADD COLUMN mood mood DEFAULT 'good'",
+    "ALTER TYPE mood ADD VALUE 'fair'",
+    "ALTER TABLE busy ALTER COLUMN v TYPE bigint USING v * 2",
+    "ALTER TABLE busy ALTER COLUMN v SET DEFAULT 7, ALTER COLUMN note SET DEFAULT 'none'",
+    "CREATE INDEX busy_note ON busy (note)",
+    "CREATE UNIQUE INDEX busy_id_v ON busy (id, mood)",
+    "ALTER TABLE busy RENAME COLUMN note TO remark",
+    "ALTER TABLE busy ADD CONSTRAINT positive CHECK (v >= 0) NOT VALID",
+    "ALTER TABLE busy VALIDATE CONSTRAINT positive",
+    "CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.remark := 'touched'; RETURN new; END $$;
+     CREATE TRIGGER touched BEFORE UPDATE ON busy FOR EACH ROW EXECUTE FUNCTION touched()",
+    "ALTER TABLE busy ADD COLUMN half bigint GENERATED ALWAYS AS (v / 2) STORED",
+    "CREATE VIEW busy_view AS SELECT id, remark FROM busy",
+    "GRANT SELECT ON busy TO pg_monitor; COMMENT ON TABLE busy IS 'written by all'",
+    "ALTER TABLE busy ENABLE ROW LEVEL SECURITY; CREATE POLICY everybody ON busy USING (true)",
+    "DROP INDEX busy_id_v; ALTER TABLE busy DROP COLUMN made",
+    "CREATE TABLE parent_of_busy (id bigint PRIMARY KEY); SELECT 1",
+    "ALTER TABLE busy ADD COLUMN doubled bigint; UPDATE busy SET doubled = 2 * v WHERE id < 40; ALTER TABLE busy ALTER COLUMN v DROP DEFAULT",
+    "UPDATE busy SET v = v + 1 WHERE id < 40; ALTER TABLE busy ALTER COLUMN doubled TYPE numeric;
+     UPDATE busy SET doubled = doubled + 1 WHERE id < 40; UPDATE busy SET v = v + 1 WHERE id < 20;
+     ALTER TABLE busy ADD COLUMN last int; DELETE FROM busy WHERE id = 39; INSERT INTO busy (id, v, last) VALUES (39, 1, 1)",
+    "CREATE SCHEMA moved; ALTER TABLE busy SET SCHEMA moved; ALTER TABLE moved.busy SET SCHEMA public",
+    "ALTER TABLE busy RENAME TO busier; ALTER TABLE busier RENAME TO busy",
+];
+
 #[test]
 fn migrations_of_many_kinds_under_writers() {
     let cluster = CLUSTER.lease();
     cluster.create_table("busy", "CREATE TABLE busy (id bigint PRIMARY KEY, v int)");
-    Load::new().during(&cluster, "busy", || {
-        cluster
-            .client(0)
-            .batch_execute("ALTER TABLE busy ADD COLUMN note text")
-            .unwrap();
-        same_definition(&cluster, "busy");
+    let load = Load::new();
+    load.during(&cluster, "busy", || {
+        for (number, migration) in MIGRATIONS.iter().enumerate() {
+            let node = number % cluster.len();
+            if let Err(error) = cluster.client(node).batch_execute(migration) {
+                panic!("{migration} on node {node}: {error:?}");
+            }
+            load.wait_for_more(5);
+        }
     });
+    same_definition(&cluster, "busy");
+    same_definition(&cluster, "busy_view");
+    same_definition(&cluster, "parent_of_busy");
     assert_converged(&cluster, &["busy"]);
+}
+
+/// Rows and definitions in one transaction, in the order in which they were changed, savepoints included.
+#[test]
+fn rows_and_definitions_in_one_transaction() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("mixed", "CREATE TABLE mixed (id int PRIMARY KEY, v int)");
+    let mut client = cluster.client(1);
+    client
+        .batch_execute("INSERT INTO mixed SELECT i, i FROM generate_series(1, 20) i")
+        .unwrap();
+    for sql in [
+        // A rewrite makes every version the transaction's own.
+        "ALTER TABLE mixed ALTER COLUMN v TYPE bigint; UPDATE mixed SET v = -v WHERE id < 5; DELETE FROM mixed WHERE id = 5",
+        "UPDATE mixed SET v = v - 1 WHERE id < 9; INSERT INTO mixed VALUES (30, 30);
+         ALTER TABLE mixed ALTER COLUMN v TYPE numeric;
+         UPDATE mixed SET v = v - 1 WHERE id IN (2, 30); DELETE FROM mixed WHERE id = 3",
+        "INSERT INTO mixed VALUES (40, 40); CREATE INDEX ON mixed (v); UPDATE mixed SET v = 41 WHERE id = 40;
+         ALTER TABLE mixed ADD COLUMN w text DEFAULT 'w'; UPDATE mixed SET w = 'u' WHERE id = 40",
+        "BEGIN; UPDATE mixed SET v = 100 WHERE id = 7; SAVEPOINT a; UPDATE mixed SET v = 200 WHERE id = 8;
+         ALTER TABLE mixed DROP COLUMN w; UPDATE mixed SET v = 300 WHERE id = 7; ROLLBACK TO a;
+         UPDATE mixed SET w = 'still', v = v + 1 WHERE id = 7; ALTER TABLE mixed ADD COLUMN x int; COMMIT",
+        "BEGIN; SAVEPOINT a; ALTER TABLE mixed DROP COLUMN x; UPDATE mixed SET v = 5; ROLLBACK TO a; COMMIT",
+        "DO $$ BEGIN
+             ALTER TABLE mixed ADD COLUMN y int;
+             BEGIN ALTER TABLE mixed ADD COLUMN z int; RAISE 'no'; EXCEPTION WHEN OTHERS THEN NULL; END;
+             EXECUTE 'UPDATE mixed SET y = id';
+         END $$",
+        "BEGIN; INSERT INTO mixed (id, v) VALUES (50, 1); ALTER TABLE mixed RENAME COLUMN v TO amount;
+         UPDATE mixed SET amount = 2 WHERE id = 50; ALTER TABLE mixed RENAME COLUMN amount TO v; COMMIT",
+        "BEGIN; DELETE FROM mixed WHERE id = 50; ALTER TABLE mixed DROP CONSTRAINT mixed_pkey, ADD PRIMARY KEY (id, v);
+         INSERT INTO mixed (id, v) VALUES (50, 1); COMMIT",
+    ] {
+        client
+            .batch_execute(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        same_definition(&cluster, "mixed");
+        assert_converged(&cluster, &["mixed"]);
+    }
+    let row = client
+        .query_one("SELECT v::int, w FROM mixed WHERE id = 7", &[])
+        .unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, &str>(1)), (101, "still"));
+}
+
+/// What would come out differently from node to node, and what would be half of something.
+#[test]
+fn refusals_say_what_to_do_instead() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("refusing", "CREATE TABLE refusing (id int PRIMARY KEY, v int)");
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("INSERT INTO refusing VALUES (1, 1); CREATE TABLE ordinary (id int)")
+        .unwrap();
+    let before = same_definition(&cluster, "refusing");
+    for sql in [
+        "ALTER TABLE refusing ADD COLUMN r float DEFAULT random()",
+        "ALTER TABLE refusing ADD COLUMN s serial",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
+        "CREATE UNIQUE INDEX CONCURRENTLY ON refusing (v)",
+        "ALTER TABLE refusing SET UNLOGGED",
+        "ALTER TABLE refusing DISABLE TRIGGER ALL",
+        "BEGIN; ALTER TABLE refusing ADD COLUMN c int; INSERT INTO ordinary VALUES (1); COMMIT",
+        "BEGIN; TRUNCATE refusing; ALTER TABLE refusing ADD COLUMN c int; COMMIT",
+        "SET synod.ddl = local; ALTER TABLE refusing ADD COLUMN c int",
+        "SET synod.ddl = local; DROP TABLE refusing",
+        "SET synod.ddl = local; ALTER TABLE refusing RENAME TO other",
+    ] {
+        let error = failed(sql, client.batch_execute(sql), &["0A000"]);
+        assert!(error.hint().is_some(), "{sql}: {error:?}");
+        client.batch_execute("ROLLBACK; RESET synod.ddl").unwrap();
+    }
+    // On an empty table a volatile default is evaluated for nobody.
+    client
+        .batch_execute("DELETE FROM refusing; ALTER TABLE refusing ADD COLUMN s serial")
+        .unwrap();
+    assert_ne!(same_definition(&cluster, "refusing"), before);
+    // A session's own business stays its own.
+    client
+        .batch_execute("SET synod.ddl = local; CREATE TABLE mine (id int); CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        .unwrap();
+    client
+        .batch_execute("RESET synod.ddl; CREATE TEMPORARY TABLE scratch (id int); ALTER TABLE scratch ADD v int")
+        .unwrap();
+    // What the others do not have does not stop them.
+    client
+        .batch_execute("DROP TABLE mine; DROP FUNCTION mine(); CREATE TABLE marker (id int)")
+        .unwrap();
+    same_definition(&cluster, "marker");
+    assert_converged(&cluster, &["refusing"]);
 }

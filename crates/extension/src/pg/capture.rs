@@ -19,6 +19,7 @@ use crate::local_key::LocalKey;
 pub use events::RowLock;
 use events::{Event, EventLog};
 pub use image::{Image, Version};
+pub use section::Section;
 use subtransactions::Subtransactions;
 
 mod chain;
@@ -26,6 +27,7 @@ mod emit;
 mod events;
 mod image;
 mod seal;
+mod section;
 mod sequence;
 mod sink;
 mod subtransactions;
@@ -224,6 +226,36 @@ pub fn seal(applied_now: u64) -> Result<Sealed, UserError> {
     let sealed = seal::seal(&mut pending, applied_now);
     pending.events.close();
     sealed
+}
+
+/// Number of the next event.
+pub fn next_event() -> u64 {
+    PENDING.with_borrow(|pending| pending.events.len())
+}
+
+/// The rows written since the last change of definitions, before the next one; nothing if there are none.
+pub fn section() -> Result<Option<Section>, UserError> {
+    let (from, _) = super::ddl::sections_end();
+    let (rows, tables) = PENDING.with_borrow(|pending| {
+        let counts = |event: &TableEvent| pending.subtransactions.counts(event.subtransaction);
+        (pending.events.len() > from, pending.tables.iter().any(counts))
+    });
+    if tables {
+        return Err(UserError::new(
+            pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot change definitions in a transaction that has truncated a strong table or changed what is replicated",
+            "The other nodes could not follow in the same order.",
+            "Use two transactions.",
+        ));
+    }
+    if !rows {
+        return Ok(None);
+    }
+    // Taken out as in `seal`, and put back: the rows may have to travel in another way after ROLLBACK TO SAVEPOINT.
+    let mut pending = PENDING.take();
+    let section = seal::section(&mut pending);
+    PENDING.set(pending);
+    section.map(Some)
 }
 
 /// From the subtransaction callback.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! ProcessUtility   plan (what, which tables)  -> DDL lock -> wait until applied -> the statement runs -> noted
-//! PRE_COMMIT       statements first in the record's body, its tables claimed -> the commit path of any strong transaction
+//! PRE_COMMIT       statements and the rows between them are the record's body, its tables claimed -> the commit path of any strong transaction
 //! elsewhere        the apply worker keeps writers off the tables from the lock's record on, then runs the statements (`replay`)
 //! ```
 //!
@@ -16,9 +16,9 @@
 use std::cell::{Cell, RefCell};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_change::{DdlStatement, TableId};
+use synod_change::DdlStatement;
 
-use super::capture;
+use super::capture::{self, Section};
 use super::shmem;
 use crate::errors::UserError;
 use crate::settings::{self, DdlMode};
@@ -35,11 +35,21 @@ pub use plan::{Need, Plan};
 /// A statement of this transaction.
 struct Noted {
     subtransaction: pg_sys::SubTransactionId,
+    /// Rows that the transaction wrote since the statement before.
+    rows: Option<Section>,
+    /// Events before this number are in `rows`, or in those of an earlier statement.
+    until: u64,
+    /// The command after the statement: what was made before it is no later section's.
+    since: pg_sys::CommandId,
     statement: DdlStatement,
 }
 
 thread_local! {
     static NOTED: RefCell<Vec<Noted>> = const { RefCell::new(Vec::new()) };
+    /// As [`sections_end`], once the statements were taken.
+    static ENDED: Cell<(u64, pg_sys::CommandId)> = const { Cell::new((0, 0)) };
+    /// Statements that write strong tables and are being executed.
+    static WRITING: Cell<u32> = const { Cell::new(0) };
     /// Statements of the group that are being executed, one inside the other.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// What is executed reached a table of the group that its text does not name.
@@ -78,17 +88,17 @@ pub unsafe fn before(
         let text = environment::text(statement, source)?;
         // Once the lock is there a look again: what the statement names may have changed meanwhile.
         while !lock::covers(node, &need) {
-            refuse_if_written(&need)?;
             lock::acquire(node, &need)?;
             match plan::of(utility)? {
                 Plan::Group(again) => need = again,
                 Plan::Local => return nothing,
             }
         }
-        refuse_if_written(&need)?;
+        refuse_while_writing()?;
         checks::before(utility)?;
+        let rows = capture::section()?;
         let statement = environment::capture(text, need.of_group);
-        let number = note(statement);
+        let number = note(statement, rows);
         DEPTH.set(DEPTH.get() + 1);
         REACHED.set(false);
         Ok(Running { number: Some(number) })
@@ -108,12 +118,28 @@ impl Running {
     pub unsafe fn done(self, utility: *mut pg_sys::Node) -> Result<(), UserError> {
         let Some(number) = self.number else { return Ok(()) };
         DEPTH.set(DEPTH.get().saturating_sub(1));
-        if REACHED.get() {
-            NOTED.with_borrow_mut(|noted| {
-                if let Some(noted) = noted.get_mut(number) {
-                    noted.statement.of_group = true;
-                }
-            });
+        // SAFETY: inside a transaction.
+        let since = unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::GetCurrentCommandId(false)
+        };
+        NOTED.with_borrow_mut(|noted| {
+            if let Some(noted) = noted.get_mut(number) {
+                noted.statement.of_group |= REACHED.get();
+                noted.since = since;
+            }
+        });
+        if NOTED.with_borrow(|noted| {
+            noted
+                .get(number)
+                .is_some_and(|noted| noted.until < capture::next_event())
+        }) {
+            return Err(UserError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "cannot write a strong table while definitions of the group change",
+                "An event trigger, or a function that the statement calls, has written rows.",
+                "Write the rows in a statement of its own.",
+            ));
         }
         // SAFETY: by contract.
         unsafe { checks::after(utility) }
@@ -142,12 +168,17 @@ pub fn is_local() -> bool {
     settings::DDL.get() == DdlMode::Local
 }
 
-fn note(statement: DdlStatement) -> usize {
+fn note(statement: DdlStatement, rows: Option<Section>) -> usize {
+    let (until, since) = sections_end();
+    let until = rows.as_ref().map_or(until, |rows| rows.until);
     // SAFETY: inside a transaction.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     NOTED.with_borrow_mut(|noted| {
         noted.push(Noted {
             subtransaction,
+            rows,
+            until,
+            since,
             statement,
         });
         noted.len() - 1
@@ -156,7 +187,7 @@ fn note(statement: DdlStatement) -> usize {
 
 /// A statement that the server does not run now but that the other nodes must, before what follows.
 pub fn add(statement: DdlStatement) {
-    note(statement);
+    note(statement, None);
 }
 
 /// Whether the transaction has DDL for the log.
@@ -169,9 +200,19 @@ pub fn concerns_group() -> bool {
     NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.statement.of_group))
 }
 
-/// The statements, in the order in which they ran.
-pub fn statements() -> Vec<DdlStatement> {
-    NOTED.with_borrow(|noted| noted.iter().map(|noted| noted.statement.clone()).collect())
+/// The statements in the order in which they ran, each with the rows written before it.
+pub fn take() -> Vec<(Option<Section>, DdlStatement)> {
+    let noted = NOTED.take();
+    // Where the last section ends is still asked for.
+    if let Some(last) = noted.last() {
+        ENDED.set((last.until, last.since));
+    }
+    noted.into_iter().map(|noted| (noted.rows, noted.statement)).collect()
+}
+
+/// Up to which event rows have travelled with a statement, and the command after the last one.
+pub fn sections_end() -> (u64, pg_sys::CommandId) {
+    NOTED.with_borrow(|noted| noted.last().map_or(ENDED.get(), |last| (last.until, last.since)))
 }
 
 /// From the subtransaction callback.
@@ -190,29 +231,31 @@ pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactio
 pub fn reset() {
     NOTED.with_borrow_mut(Vec::clear);
     DEPTH.set(0);
+    WRITING.set(0);
+    ENDED.set((0, 0));
     REACHED.set(false);
     lock::forget();
 }
 
-/// The other nodes run a record's statements before its row changes: what was written before the statement must not be of
-/// a table that it changes.
-fn refuse_if_written(need: &Need) -> Result<(), UserError> {
-    let written = |id: &TableId| super::relation::by_id(*id).filter(|table| capture::pending_on(table.oid));
-    let table = if need.all && capture::pending() {
-        Some("a table".to_owned())
-    } else {
-        need.tables
-            .iter()
-            .find_map(written)
-            .map(|table| format!("table {}", table.name))
-    };
-    match table {
-        None => Ok(()),
-        Some(table) => Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("cannot change the definition of {table} in a transaction that has written its rows"),
-            "The other nodes change definitions before they change the rows of a transaction.",
-            "Change the definition first, or use two transactions.",
-        )),
+/// A statement that writes strong tables begins, or goes on.
+pub fn writing_begins() {
+    WRITING.set(WRITING.get() + 1);
+}
+
+/// It pauses, or ends.
+pub fn writing_ends() {
+    WRITING.set(WRITING.get().saturating_sub(1));
+}
+
+/// Rows that a running statement has written already are captured when it ends: they could not travel ahead.
+fn refuse_while_writing() -> Result<(), UserError> {
+    if WRITING.get() == 0 {
+        return Ok(());
     }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot change definitions of the group inside a statement that writes a strong table",
+        "The statement is in a function or trigger that is called while rows are written.",
+        "Change the definition in a statement of its own, before or after.",
+    ))
 }

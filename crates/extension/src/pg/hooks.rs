@@ -170,18 +170,28 @@ unsafe fn again_if_stale(query: Query) {
 unsafe fn around_query(query: Query, run: impl FnOnce()) {
     // SAFETY: by contract. `running` is taken exactly once, on either way out.
     unsafe {
-        let mut running = guarded(|| {
+        let (mut running, writes) = guarded(|| {
             give_way::check_doomed();
-            ManuallyDrop::new(barrier::running(query))
+            let writes = written::writes_strong_tables(query);
+            if writes {
+                ddl::writing_begins();
+            }
+            (ManuallyDrop::new(barrier::running(query)), writes)
         });
         let place = &raw mut running;
         let before = interrupt::enter();
         finally(run, |failure| {
             interrupt::leave(before);
+            if writes {
+                ddl::writing_ends();
+            }
             let unconfirmed = ManuallyDrop::take(&mut *place).fail(&failure);
             give_way::replacement(&failure).or(unconfirmed)
         });
         interrupt::leave(before);
+        if writes {
+            ddl::writing_ends();
+        }
         ManuallyDrop::take(&mut *place).end();
     }
 }

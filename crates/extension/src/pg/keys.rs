@@ -86,15 +86,23 @@ impl KeySet {
         self.touch(table, base);
         let first = self.rows.entry(hash).or_default().add(mode, base);
         self.row_claims += usize::from(first);
+        self.bound();
+    }
+
+    fn bound(&mut self) {
         let table_claims = self.tables.len() * KeyMode::ALL.len() + self.names.len();
         if self.row_claims + table_claims > MAX_KEYS_PER_RECORD {
-            self.whole_tables = true;
-            self.rows = HashMap::new();
-            for claims in self.tables.values_mut() {
-                // KeyShare is there, from the earliest base of the table's keys on.
-                let base = claims.0[KeyMode::KeyShare as usize].unwrap_or(Base::Now);
-                claims.add(KeyMode::Update, base);
-            }
+            self.claim_whole_tables();
+        }
+    }
+
+    fn claim_whole_tables(&mut self) {
+        self.whole_tables = true;
+        self.rows = HashMap::new();
+        for claims in self.tables.values_mut() {
+            // KeyShare is there, from the earliest base of the table's keys on.
+            let base = claims.0[KeyMode::KeyShare as usize].unwrap_or(Base::Now);
+            claims.add(KeyMode::Update, base);
         }
     }
 
@@ -116,6 +124,27 @@ impl KeySet {
     /// Claim a key that only marks the record (see [`synod_change::ddl_key`]).
     pub fn claim_mark(&mut self, hash: u64) {
         self.names.push((hash, Base::Now));
+    }
+
+    /// Claim all that another set claims.
+    pub fn absorb(&mut self, other: Self) {
+        for (table, claims) in other.tables {
+            for (mode, base) in claims.kept() {
+                self.claim_table(table, mode, base);
+            }
+        }
+        self.names.extend(other.names);
+        for (hash, claims) in other.rows {
+            for (mode, base) in claims.kept() {
+                let first = self.rows.entry(hash).or_default().add(mode, base);
+                self.row_claims += usize::from(first);
+            }
+        }
+        if other.whole_tables {
+            self.claim_whole_tables();
+        } else {
+            self.bound();
+        }
     }
 
     /// All keys.

@@ -27,6 +27,22 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
     Ok(())
 }
 
+/// Whether a started plan writes strong tables.
+///
+/// # Safety
+/// As for [`before_executor_start`].
+pub unsafe fn writes_strong_tables(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: as there.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        (0..list::length((*plan).resultRelations)).any(|at| {
+            let number = list::int((*plan).resultRelations, at);
+            let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, number as usize - 1);
+            relation::is_strong((*entry).relid)
+        })
+    }
+}
+
 /// Before a utility statement runs: COPY FROM and TRUNCATE write tables, DDL writes catalogs (on every node if it `travels`).
 ///
 /// # Safety

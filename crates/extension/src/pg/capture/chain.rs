@@ -3,7 +3,10 @@
 //! The heap links the versions that a transaction made of a row (`t_ctid`), and it keeps them as long as the transaction runs, so
 //! nothing needs to be remembered about a row. The event that starts a chain is the one whose old version is not our own:
 //! every later event on the row is reached from there. What subtransactions that were rolled back did is not part of
-//! any chain, because their ids are not current.
+//! any chain, because their ids are not current. What the transaction did before its last change of definitions travels ahead of it,
+//! and what that change wrote itself was not captured: both count as there already (`since`).
+
+use pgrx::pg_sys;
 
 use super::events::{Event, Tid};
 use super::image::{Successor, Version};
@@ -23,7 +26,7 @@ pub(super) enum NetEffect {
 }
 
 /// Follow an event that counts.
-pub(super) fn follow(relation: &Relation, event: &Event) -> Result<NetEffect, UserError> {
+pub(super) fn follow(relation: &Relation, event: &Event, since: pg_sys::CommandId) -> Result<NetEffect, UserError> {
     if event.old.is_none() {
         return Ok(match last(relation, event.new)? {
             Some(new) => NetEffect::Inserted(new),
@@ -31,7 +34,7 @@ pub(super) fn follow(relation: &Relation, event: &Event) -> Result<NetEffect, Us
         });
     }
     let old = Version::fetch(relation, event.old)?;
-    if old.is_own() {
+    if old.is_own(since) {
         return Ok(NetEffect::Nothing);
     }
     if event.new.is_none() {

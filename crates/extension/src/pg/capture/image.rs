@@ -46,14 +46,17 @@ impl Version {
         ))
     }
 
-    /// Whether this transaction made it (in a subtransaction that stands).
-    pub(super) fn is_own(&self) -> bool {
-        let header = self.header();
+    /// Whether this transaction made it (in a subtransaction that stands), in this command or a later one.
+    pub(super) fn is_own(&self, since: pg_sys::CommandId) -> bool {
+        let mut header = self.header();
         if u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN {
             return false;
         }
         // SAFETY: a heap tuple has t_heap; looks at this transaction's own ids.
-        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(header.t_choice.t_heap.t_xmin) }
+        unsafe {
+            pg_sys::TransactionIdIsCurrentTransactionId(header.t_choice.t_heap.t_xmin)
+                && (since == 0 || pg_sys::HeapTupleHeaderGetCmin(&raw mut header) >= since)
+        }
     }
 
     /// What this transaction did with it.

@@ -1,6 +1,6 @@
 //! The seal: from the events of a transaction to its record.
 //!
-//! Order of the body: DDL; tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
+//! Order of the body: DDL, each statement behind the rows written before it ([`section`]); tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
 //! then sequences. Rows of a table that was truncated are read from the events after the last TRUNCATE only; rows of a table
 //! that was added are all rows that it has now.
 
@@ -16,7 +16,7 @@ use super::events::{Event, RowLock};
 use super::image::Image;
 use super::sequence;
 use super::sink::Sink;
-use super::{Pending, Sealed, SealedBody, TableChange, TableEvent};
+use super::{Pending, Sealed, SealedBody, Section, TableChange, TableEvent};
 use crate::errors::UserError;
 use crate::pg::format::{FixedSettings, PlainEncoding};
 use crate::pg::keys::{Base, KeySet};
@@ -29,19 +29,7 @@ use crate::pg::{ddl, definition};
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
-    let scratch = Scratch::enter();
-    let mut sealer = Sealer {
-        emitters: HashMap::new(),
-        cut: HashMap::new(),
-        added: HashMap::new(),
-        settings: None,
-        out: Output {
-            sink: Sink::new(),
-            keys: KeySet::default(),
-            rows: 0,
-        },
-        scratch,
-    };
+    let mut sealer = Sealer::new(ddl::sections_end());
     sealer.definitions()?;
     sealer.table_events(pending)?;
     sealer.rows(pending)?;
@@ -49,7 +37,41 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     sealer.finish(applied_now)
 }
 
+/// The rows written since the last change of definitions, for the one that is about to run.
+pub(super) fn section(pending: &mut Pending) -> Result<Section, UserError> {
+    let _encoding = PlainEncoding::enter();
+    let _snapshot = ActiveSnapshot::push();
+    let mut sealer = Sealer::new(ddl::sections_end());
+    sealer.rows(pending)?;
+    sealer.sequences()?;
+    sealer.finish_section(pending.events.len())
+}
+
+impl Sealer {
+    fn new((from, since): (u64, pg_sys::CommandId)) -> Self {
+        let scratch = Scratch::enter();
+        Sealer {
+            from,
+            since,
+            emitters: HashMap::new(),
+            cut: HashMap::new(),
+            added: HashMap::new(),
+            settings: None,
+            out: Output {
+                sink: Sink::new(),
+                keys: KeySet::default(),
+                rows: 0,
+            },
+            scratch,
+        }
+    }
+}
+
 struct Sealer {
+    /// Events before this number have travelled with a section.
+    from: u64,
+    /// Versions made before this command count as there already.
+    since: pg_sys::CommandId,
     emitters: HashMap<pg_sys::Oid, Emitter>,
     /// Row events of these tables count from this number on.
     cut: HashMap<pg_sys::Oid, u64>,
@@ -63,7 +85,7 @@ struct Sealer {
 impl Sealer {
     /// DDL comes first. What it had for itself is claimed, so that what was captured before it elsewhere loses.
     fn definitions(&mut self) -> Result<(), UserError> {
-        let statements = ddl::statements();
+        let statements = ddl::take();
         if statements.is_empty() {
             return Ok(());
         }
@@ -71,7 +93,12 @@ impl Sealer {
         for table in ddl::locked_tables() {
             self.out.keys.claim_table(table, KeyMode::Update, Base::Now);
         }
-        for statement in statements {
+        for (section, statement) in statements {
+            if let Some(mut section) = section {
+                self.out.rows += section.rows;
+                section.replay(&mut self.out.sink)?;
+                self.out.keys.absorb(std::mem::take(&mut section.keys));
+            }
             self.out.sink.write(&Change::Ddl(Box::new(statement)))?;
         }
         Ok(())
@@ -161,9 +188,9 @@ impl Sealer {
             subtransactions,
             ..
         } = pending;
-        let mut arriving = false;
+        let (mut arriving, from) = (false, self.from);
         events.visit(|number, event| {
-            if !subtransactions.counts(event.subtransaction) {
+            if number < from || !subtransactions.counts(event.subtransaction) {
                 return Ok(());
             }
             if let Some(lock) = event.row_lock() {
@@ -177,7 +204,7 @@ impl Sealer {
         })?;
         if arriving {
             events.visit(|number, event| {
-                let comes = event.row_lock().is_none() && !event.new.is_none();
+                let comes = number >= from && event.row_lock().is_none() && !event.new.is_none();
                 if comes && subtransactions.counts(event.subtransaction) && self.stands(number, event) {
                     self.arriving(event)?;
                 }
@@ -221,8 +248,9 @@ impl Sealer {
     /// Writes rows that go, and rows that change without changing a key. True when the event also has a new row to write.
     fn leaving_or_changing(&mut self, event: &Event) -> Result<bool, UserError> {
         self.scratch.reset();
+        let since = self.since;
         let (emitter, out) = self.emitter_and_output(event.relation)?;
-        match chain::follow(&emitter.relation, event)? {
+        match chain::follow(&emitter.relation, event, since)? {
             NetEffect::Deleted(mut old) => {
                 let old = old.image(&emitter.relation);
                 emitter.delete(&old, None, event.base, out)?;
@@ -243,8 +271,9 @@ impl Sealer {
     /// Writes rows that come.
     fn arriving(&mut self, event: &Event) -> Result<(), UserError> {
         self.scratch.reset();
+        let since = self.since;
         let (emitter, out) = self.emitter_and_output(event.relation)?;
-        match chain::follow(&emitter.relation, event)? {
+        match chain::follow(&emitter.relation, event, since)? {
             NetEffect::Inserted(mut new) => {
                 let new = new.image(&emitter.relation);
                 emitter.insert(&new, None, event.base, out)?;
@@ -307,6 +336,18 @@ impl Sealer {
             }
         }
         Ok(())
+    }
+
+    fn finish_section(self, until: u64) -> Result<Section, UserError> {
+        for emitter in self.emitters.into_values() {
+            emitter.close();
+        }
+        Ok(Section {
+            body: self.out.sink.finish()?,
+            keys: self.out.keys,
+            rows: self.out.rows,
+            until,
+        })
     }
 
     fn finish(self, applied_now: u64) -> Result<Sealed, UserError> {

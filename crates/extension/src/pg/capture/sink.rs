@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::PgSqlErrorCode;
 use synod_change::{BodyWriter, Change, body_crc};
@@ -12,6 +13,9 @@ use crate::errors::UserError;
 
 /// Bodies above this many bytes go to a file.
 const MEMORY_BYTES: usize = 256 * 1024;
+
+/// Bodies that this process has spilled: several of a transaction may be on disk at a time.
+static SPILLED: AtomicU64 = AtomicU64::new(0);
 
 fn my_database() -> u32 {
     // SAFETY: reads this process' own global.
@@ -82,7 +86,8 @@ impl Sink {
 impl Spill {
     fn create() -> Result<Self, UserError> {
         let directory = crate::node::directory(my_database()).join("spill");
-        let path = directory.join(format!("{}.sealing", std::process::id()));
+        let number = SPILLED.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("{}-{number}.sealing", std::process::id()));
         let file = fs::create_dir_all(&directory)
             .and_then(|()| File::create(&path))
             .map_err(|error| failed(&path, &error))?;
