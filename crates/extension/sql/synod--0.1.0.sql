@@ -255,7 +255,7 @@ CREATE FUNCTION synod.join_group(via text, node text, dsn text) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'join_group_wrapper';
 COMMENT ON FUNCTION synod.join_group(text, text, text) IS
-    'makes this database a node of the group of the node behind via: copies the replicated tables, then follows';
+    'makes this database a node of the group of the node behind via: makes the tables that are missing, copies their rows, then follows';
 REVOKE ALL ON FUNCTION synod.join_group(text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.join_group(text, text, text) TO synod_admin;
 
@@ -380,13 +380,13 @@ COMMENT ON FUNCTION synod._table_definition(bigint, oid) IS 'internal: the defin
 REVOKE ALL ON FUNCTION synod._table_definition(bigint, oid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._table_definition(bigint, oid) TO synod_admin, synod_replicator;
 
-CREATE FUNCTION synod._check_tables(via text, node text) RETURNS void
+CREATE FUNCTION synod._check_tables(via text, node text, replace boolean) RETURNS SETOF text
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'check_tables_wrapper';
-COMMENT ON FUNCTION synod._check_tables(text, text) IS
-    'internal: whether the tables of the group are here, alike and empty';
-REVOKE ALL ON FUNCTION synod._check_tables(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._check_tables(text, text) TO synod_admin, synod_replicator;
+COMMENT ON FUNCTION synod._check_tables(text, text, boolean) IS
+    'internal: refuses tables of the group that are not alike and empty here; those that are missing';
+REVOKE ALL ON FUNCTION synod._check_tables(text, text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._check_tables(text, text, boolean) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint, replace boolean) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -14,6 +14,7 @@ mod forget;
 mod join;
 mod leave;
 pub mod rejoin;
+mod schema;
 mod site;
 mod steps;
 mod tables;

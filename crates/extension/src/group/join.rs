@@ -19,6 +19,7 @@ use synod_log::{LogId, LogOptions, Membership, NodeId, PaxosLog};
 use synod_rules::Certifier;
 
 use super::facts::{Facts, RELEASE};
+use super::schema;
 use super::site::{Nowhere, Site, file_error};
 use super::steps::{self, Steps};
 use super::{check_name, check_not_member, check_session, own_session, session, wait};
@@ -44,6 +45,8 @@ struct Join<'a> {
     group: super::facts::Membership,
     /// This database is a node already, and has been set aside.
     replace: bool,
+    /// Tables of the group that are not here, quoted and qualified.
+    missing: Vec<String>,
 }
 
 /// What the group gave to its new learner.
@@ -59,17 +62,11 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
     check_session("synod.join_group")?;
     check_not_member()?;
     super::tables::check_no_traces()?;
-    let (mut own, own_facts) = own_session(dsn)?;
+    let (own, own_facts) = own_session(dsn)?;
     own_facts.check_room()?;
     let (mut via, facts) = session(via_dsn, VIA)?;
     let group = checked_group(&facts, &own_facts)?;
     check_new(&mut via, name)?;
-    // Early, for the user's sake; again when they are copied. In a session of its own, which keeps no locks.
-    own.query(
-        "SELECT synod._check_tables($1, $2)",
-        &[Some(via_dsn), Some(&group.node_name)],
-    )
-    .map_err(|error| explain(error, "this database"))?;
     start(Join {
         via_dsn,
         name,
@@ -78,6 +75,7 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         via,
         group,
         replace: false,
+        missing: Vec::new(),
     })
 }
 
@@ -94,11 +92,14 @@ pub fn again(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         via,
         group,
         replace: true,
+        missing: Vec::new(),
     })
 }
 
-fn start(join: Join<'_>) -> Result<(), UserError> {
+fn start(mut join: Join<'_>) -> Result<(), UserError> {
     let _shown = progress::begin();
+    // Early, for the user's sake; again when they are copied.
+    join.missing = join.missing_tables()?;
     steps::undone_on_failure(move |steps| {
         // Dropped before anything is undone: its sessions hold locks.
         let mut join = join;
@@ -147,7 +148,7 @@ impl Join<'_> {
         let admission = self.admit(log, steps)?;
         failpoint::hit("join-admitted");
         let certifier = self.certifier()?;
-        self.copy(steps)?;
+        self.copy(&site, steps)?;
         failpoint::hit("join-copied");
         self.build(&site, log, &admission, &certifier)?;
         failpoint::hit("join-built");
@@ -205,8 +206,44 @@ impl Join<'_> {
         Certifier::decode(&bytes).map_err(|_| not_understood())
     }
 
+    fn missing_tables(&mut self) -> Result<Vec<String>, UserError> {
+        let parameters = [
+            Some(self.via_dsn),
+            Some(&*self.group.node_name),
+            Some(flag(self.replace)),
+        ];
+        // A transaction of its own, which keeps no locks.
+        let rows = self
+            .own
+            .query("SELECT synod._check_tables($1, $2, $3)", &parameters)
+            .map_err(|error| explain(error, "this database"))?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten())
+            .collect())
+    }
+
+    /// Make the tables that are missing, in the transaction that is open in `own`.
+    fn create_missing(&mut self, snapshot: &str, site: &Site) -> Result<(), UserError> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        progress::enter(Phase::Schema);
+        let told = |error| explain(error, "this database");
+        let bare = self.own.query(schema::IS_BARE, &[]).map_err(told)?;
+        let bare = bare.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+        let tables = (!bare).then_some(&*self.missing);
+        let sql = schema::dump(self.via_dsn, snapshot, tables, site.path())?;
+        // The dump sets what it needs, the search path too, until the end of the transaction.
+        self.own.execute("SET LOCAL synod.ddl = local").map_err(told)?;
+        self.own.execute(&sql).map_err(told)?;
+        self.own
+            .execute("SET search_path = pg_catalog, pg_temp; SET row_security = off; SET client_min_messages = notice")
+            .map_err(told)
+    }
+
     /// Leaves this database's part of it in a transaction that is open in `own`.
-    fn copy(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
+    fn copy(&mut self, site: &Site, steps: &RefCell<Steps>) -> Result<(), UserError> {
         let exported = self
             .via
             .execute("BEGIN")
@@ -222,17 +259,17 @@ impl Join<'_> {
         }
         self.own
             .execute("BEGIN")
-            .and_then(|()| {
-                let parameters = [
-                    Some(self.via_dsn),
-                    Some(&*snapshot),
-                    Some(&*self.group.node_name),
-                    Some(&*csn),
-                    Some(flag(self.replace)),
-                ];
-                self.own
-                    .query("SELECT synod._copy_tables($1, $2, $3, $4, $5)", &parameters)
-            })
+            .map_err(|error| explain(error, "this database"))?;
+        self.create_missing(&snapshot, site)?;
+        let parameters = [
+            Some(self.via_dsn),
+            Some(&*snapshot),
+            Some(&*self.group.node_name),
+            Some(&*csn),
+            Some(flag(self.replace)),
+        ];
+        self.own
+            .query("SELECT synod._copy_tables($1, $2, $3, $4, $5)", &parameters)
             .map_err(|error| explain(error, "this database"))?;
         self.via.execute("COMMIT").map_err(|error| explain(error, VIA))
     }

@@ -59,14 +59,7 @@ fn of_group(client: &mut Client) -> Result<Vec<Table>, PqError> {
 
 /// Refuse unless every table of the group is here, alike, and empty unless its rows are to be `replaced`.
 fn check(tables: &[Table], node: &str, lock: TableLock, replaced: bool) -> Result<Vec<Relation>, UserError> {
-    let mut here = Vec::new();
-    let mut missing = Vec::new();
-    for table in tables {
-        match copy::open_table(&table.definition.schema, &table.definition.name, lock) {
-            Some(relation) => here.push(relation),
-            None => missing.push(table.name()),
-        }
-    }
+    let (here, missing) = look_up(tables, lock);
     if !missing.is_empty() {
         return Err(refused(
             "tables of the group are missing in this database",
@@ -74,15 +67,33 @@ fn check(tables: &[Table], node: &str, lock: TableLock, replaced: bool) -> Resul
             "Create them as they are on the other nodes, empty (pg_dump --schema-only helps), then join again.",
         ));
     }
+    compare(&here, node, replaced)?;
+    Ok(here.into_iter().map(|(relation, _)| relation).collect())
+}
+
+/// The tables of the group that are here, and the names of those that are not.
+fn look_up(tables: &[Table], lock: TableLock) -> (Vec<(Relation, &Table)>, Vec<String>) {
+    let mut here = Vec::new();
+    let mut missing = Vec::new();
+    for table in tables {
+        match copy::open_table(&table.definition.schema, &table.definition.name, lock) {
+            Some(relation) => here.push((relation, table)),
+            None => missing.push(table.name()),
+        }
+    }
+    (here, missing)
+}
+
+/// Refuse tables that are defined differently, or have rows that are not to be `replaced`.
+fn compare(here: &[(Relation, &Table)], node: &str, replaced: bool) -> Result<(), UserError> {
     let numbers: Vec<(pg_sys::Oid, TableId)> = here
         .iter()
-        .zip(tables)
         .map(|(relation, table)| (relation.oid(), table.definition.id))
         .collect();
     let number_of = |oid: pg_sys::Oid| numbers.iter().find(|(known, _)| *known == oid).map(|(_, id)| *id);
     let mut differences = Vec::new();
     let mut full = Vec::new();
-    for (relation, table) in here.iter().zip(tables) {
+    for (relation, table) in here {
         replicable::check(relation)?;
         let local = copy::table_definition(table.definition.id, relation, &number_of);
         let found = local.differences_to(&table.definition, &format!("on node \"{node}\""));
@@ -109,7 +120,7 @@ fn check(tables: &[Table], node: &str, lock: TableLock, replaced: bool) -> Resul
             "Their rows come from the group: TRUNCATE them here (or move the rows away), then join again.",
         ));
     }
-    Ok(here)
+    Ok(())
 }
 
 fn refused(message: &str, detail: String, hint: &str) -> UserError {
@@ -208,17 +219,18 @@ impl Table {
     }
 }
 
-/// `synod._check_tables`: refuse what `_copy_tables` would refuse.
+/// `synod._check_tables`: refuse what `_copy_tables` would refuse; the tables of the group that are missing here.
 #[pg_extern(sql = false)]
-fn check_tables(via: &str, node: &str) {
-    let checked = || -> Result<(), UserError> {
+fn check_tables(via: &str, node: &str, replace: bool) -> SetOfIterator<'static, String> {
+    let checked = || -> Result<Vec<String>, UserError> {
         let whom = format!("node \"{node}\"");
         let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
         let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
-        check(&tables, node, TableLock::Look, false)?;
-        Ok(())
+        let (here, missing) = look_up(&tables, TableLock::Look);
+        compare(&here, node, replace)?;
+        Ok(missing)
     };
-    checked().unwrap_or_else(|error| error.raise());
+    SetOfIterator::new(checked().unwrap_or_else(|error| error.raise()))
 }
 
 /// `synod._copy_tables`: copy the group's tables as of an exported snapshot of the node behind `via`, which shows the records
