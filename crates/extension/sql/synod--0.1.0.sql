@@ -90,17 +90,19 @@ GRANT SELECT ON synod.tables TO PUBLIC;
 CREATE TABLE synod.log_entry (
     log text COLLATE "C" NOT NULL,
     round bigint NOT NULL,
-    csn bigint NOT NULL CONSTRAINT log_entry_csn_key UNIQUE,
+    csn bigint NOT NULL,
     node_id integer NOT NULL,
     appended_at timestamptz NOT NULL,
     value_type regtype NOT NULL,
     value bytea NOT NULL,
     CONSTRAINT log_entry_pkey PRIMARY KEY (log, round)
 );
+CREATE INDEX log_entry_csn_idx ON synod.log_entry (csn);
 COMMENT ON TABLE synod.log_entry IS 'entries of named logs; written by the extension only';
 COMMENT ON COLUMN synod.log_entry.log IS 'name of the log';
 COMMENT ON COLUMN synod.log_entry.round IS 'counts the entries of a log from 1';
-COMMENT ON COLUMN synod.log_entry.csn IS 'position in the shared log';
+COMMENT ON INDEX synod.log_entry_csn_idx IS 'finds what has just been appended';
+COMMENT ON COLUMN synod.log_entry.csn IS 'position in the shared log; 0: of an earlier group of this database';
 COMMENT ON COLUMN synod.log_entry.node_id IS 'the node where it was appended';
 COMMENT ON COLUMN synod.log_entry.appended_at IS 'when, by the clock of that node';
 COMMENT ON COLUMN synod.log_entry.value_type IS 'bytea, text or jsonb';
@@ -156,6 +158,46 @@ REVOKE ALL ON FUNCTION synod.append(text, text, bigint), synod.append(text, byte
     synod.append(text, jsonb, bigint), synod.trim_log(text, bigint), synod.log(text, bigint), synod.last(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.append(text, text, bigint), synod.append(text, bytea, bigint),
     synod.append(text, jsonb, bigint), synod.trim_log(text, bigint), synod.log(text, bigint), synod.last(text) TO synod_admin;
+
+-- Sequences: src/sequences.rs, src/pg/service/grants.rs
+
+CREATE TABLE synod.sequence_range (
+    table_id bigint NOT NULL,
+    column_number integer NOT NULL,
+    node_id integer NOT NULL,
+    first_value bigint NOT NULL,
+    last_value bigint NOT NULL,
+    csn bigint NOT NULL,
+    CONSTRAINT sequence_range_pkey PRIMARY KEY (table_id, column_number, node_id)
+);
+COMMENT ON TABLE synod.sequence_range IS
+    'what each node was granted last of the sequences of replicated tables; written by the extension only';
+COMMENT ON COLUMN synod.sequence_range.table_id IS 'the number of the table in the group';
+COMMENT ON COLUMN synod.sequence_range.column_number IS 'the column that the sequence feeds, counted from 0';
+COMMENT ON COLUMN synod.sequence_range.node_id IS 'the node';
+COMMENT ON COLUMN synod.sequence_range.first_value IS 'the first value';
+COMMENT ON COLUMN synod.sequence_range.last_value IS 'the last value';
+COMMENT ON COLUMN synod.sequence_range.csn IS 'position in the shared log';
+REVOKE ALL ON TABLE synod.sequence_range FROM PUBLIC;
+GRANT SELECT ON TABLE synod.sequence_range TO synod_admin, synod_replicator;
+
+CREATE FUNCTION synod._sequences(
+    OUT sequence regclass, OUT table_name regclass, OUT column_name text, OUT granted bigint, OUT first_value bigint,
+    OUT last_value bigint, OUT next_value bigint)
+    RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'sequences_wrapper';
+COMMENT ON FUNCTION synod._sequences() IS 'rows of synod.sequences';
+REVOKE ALL ON FUNCTION synod._sequences() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._sequences() TO pg_monitor, synod_admin;
+CREATE VIEW synod.sequences AS SELECT * FROM synod._sequences();
+COMMENT ON VIEW synod.sequences IS 'the sequences that feed columns of replicated tables';
+COMMENT ON COLUMN synod.sequences.sequence IS 'the sequence on this node';
+COMMENT ON COLUMN synod.sequences.table_name IS 'the table';
+COMMENT ON COLUMN synod.sequences.column_name IS 'the column';
+COMMENT ON COLUMN synod.sequences.granted IS 'values up to this one were granted to some node; null: none';
+COMMENT ON COLUMN synod.sequences.first_value IS 'first value of the range in use on this node; null: none is in use';
+COMMENT ON COLUMN synod.sequences.last_value IS 'its last value';
+COMMENT ON COLUMN synod.sequences.next_value IS 'the value that comes next on this node';
+GRANT SELECT ON synod.sequences TO pg_monitor, synod_admin;
 
 -- What a node is doing: src/status.rs
 

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod named_log;
 pub mod node;
 pub mod pg;
+pub mod sequences;
 pub mod settings;
 pub mod status;
 pub mod table;

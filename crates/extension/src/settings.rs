@@ -44,6 +44,9 @@ pub static LOG_RETENTION_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// `synod.auto_rejoin`
 pub static AUTO_REJOIN: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// `synod.sequence_range`, values
+pub static SEQUENCE_RANGE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+
 /// `synod.failpoint`: see `pg/failpoint.rs`
 pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
 
@@ -126,6 +129,16 @@ pub fn define() {
         c"Too long: the other nodes have trimmed what it needs from the shared log (synod.log_retention).",
         &AUTO_REJOIN,
         GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"synod.sequence_range",
+        c"How many values of a replicated table's sequence a node is granted at once.",
+        c"More while they are used up quickly. What is granted and not used when the node stops is lost.",
+        &SEQUENCE_RANGE,
+        1,
+        100_000_000,
+        GucContext::Userset,
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(

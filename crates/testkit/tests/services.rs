@@ -1,10 +1,11 @@
 //! Named logs, sequences and gapless numbers of a group.
 
+use std::io::Write;
 use std::time::Duration;
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
-use synod_testkit::{Options, SharedCluster, sqlstate};
+use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, wait_until};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
@@ -206,4 +207,235 @@ fn what_cannot_be_appended_is_refused() {
     refused_sql(&mut client, "SELECT * FROM synod.log('no')", "42501");
     client.batch_execute("RESET ROLE; DROP ROLE nobody").unwrap();
     assert!(values(&mut client, "no").is_empty());
+}
+
+/// Every node inserts with sessions of its own; the ids that they were told.
+fn insert_everywhere(cluster: &Cluster, sql: &str, sessions: usize, each: usize) -> Vec<i64> {
+    let insert = |node: usize| {
+        let mut client = cluster.client(node);
+        let mut ids = Vec::new();
+        for _ in 0..each {
+            let rows = client
+                .query(sql, &[])
+                .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+        }
+        ids
+    };
+    let insert = &insert;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3 * sessions)
+            .map(|number| scope.spawn(move || insert(number % 3)))
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[track_caller]
+fn assert_distinct(mut ids: Vec<i64>, count: usize) {
+    assert_eq!(ids.len(), count);
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "some were given out twice");
+}
+
+#[test]
+fn ids_of_three_nodes_never_meet() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("by_serial", "CREATE TABLE by_serial (id bigserial PRIMARY KEY, v int)");
+    cluster.create_table(
+        "by_identity",
+        "CREATE TABLE by_identity (id bigint GENERATED ALWAYS AS IDENTITY, v int)",
+    );
+    for table in ["by_serial", "by_identity"] {
+        let sql = format!("INSERT INTO {table} (v) VALUES (1) RETURNING id");
+        let ids = insert_everywhere(&cluster, &sql, 2, 50);
+        assert_distinct(ids, 300);
+        assert_converged(&cluster, &[table]);
+    }
+    // By hand, in all the ways in which a value can be drawn.
+    for sql in [
+        "SELECT nextval('by_serial_id_seq')",
+        "SELECT nextval(pg_get_serial_sequence('by_serial', 'id'))",
+        "SELECT nextval('by_serial_id_seq') FROM generate_series(1, 30)",
+    ] {
+        let ids = insert_everywhere(&cluster, sql, 1, 3);
+        let count = ids.len();
+        assert_distinct(ids, count);
+    }
+    let mut client = cluster.client(0);
+    let id: i64 = client
+        .query_one("INSERT INTO by_serial (v) VALUES (2) RETURNING id", &[])
+        .unwrap()
+        .get(0);
+    let current: i64 = client
+        .query_one("SELECT currval('by_serial_id_seq')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(id, current);
+}
+
+#[test]
+fn bulk_loads_get_ranges_of_their_size() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("bulk", "CREATE TABLE bulk (id bigserial PRIMARY KEY, v int)");
+    std::thread::scope(|scope| {
+        for node in 0..3 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                cluster
+                    .client(node)
+                    .batch_execute("INSERT INTO bulk (v) SELECT generate_series(1, 30000)")
+                    .unwrap_or_else(|error| panic!("{error:?}"));
+            });
+        }
+    });
+    // COPY does not say how much will come: it may have to be tried again, never more than a few times.
+    std::thread::scope(|scope| {
+        for node in 0..3 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut client = cluster.client(node);
+                let copied = (0..10).any(|_| copy_in(&mut client, "COPY bulk (v) FROM STDIN", 20_000));
+                assert!(copied, "COPY of node {node}");
+            });
+        }
+    });
+    let (rows, ids): (i64, i64) = {
+        let row = cluster
+            .client(1)
+            .query_one("SELECT count(*), count(DISTINCT id) FROM bulk", &[])
+            .unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert_eq!((rows, ids), (150_000, 150_000));
+    assert_converged(&cluster, &["bulk"]);
+}
+
+/// COPY of so many rows of one number; false when it has to be tried again.
+fn copy_in(client: &mut Client, sql: &str, rows: usize) -> bool {
+    let mut writer = client.copy_in(sql).unwrap();
+    writer.write_all("1\n".repeat(rows).as_bytes()).unwrap();
+    match writer.finish() {
+        Ok(count) => {
+            assert_eq!(count, rows as u64);
+            true
+        }
+        Err(error) => {
+            assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+            false
+        }
+    }
+}
+
+#[test]
+fn sequences_of_every_shape() {
+    let cluster = CLUSTER.lease();
+    for (name, options, column) in [
+        ("down", "INCREMENT BY -1", "bigint"),
+        ("tens", "INCREMENT BY 10 START 5", "bigint"),
+        ("cached", "CACHE 20", "bigint"),
+        ("small", "AS smallint MAXVALUE 3000", "smallint"),
+        ("round", "MAXVALUE 100 CYCLE", "bigint"),
+    ] {
+        cluster.on_all(&format!("CREATE SEQUENCE {name}_seq {options}"));
+        cluster.create_table(
+            name,
+            &format!("CREATE TABLE {name} (id {column} DEFAULT nextval('{name}_seq'), v int)"),
+        );
+        let sql = format!("INSERT INTO {name} (v) VALUES (1) RETURNING id::bigint");
+        let ids = insert_everywhere(&cluster, &sql, 2, 30);
+        match name {
+            "down" => assert!(ids.iter().all(|id| *id < 0)),
+            "tens" => assert!(ids.iter().all(|id| id % 10 == 5)),
+            "round" => assert!(ids.iter().all(|id| (1..=100).contains(id))),
+            _ => {}
+        }
+        if name != "round" {
+            assert_distinct(ids, 180);
+        }
+        assert_converged(&cluster, &[name]);
+    }
+    // Used up: an error, as anywhere else.
+    let mut client = cluster.client(0);
+    let error = (0..200)
+        .find_map(|_| {
+            client
+                .batch_execute("INSERT INTO small (v) SELECT generate_series(1, 40)")
+                .err()
+        })
+        .expect("3000 values do not last for ever");
+    assert_eq!(sqlstate(&error), Some("2200H"), "{error:?}");
+    client.batch_execute("INSERT INTO small VALUES (1, 1)").unwrap();
+}
+
+#[test]
+fn where_users_put_a_sequence() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("moved", "CREATE TABLE moved (id bigserial PRIMARY KEY, v int)");
+    let insert = "INSERT INTO moved (v) VALUES (1) RETURNING id";
+    let mut clients: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
+    let mut id = |node: usize| -> i64 { clients[node].query_one(insert, &[]).unwrap().get(0) };
+    assert_eq!(id(0), 1);
+    assert!(id(1) > 1);
+    // Forward: everybody goes on behind it, sooner or later.
+    let mut client = cluster.client(0);
+    client.batch_execute("SELECT setval('moved_id_seq', 1000000)").unwrap();
+    assert_eq!(id(0), 1_000_001);
+    client
+        .batch_execute("INSERT INTO moved VALUES (2000000, 1); SELECT setval('moved_id_seq', 2000000)")
+        .unwrap();
+    assert_eq!(id(0), 2_000_001);
+    client
+        .batch_execute("ALTER SEQUENCE moved_id_seq RESTART WITH 3000000")
+        .unwrap();
+    assert_eq!(id(0), 3_000_000);
+    // Back: what was granted is not granted again.
+    client.batch_execute("SELECT setval('moved_id_seq', 1)").unwrap();
+    assert!(id(0) > 3_000_000);
+    // TRUNCATE ... RESTART IDENTITY begins again, everywhere.
+    client
+        .batch_execute("BEGIN; TRUNCATE moved RESTART IDENTITY; INSERT INTO moved (v) VALUES (1), (2); COMMIT")
+        .unwrap();
+    let first: Vec<i64> = client
+        .query("SELECT id FROM moved ORDER BY id", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(first, [1, 2]);
+    let ids: Vec<i64> = (0..30).map(|number| id(number % 3)).collect();
+    assert!(ids.iter().all(|id| *id < 10_000), "{ids:?}");
+    assert_distinct(ids, 30);
+    client.batch_execute("TRUNCATE moved RESTART IDENTITY").unwrap();
+    assert_eq!(id(2), 1);
+    assert_converged(&cluster, &["moved"]);
+}
+
+#[test]
+fn a_range_is_given_up_in_a_crash() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("crashed", "CREATE TABLE crashed (id bigserial PRIMARY KEY, v int)");
+    let insert = "INSERT INTO crashed (v) VALUES (1) RETURNING id";
+    for _ in 0..20 {
+        insert_everywhere(&cluster, insert, 1, 1);
+    }
+    let greatest = |cluster: &Cluster| -> i64 {
+        cluster
+            .client(0)
+            .query_one("SELECT max(id) FROM crashed", &[])
+            .unwrap()
+            .get(0)
+    };
+    let before = greatest(&cluster);
+    cluster.server_mut(1).kill9();
+    cluster.server_mut(1).start();
+    let mut client = cluster.client(1);
+    let id: i64 = wait_until(Duration::from_secs(30), "an INSERT after the crash", || {
+        Some(client.query_one(insert, &[]).ok()?.get(0))
+    });
+    assert!(id > before, "{id} after {before}");
+    let ids = insert_everywhere(&cluster, insert, 1, 10);
+    assert_distinct(ids, 30);
+    assert_converged(&cluster, &["crashed"]);
 }

@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 
+use crate::pg::service::log;
 use crate::pg::{copy, server, turn};
 
 /// `synod._set_origin`: make the replication origin that carries the applied CSN, at `csn` when this transaction commits.
@@ -11,6 +12,9 @@ fn set_origin(csn: i64) {
     // A crashed attempt may have left it.
     copy::drop_origin(&turn::origin_name(server::database()));
     copy::move_origin(&turn::origin_name(server::database()), csn as u64);
+    if csn == 0 {
+        log::begin_group();
+    }
 }
 
 /// `synod._release_origin`: this session is done with the origin that it made; the apply worker may have it.

@@ -19,10 +19,23 @@ use crate::text::from_hex;
 const MAX_NAMED: usize = 10;
 
 /// Tables of the extension whose content is a function of the applied CSN (`pg/service.rs`), and their columns.
-const SERVICE_TABLES: [(&str, &[&str]); 1] = [(
-    "log_entry",
-    &["log", "round", "csn", "node_id", "appended_at", "value_type", "value"],
-)];
+const SERVICE_TABLES: [(&str, &[&str]); 2] = [
+    (
+        "log_entry",
+        &["log", "round", "csn", "node_id", "appended_at", "value_type", "value"],
+    ),
+    (
+        "sequence_range",
+        &[
+            "table_id",
+            "column_number",
+            "node_id",
+            "first_value",
+            "last_value",
+            "csn",
+        ],
+    ),
+];
 
 /// A table of the group.
 struct Table {

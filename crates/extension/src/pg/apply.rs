@@ -20,7 +20,6 @@ use super::relation::{self, StrongTable};
 
 mod error;
 mod find;
-mod sequence;
 mod tables;
 mod target;
 
@@ -165,7 +164,7 @@ impl Applier {
             } => {
                 let known = relation::by_id(table).ok_or(ApplyError::UnknownTable(table))?;
                 for feeding in known.sequences.iter().filter(|feeding| feeding.column == column) {
-                    sequence::advance(feeding.sequence, last_value);
+                    super::service::draws::advance(feeding.sequence, last_value);
                 }
                 Ok(())
             }

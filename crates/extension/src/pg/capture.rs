@@ -28,7 +28,6 @@ mod events;
 mod image;
 mod seal;
 mod section;
-mod sequence;
 mod sink;
 mod subtransactions;
 pub mod trigger;
@@ -165,6 +164,32 @@ pub fn applying() -> bool {
 /// The TRUNCATE that begins now restarts sequences (the trigger does not tell).
 pub fn note_restart_identity(restart: bool) {
     RESTART_IDENTITY.set(restart);
+}
+
+/// Whether this transaction lets a sequence begin again (TRUNCATE ... RESTART IDENTITY): the table is this transaction's alone
+/// until it ends, and so are the values that it draws.
+pub fn restarts(sequence: pg_sys::Oid) -> bool {
+    let tables: Vec<pg_sys::Oid> = PENDING.with_borrow(|pending| {
+        let counts = |event: &&TableEvent| {
+            matches!(event.what, TableChange::Truncated { restart_identity: true })
+                && pending.subtransactions.counts(event.subtransaction)
+        };
+        pending
+            .tables
+            .iter()
+            .filter(counts)
+            .map(|event| event.relation)
+            .collect()
+    });
+    let feeds = |table: &pg_sys::Oid| {
+        super::relation::by_oid(*table).is_some_and(|table| {
+            table
+                .sequences
+                .iter()
+                .any(|feeding| feeding.owned && feeding.sequence == sequence)
+        })
+    };
+    tables.iter().any(feeds)
 }
 
 /// A row was locked. It counts as touched if the transaction also writes.

@@ -15,6 +15,12 @@ const PG_INHERITS_BY_PARENT: pg_sys::Oid = pg_sys::Oid::from_u32(2187);
 const ATTRIBUTE_CHILD: i16 = 1;
 const ATTRIBUTE_PARENT: i16 = 2;
 
+/// `AttrDefaultRelationId` (catalog/pg_attrdef.h) and `DependRelationId` (catalog/pg_depend.h), each with an index.
+const PG_ATTRDEF: pg_sys::Oid = pg_sys::Oid::from_u32(2604);
+const PG_ATTRDEF_BY_COLUMN: pg_sys::Oid = pg_sys::Oid::from_u32(2656);
+const PG_DEPEND: pg_sys::Oid = pg_sys::Oid::from_u32(2608);
+const PG_DEPEND_BY_DEPENDER: pg_sys::Oid = pg_sys::Oid::from_u32(2673);
+
 /// `ConstraintRelationId` of catalog/pg_constraint.h, which the bindings lack.
 const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 /// `Anum_pg_constraint_contype`
@@ -204,6 +210,89 @@ pub fn trigger(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, String)> {
         pg_sys::systable_endscan(scan);
         found
     }
+}
+
+/// Columns (attribute number - 1) whose defaults name sequences, which are usually drawn from.
+pub fn sequences_of_defaults(relation: &Relation) -> Vec<(usize, pg_sys::Oid)> {
+    let mut found = Vec::new();
+    for index in 0..relation.attribute_count() {
+        let attribute = relation.attribute(index);
+        if !attribute.atthasdef || attribute.attisdropped {
+            continue;
+        }
+        let Some(default) = default_of(relation.oid(), attribute.attnum) else {
+            continue;
+        };
+        for referenced in named_by(PG_ATTRDEF, default) {
+            // SAFETY: a syscache look-up inside a transaction.
+            let kind = unsafe { pg_sys::get_rel_relkind(referenced) } as u8;
+            if kind == pg_sys::RELKIND_SEQUENCE {
+                found.push((index, referenced));
+            }
+        }
+    }
+    found
+}
+
+/// The oid of a column's default.
+fn default_of(relation: pg_sys::Oid, column: i16) -> Option<pg_sys::Oid> {
+    let keys = [
+        (2, pg_sys::F_OIDEQ, pg_sys::Datum::from(relation)),
+        (3, pg_sys::F_INT2EQ, pg_sys::Datum::from(column)),
+    ];
+    scan(PG_ATTRDEF, PG_ATTRDEF_BY_COLUMN, &keys, |value| {
+        pg_sys::Oid::from(value(1).value() as u32)
+    })
+    .pop()
+}
+
+/// The relations that an object depends on.
+fn named_by(class: pg_sys::Oid, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let keys = [
+        (1, pg_sys::F_OIDEQ, pg_sys::Datum::from(class)),
+        (2, pg_sys::F_OIDEQ, pg_sys::Datum::from(object)),
+    ];
+    let referenced = scan(PG_DEPEND, PG_DEPEND_BY_DEPENDER, &keys, |value| {
+        (value(4).value() as u32, value(5).value() as u32)
+    });
+    referenced
+        .into_iter()
+        .filter(|(class, _)| *class == u32::from(pg_sys::RelationRelationId))
+        .map(|(_, oid)| pg_sys::Oid::from(oid))
+        .collect()
+}
+
+/// The rows of a catalog that an index finds by these columns, as `read` takes them.
+fn scan<T>(
+    catalog: pg_sys::Oid,
+    index: pg_sys::Oid,
+    columns: &[(i16, u32, pg_sys::Datum)],
+    read: impl Fn(&dyn Fn(i16) -> pg_sys::Datum) -> T,
+) -> Vec<T> {
+    let mut rows = Vec::new();
+    let Some(table) = Relation::open_locked(catalog, pg_sys::AccessShareLock) else {
+        return rows;
+    };
+    // SAFETY: a scan of an open, locked catalog by one of its indexes, whose first columns these are; each row is read before
+    // the next is asked for.
+    unsafe {
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        let equal = pg_sys::BTEqualStrategyNumber as u16;
+        for (key, (column, function, value)) in keys.iter_mut().zip(columns) {
+            pg_sys::ScanKeyInit(key, *column, equal, (*function).into(), *value);
+        }
+        let count = columns.len().min(keys.len()) as i32;
+        let scan = pg_sys::systable_beginscan(table.raw(), index, true, std::ptr::null_mut(), count, keys.as_mut_ptr());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            rows.push(read(&|number| attribute(tuple, table.descriptor(), number)));
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    rows
 }
 
 /// Whether a table inherits from another.

@@ -13,6 +13,7 @@ use synod_change::{TableDefinition, TableId};
 use super::capture::trigger;
 use super::client::{Client, explain};
 use super::relcache::Relation;
+use super::service::draws;
 use super::shmem::{NodeLock, NodeShared};
 use super::{catalog, compat, definition};
 use crate::errors::UserError;
@@ -223,6 +224,7 @@ pub fn unreplicate_all() -> Vec<pg_sys::Oid> {
     let mut tables = Vec::new();
     for (_, oid) in catalog::all() {
         if Relation::open_locked(oid, pg_sys::ShareRowExclusiveLock).is_some() {
+            draws::end(oid);
             trigger::remove(oid);
             tables.push(oid);
         }

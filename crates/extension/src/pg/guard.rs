@@ -38,6 +38,13 @@ unsafe extern "C-unwind" fn object_access(
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, part, argument));
         }
     }
+    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
+        && object == pg_sys::Oid::from(pg_sys::F_NEXTVAL)
+        && class == pg_sys::ProcedureRelationId
+        && let Err(error) = super::service::draws::nextval_is_near()
+    {
+        error.raise();
+    }
     if access == pg_sys::ObjectAccessType::OAT_DROP
         && let Err(error) = check_drop(class, object, part)
     {

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::give_way::{self, interrupt};
 use super::protect::{finally, guarded};
+use super::service::draws;
 use super::{barrier, ddl, guard, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
@@ -106,12 +107,18 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
                 error.raise();
             }
             barrier::before_executor_start(query, flags);
+            if let Err(error) = draws::before_executor_start(query, flags) {
+                error.raise();
+            }
         });
         match PREVIOUS_START {
             Some(previous) => previous(query, flags),
             None => start_raw(query, flags),
         }
-        guarded(|| super::row_lock::after_executor_start(query, flags));
+        guarded(|| {
+            draws::after_executor_start();
+            super::row_lock::after_executor_start(query, flags);
+        });
     }
 }
 
@@ -217,7 +224,8 @@ unsafe extern "C-unwind" fn process_utility(
             let ddl = ddl::before(statement, source, context).unwrap_or_else(|error| error.raise());
             let utility = (*statement).utilityStmt;
             let checked = guard::check_utility(utility, ddl.travels())
-                .and_then(|()| written::before_utility(utility, ddl.travels()));
+                .and_then(|()| written::before_utility(utility, ddl.travels()))
+                .and_then(|()| draws::before_utility(utility));
             if let Err(error) = checked {
                 ddl.failed();
                 error.raise();

@@ -19,6 +19,8 @@ pub use super::strong_table::{
 use super::{catalog, definition, strong_table};
 use crate::errors::UserError;
 
+type KnownSequences = (u64, Rc<HashMap<pg_sys::Oid, Vec<(TableId, u16)>>>);
+
 thread_local! {
     static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<StrongTable>>>> = RefCell::new(HashMap::new());
     /// Tables that are not strong: whether a foreign key of theirs refers to a strong one.
@@ -27,6 +29,8 @@ thread_local! {
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     /// The extension's table of log entries, as of a number of invalidations.
     static LOG_ENTRIES: Cell<(Option<u64>, pg_sys::Oid)> = const { Cell::new((None, pg_sys::InvalidOid)) };
+    /// The answer of `group_sequences` at a number of invalidations.
+    static SEQUENCES: RefCell<Option<KnownSequences>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -68,6 +72,30 @@ fn log_entries() -> pg_sys::Oid {
     let oid = catalog::named("synod", "log_entry").unwrap_or(pg_sys::InvalidOid);
     LOG_ENTRIES.set((Some(now), oid));
     oid
+}
+
+/// The sequences that feed columns of strong tables, with these columns in the order of their tables' numbers.
+pub fn group_sequences() -> Rc<HashMap<pg_sys::Oid, Vec<(TableId, u16)>>> {
+    register();
+    let before = INVALIDATIONS.get();
+    if let Some((_, known)) = SEQUENCES.with_borrow(|known| known.clone().filter(|(at, _)| *at == before)) {
+        return known;
+    }
+    let mut sequences: HashMap<pg_sys::Oid, Vec<(TableId, u16)>> = HashMap::new();
+    for (_, oid) in catalog::all() {
+        let Some(table) = by_oid(oid) else { continue };
+        for feeding in &table.sequences {
+            sequences
+                .entry(feeding.sequence)
+                .or_default()
+                .push((table.id, feeding.column));
+        }
+    }
+    let sequences = Rc::new(sequences);
+    if INVALIDATIONS.get() == before {
+        SEQUENCES.set(Some((before, Rc::clone(&sequences))));
+    }
+    sequences
 }
 
 /// The strong table with this number; `None` when it is not replicated here.

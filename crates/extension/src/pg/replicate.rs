@@ -15,6 +15,7 @@ use super::peers;
 use super::relation;
 use super::relcache::{Relation, qualified};
 use super::replicable;
+use super::service::draws;
 use crate::errors::UserError;
 
 /// `synod.replicate_table`: from the end of this transaction on, the table is the group's.
@@ -83,6 +84,7 @@ pub fn enter(id: TableId, oid: pg_sys::Oid) {
 
 /// From here on the table is an ordinary one. The caller holds SHARE ROW EXCLUSIVE on it.
 pub fn leave(oid: pg_sys::Oid) {
+    draws::end(oid);
     trigger::remove(oid);
     catalog::remove(oid);
     forget(oid);

@@ -25,8 +25,11 @@ use super::xact;
 use crate::errors::{self, UserError};
 use crate::local_key::LocalKey;
 
+pub mod draws;
+pub mod grants;
 pub mod log;
 mod own_table;
+pub mod ranges;
 
 /// Refuse where nothing may be written: in a read-only transaction, on a standby, in a parallel worker, and in the apply worker
 /// itself, which would wait for what only it can do. `what` is the function's name.
@@ -100,6 +103,6 @@ pub fn carry_out(service: Service, origin: Origin) {
     match service {
         Service::Append(append) => log::append(append, origin),
         Service::Trim { log, before } => log::trim(&log, before),
-        Service::Grant(_) => {}
+        Service::Grant(grant) => grants::grant(&grant, origin),
     }
 }

@@ -147,6 +147,8 @@ pub struct NodeShared {
     pub blocking_prepared: AtomicU32,
     /// The last commits, for "does this snapshot cover that CSN".
     pub recent: super::recent::RecentCommits,
+    /// Values of sequences that this node may give out.
+    pub ranges: super::range_table::RangeTable,
     /// Numbers transactions of this incarnation, for `synod.current_transaction_id()`.
     pub transactions: AtomicU64,
 

@@ -105,6 +105,8 @@ pub struct FeedingSequence {
     pub column: u16,
     /// Its relation.
     pub sequence: pg_sys::Oid,
+    /// It is the column's own; else the column's default draws from it.
+    pub owned: bool,
 }
 
 /// A replicated table, as capture and apply need it.
@@ -357,6 +359,21 @@ pub fn triggers(relation: &Relation) -> &[pg_sys::Trigger] {
 }
 
 fn feeding_sequences(relation: &Relation, live: &[usize]) -> Vec<FeedingSequence> {
+    let mut feeding = owned_sequences(relation, live);
+    for (column, sequence) in catalog::sequences_of_defaults(relation) {
+        let column = live.iter().position(|index| *index == column);
+        if let Some(column) = column.filter(|_| feeding.iter().all(|known| known.sequence != sequence)) {
+            feeding.push(FeedingSequence {
+                column: column as u16,
+                sequence,
+                owned: false,
+            });
+        }
+    }
+    feeding
+}
+
+fn owned_sequences(relation: &Relation, live: &[usize]) -> Vec<FeedingSequence> {
     // SAFETY: inside a transaction; a fresh list of oids; sequenceIsOwned writes table and column when it is true.
     unsafe {
         let owned = pg_sys::getOwnedSequences(relation.oid());
@@ -374,6 +391,7 @@ fn feeding_sequences(relation: &Relation, live: &[usize]) -> Vec<FeedingSequence
                 found.then_some(FeedingSequence {
                     column: column as u16,
                     sequence,
+                    owned: true,
                 })
             })
             .collect()

@@ -5,6 +5,7 @@ use synod_change::{TableDefinition, TableId};
 
 use super::error::ApplyError;
 use crate::pg::relcache::{Relation, qualified};
+use crate::pg::service::draws;
 use crate::pg::{catalog, compat, definition, replicable, replicate};
 
 /// From here on the table is replicated. Its rows follow as inserts, so it must be empty here, unless this is the node
@@ -60,6 +61,9 @@ pub fn truncate(tables: &[TableId], restart_identity: bool) -> Result<(), ApplyE
         .map(|id| catalog::relation_of(*id).ok_or(ApplyError::UnknownTable(*id)))
         .collect::<Result<Vec<_>, _>>()?;
     truncate_relations(&oids, restart_identity);
+    if restart_identity {
+        oids.iter().copied().for_each(draws::restart);
+    }
     Ok(())
 }
 

@@ -14,7 +14,6 @@ use super::chain::{self, NetEffect};
 use super::emit::{Emitter, Output};
 use super::events::{Event, RowLock};
 use super::image::Image;
-use super::sequence;
 use super::sink::Sink;
 use super::{Pending, Sealed, SealedBody, Section, TableChange, TableEvent};
 use crate::errors::UserError;
@@ -24,7 +23,8 @@ use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
-use crate::pg::{ddl, definition};
+use crate::pg::service::{draws, ranges};
+use crate::pg::{ddl, definition, sequence, shmem};
 
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
     let _encoding = PlainEncoding::enter();
@@ -162,6 +162,7 @@ impl Sealer {
             }
             if restart_identity && !restarted.contains(&id) {
                 restarted.push(id);
+                draws::restart(event.relation);
             }
         }
         // One change for each value of the flag, so that only those sequences begin again whose tables were truncated with
@@ -325,6 +326,9 @@ impl Sealer {
     fn sequences(&mut self) -> Result<(), UserError> {
         for emitter in self.emitters.values().filter(|emitter| emitter.inserted) {
             for feeding in &emitter.table.sequences {
+                if let Some(node) = shmem::my_node() {
+                    ranges::settle(node, feeding.sequence)?;
+                }
                 if let Some(last_value) = sequence::last_value(feeding.sequence) {
                     let (table, column) = (emitter.table.id, feeding.column);
                     self.out.sink.write(&Change::Sequence {

@@ -114,9 +114,28 @@ pub fn trim(log: &str, before: u64) {
     });
 }
 
+/// What an earlier group left: its CSNs mean nothing any more.
+pub fn begin_group() {
+    let Some(table) = OwnTable::open(c"log_entry", c"log_entry_csn_idx", pg_sys::RowExclusiveLock) else {
+        return;
+    };
+    let left = Condition {
+        column: CSN,
+        strategy: pg_sys::BTGreaterStrategyNumber,
+        function: pg_sys::F_INT8GT,
+        value: pg_sys::Datum::from(0_u64),
+    };
+    table.scan(&[left], false, |row| {
+        let mut values: Vec<pg_sys::Datum> = (1..=7).map(|column| row.get(column)).collect();
+        values[CSN as usize - 1] = pg_sys::Datum::from(0_u64);
+        row.replace(&mut values);
+        true
+    });
+}
+
 /// The round of the entry that was appended at this CSN, once that is applied; `None` when it was not to be.
 pub fn round_at(csn: u64) -> Option<u64> {
-    let table = OwnTable::open(c"log_entry", c"log_entry_csn_key", pg_sys::AccessShareLock)?;
+    let table = OwnTable::open(c"log_entry", c"log_entry_csn_idx", pg_sys::AccessShareLock)?;
     let at = Condition::equal(CSN, pg_sys::F_INT8EQ, pg_sys::Datum::from(csn));
     table.first(&[at], false, |row| row.get(ROUND).value() as u64)
 }

@@ -1,0 +1,159 @@
+//! Where values of the group's sequences are about to be drawn, and where a sequence begins or ends to be the group's.
+//!
+//! A plan that inserts draws from the sequences of its target, one that names a sequence from that. Other calls of `nextval` are
+//! noticed when an expression that calls it is made ready (object access hook); which sequence it will be is not known then, so
+//! all are looked at.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::{grants, ranges};
+use crate::errors::UserError;
+use crate::pg::capture;
+use crate::pg::guard::named;
+use crate::pg::shmem::{self, NodeShared};
+use crate::pg::{list, relation, sequence};
+
+thread_local! {
+    /// The sequences of the plan that is being started are known and have been looked at.
+    static KNOWN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this process may draw at all here.
+fn node() -> Option<&'static NodeShared> {
+    // SAFETY: reads globals of this process.
+    let never = unsafe { pg_sys::XactReadOnly || pg_sys::ParallelWorkerNumber >= 0 };
+    if never || capture::applying() {
+        return None;
+    }
+    shmem::my_node()
+}
+
+/// Before a plan starts.
+///
+/// # Safety
+/// `query` is the argument of `ExecutorStart_hook`; its relations are locked.
+pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -> Result<(), UserError> {
+    KNOWN.set(false);
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
+        return Ok(());
+    }
+    let Some(node) = node() else { return Ok(()) };
+    // SAFETY: by contract; result relations are numbers of range table entries, counted from 1.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        let inserts = [pg_sys::CmdType::CMD_INSERT, pg_sys::CmdType::CMD_MERGE].contains(&(*plan).commandType);
+        if inserts || (*plan).hasModifyingCTE {
+            let need = expected_rows(plan);
+            for at in 0..list::length((*plan).resultRelations) {
+                let number = list::int((*plan).resultRelations, at);
+                let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, number as usize - 1);
+                before_insert(node, (*entry).relid, need)?;
+            }
+        }
+        let named = (*plan).relationOids;
+        for oid in (0..list::length(named)).map(|at| list::oid(named, at)) {
+            if !relation::is_strong(oid) && relation::group_sequences().contains_key(&oid) {
+                ranges::ensure(node, oid, expected_rows(plan))?;
+                KNOWN.set(true);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The plan is started.
+pub fn after_executor_start() {
+    KNOWN.set(false);
+}
+
+/// How many rows the planner expects of what is inserted or returned.
+unsafe fn expected_rows(plan: *const pg_sys::PlannedStmt) -> u64 {
+    // SAFETY: a valid plan.
+    unsafe {
+        let root = (*plan).planTree;
+        let source = if (*root).type_ == pg_sys::NodeTag::T_ModifyTable && !(*root).lefttree.is_null() {
+            (*root).lefttree
+        } else {
+            root
+        };
+        ((*source).plan_rows as u64).max(1)
+    }
+}
+
+/// Before COPY ... FROM.
+///
+/// # Safety
+/// `statement` is the utility statement of a valid plan.
+pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: the tag says what the pointer may be cast to; a missing relation is COPY's business.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_CopyStmt {
+            return Ok(());
+        }
+        let copy = &*statement.cast::<pg_sys::CopyStmt>();
+        if let (true, Some(node)) = (copy.is_from, node())
+            && let Some(oid) = named(copy.relation)
+        {
+            before_insert(node, oid, crate::settings::SEQUENCE_RANGE.get().unsigned_abs().into())?;
+        }
+    }
+    Ok(())
+}
+
+fn before_insert(node: &'static NodeShared, table: pg_sys::Oid, need: u64) -> Result<(), UserError> {
+    let Some(table) = relation::by_oid(table) else {
+        return Ok(());
+    };
+    for feeding in &table.sequences {
+        ranges::ensure(node, feeding.sequence, need)?;
+        KNOWN.set(true);
+    }
+    Ok(())
+}
+
+/// An expression that calls `nextval` is made ready.
+pub fn nextval_is_near() -> Result<(), UserError> {
+    if KNOWN.get() {
+        return Ok(());
+    }
+    let Some(node) = node() else { return Ok(()) };
+    for sequence in relation::group_sequences().keys() {
+        ranges::ensure(node, *sequence, 1)?;
+    }
+    Ok(())
+}
+
+/// Another node has used the sequence up to here. One that is in use here is in a range of its own.
+pub fn advance(oid: pg_sys::Oid, value: i64) {
+    let node = shmem::my_node();
+    sequence::advance(oid, value, || node.is_some_and(|node| node.ranges.get(oid).is_some()));
+}
+
+/// The sequences of this table begin again, in this transaction.
+pub fn restart(table: pg_sys::Oid) {
+    let Some(table) = relation::by_oid(table) else { return };
+    for feeding in table.sequences.iter().filter(|feeding| feeding.owned) {
+        grants::forget(&ranges::feeds_of(feeding.sequence));
+        give_up(feeding.sequence);
+    }
+}
+
+/// The table is no longer the group's, from this transaction on: its sequences go on alone, behind all that was granted.
+pub fn end(table: pg_sys::Oid) {
+    let Some(table) = relation::by_oid(table) else { return };
+    for feeding in &table.sequences {
+        if let Some(last) = grants::granted(&ranges::feeds_of(feeding.sequence)) {
+            sequence::advance(feeding.sequence, last, || false);
+        }
+        grants::forget(&[(table.id, feeding.column)]);
+        give_up(feeding.sequence);
+    }
+}
+
+fn give_up(sequence: pg_sys::Oid) {
+    if let Some(node) = shmem::my_node() {
+        node.ranges.forget(sequence);
+    }
+}
