@@ -77,7 +77,8 @@ CREATE VIEW synod.tables AS
            t.table_id,
            'strong'::pg_catalog.text AS consistency,
            synod.table_identity(t.relation) AS identity
-      FROM synod.replicated_table AS t;
+      FROM synod.replicated_table AS t
+     WHERE t.relation OPERATOR(pg_catalog.<>) pg_catalog.to_regclass('synod.gapless');
 COMMENT ON VIEW synod.tables IS 'the tables that are replicated';
 COMMENT ON COLUMN synod.tables.table_name IS 'the table on this node';
 COMMENT ON COLUMN synod.tables.table_id IS 'its number, the same on every node';
@@ -101,7 +102,6 @@ CREATE INDEX log_entry_csn_idx ON synod.log_entry (csn);
 COMMENT ON TABLE synod.log_entry IS 'entries of named logs; written by the extension only';
 COMMENT ON COLUMN synod.log_entry.log IS 'name of the log';
 COMMENT ON COLUMN synod.log_entry.round IS 'counts the entries of a log from 1';
-COMMENT ON INDEX synod.log_entry_csn_idx IS 'finds what has just been appended';
 COMMENT ON COLUMN synod.log_entry.csn IS 'position in the shared log; 0: of an earlier group of this database';
 COMMENT ON COLUMN synod.log_entry.node_id IS 'the node where it was appended';
 COMMENT ON COLUMN synod.log_entry.appended_at IS 'when, by the clock of that node';
@@ -198,6 +198,39 @@ COMMENT ON COLUMN synod.sequences.first_value IS 'first value of the range in us
 COMMENT ON COLUMN synod.sequences.last_value IS 'its last value';
 COMMENT ON COLUMN synod.sequences.next_value IS 'the value that comes next on this node';
 GRANT SELECT ON synod.sequences TO pg_monitor, synod_admin;
+
+-- Numbers without gaps: rows of a strong table of the extension's own, so that they are as transactional as any. Replicated
+-- when a group is made (src/group/create.rs). Dumped, because what was numbered is dumped, too.
+
+CREATE TABLE synod.gapless (
+    name text COLLATE "C" CONSTRAINT gapless_pkey PRIMARY KEY,
+    last_value bigint NOT NULL
+);
+COMMENT ON TABLE synod.gapless IS 'the last number of each name that was given to synod.next_gapless';
+COMMENT ON COLUMN synod.gapless.name IS 'the name';
+COMMENT ON COLUMN synod.gapless.last_value IS 'its last number';
+REVOKE ALL ON TABLE synod.gapless FROM PUBLIC;
+GRANT SELECT ON TABLE synod.gapless TO synod_admin, synod_replicator;
+SELECT pg_catalog.pg_extension_config_dump('synod.gapless', '');
+
+CREATE FUNCTION synod.next_gapless(name text) RETURNS bigint
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        INSERT INTO synod.gapless AS g (name, last_value) VALUES ($1, 1)
+            ON CONFLICT (name) DO UPDATE SET last_value = g.last_value OPERATOR(pg_catalog.+) 1
+            RETURNING g.last_value;
+    END;
+COMMENT ON FUNCTION synod.next_gapless(text) IS
+    'the next number of this name, from 1, in the whole group; a rollback gives it back. Transactions that ask for the same name run one after the other, those of other nodes fail with 40001';
+REVOKE ALL ON FUNCTION synod.next_gapless(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.next_gapless(text) TO synod_admin;
+
+CREATE FUNCTION synod._replicate_own_tables() RETURNS void
+    LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'replicate_own_tables_wrapper';
+COMMENT ON FUNCTION synod._replicate_own_tables() IS 'internal: makes tables of the extension strong in a new group';
+REVOKE ALL ON FUNCTION synod._replicate_own_tables() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._replicate_own_tables() TO synod_admin, synod_replicator;
 
 -- What a node is doing: src/status.rs
 

@@ -2,12 +2,21 @@
 
 use pgrx::prelude::*;
 
-use crate::pg::{catalog, definition, relation, relcache::Relation, replicate};
+use crate::pg::{catalog, definition, relation, relcache::Relation, replicable, replicate};
 
 /// `synod.replicate_table(regclass)`
 #[pg_extern(sql = false)]
 fn replicate_table(table: pg_sys::Oid) {
     if let Err(error) = replicate::begin(table) {
+        error.raise();
+    }
+}
+
+/// `synod._replicate_own_tables()`
+#[pg_extern(sql = false)]
+fn replicate_own_tables() {
+    let begun = catalog::named("synod", replicable::STRONG_OF_OUR_OWN).map_or(Ok(()), replicate::begin);
+    if let Err(error) = begun {
         error.raise();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
-use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Cluster, Options, Outcome, Session, SharedCluster, assert_converged, sqlstate, wait_until};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
@@ -438,4 +438,47 @@ fn a_range_is_given_up_in_a_crash() {
     let ids = insert_everywhere(&cluster, insert, 1, 10);
     assert_distinct(ids, 30);
     assert_converged(&cluster, &["crashed"]);
+}
+
+#[test]
+fn gapless_numbers_have_no_gaps() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "invoices",
+        "CREATE TABLE invoices (number bigint PRIMARY KEY, node int)",
+    );
+    const EACH: usize = 15;
+    std::thread::scope(|scope| {
+        for node in 0..3 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut session = Session::new(cluster.server(node));
+                for number in 0..EACH {
+                    if number % 5 == 0 {
+                        // Given back.
+                        let client = session.client().unwrap();
+                        let _ = client.batch_execute("BEGIN; SELECT synod.next_gapless('invoice')");
+                        client.batch_execute("ROLLBACK").unwrap();
+                    }
+                    let outcome = session.transact("", |transaction| {
+                        transaction.execute(
+                            "INSERT INTO invoices SELECT synod.next_gapless('invoice'), $1",
+                            &[&(node as i32)],
+                        )
+                    });
+                    assert!(matches!(outcome, Outcome::Committed(1)), "{outcome:?}");
+                }
+            });
+        }
+    });
+    let row = cluster
+        .client(0)
+        .query_one("SELECT count(*), min(number), max(number) FROM invoices", &[])
+        .unwrap();
+    let all = 3 * EACH as i64;
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)),
+        (all, 1, all)
+    );
+    assert_converged(&cluster, &["invoices"]);
 }

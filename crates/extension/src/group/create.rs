@@ -59,6 +59,7 @@ pub fn create(group: &str, node: &str, dsn: &str) -> Result<(), UserError> {
             FIRST.0,
             "a new group's node has another id"
         );
-        Ok(())
+        own.execute("SELECT synod._replicate_own_tables()")
+            .map_err(|error| explain(error, "this database"))
     })
 }

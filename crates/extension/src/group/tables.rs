@@ -115,7 +115,7 @@ fn compare(here: &[(Relation, &Table)], node: &str, replaced: bool) -> Result<()
                 .into_iter()
                 .map(|difference| format!("{}: {difference}", table.name())),
         );
-        if !replaced && differences.is_empty() && has_rows(&table.name()) {
+        if !replaced && differences.is_empty() && !table.is_own() && has_rows(&table.name()) {
             full.push(table.name());
         }
     }
@@ -221,6 +221,11 @@ impl Table {
         pgrx::spi::quote_qualified_identifier(&self.definition.schema, &self.definition.name)
     }
 
+    /// Of the extension: what an earlier membership left in it is of no use.
+    fn is_own(&self) -> bool {
+        self.definition.schema == "synod"
+    }
+
     /// Columns that are stored, in the order in which they travel.
     fn columns(&self) -> Vec<String> {
         let stored = self
@@ -287,6 +292,9 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
         progress::enter(progress::Phase::Copy);
     }
     for (table, relation) in tables.iter().zip(&here) {
+        if table.is_own() {
+            copy::empty(relation);
+        }
         if let Some(shown) = shown {
             shown.table.store(relation.oid().into(), Ordering::Relaxed);
         }

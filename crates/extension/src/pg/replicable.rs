@@ -10,6 +10,9 @@ const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
 const UNSUPPORTED: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
 const ORDINARY_ONLY: &str = "Only ordinary tables can be replicated.";
 
+/// The one table of the extension that is replicated like a user's.
+pub const STRONG_OF_OUR_OWN: &str = "gapless";
+
 /// What a relation is, why that cannot be replicated, and what can be done.
 type Objection = (&'static str, PgSqlErrorCode, &'static str, &'static str);
 
@@ -83,7 +86,8 @@ fn by_place(relation: &Relation) -> Option<Objection> {
             "Detach it, or ALTER TABLE … NO INHERIT first.",
         ));
     }
-    if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || relation.schema() == "synod" {
+    let ours = relation.schema() == "synod" && relation.name() != STRONG_OF_OUR_OWN;
+    if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || ours {
         let detail = "It belongs to the server or to the extension.";
         return Some((
             "system table",

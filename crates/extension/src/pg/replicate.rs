@@ -59,6 +59,14 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "See synod.tables.",
         ));
     };
+    if schema == "synod" {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("cannot end the replication of table {}", qualified(&schema, &name)),
+            "It belongs to the extension.",
+            "It ends with the membership: synod.leave_group.",
+        ));
+    }
     if capture::pending_on(oid) {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
