@@ -482,3 +482,52 @@ fn gapless_numbers_have_no_gaps() {
     );
     assert_converged(&cluster, &["invoices"]);
 }
+
+#[test]
+fn who_joins_gets_it_all() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("joined", "CREATE TABLE joined (id bigserial PRIMARY KEY, v int)");
+    let insert = "INSERT INTO joined (v) VALUES (1) RETURNING id";
+    insert_everywhere(&cluster, insert, 1, 2);
+    append(&mut cluster.client(0), "joined", "before");
+    cluster
+        .client(0)
+        .batch_execute("SELECT synod.next_gapless('joined')")
+        .unwrap();
+    let mut leaver = cluster.client(2);
+    append(&mut leaver, "joined", "leaving");
+    let highest = |client: &mut Client| -> i64 {
+        client
+            .query_one(
+                "SELECT granted FROM synod.sequences WHERE table_name = 'joined'::regclass",
+                &[],
+            )
+            .unwrap()
+            .get(0)
+    };
+    let granted = highest(&mut leaver);
+    let tables: String = leaver
+        .query_one("SELECT string_agg(table_name::text, ', ') FROM synod.tables", &[])
+        .unwrap()
+        .get(0);
+    leaver.batch_execute("SELECT synod.leave_group()").unwrap();
+    // Alone, its sequences go on behind all that the group may have used.
+    let id: i64 = leaver.query_one(insert, &[]).unwrap().get(0);
+    assert_eq!(id, granted + 1);
+    append(&mut cluster.client(0), "joined", "meanwhile");
+    leaver.batch_execute(&format!("TRUNCATE {tables}")).unwrap();
+    let (via, own) = (cluster.server(0).dsn(), cluster.server(2).dsn());
+    leaver
+        .execute("SELECT synod.join_group($1, 'n3', $2)", &[&via, &own])
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(append(&mut leaver, "joined", "after"), 4);
+    assert_eq!(values(&mut leaver, "joined"), values(&mut cluster.client(0), "joined"));
+    assert_eq!(highest(&mut leaver), granted);
+    let number: i64 = leaver
+        .query_one("SELECT synod.next_gapless('joined')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(number, 2);
+    assert_distinct(insert_everywhere(&cluster, insert, 1, 5), 15);
+    assert_converged(&cluster, &["joined"]);
+}
