@@ -1,4 +1,4 @@
-//! The documentation is true: the quick start's blocks are run in order and their output is compared; the page of
+//! The documentation is true: the blocks of the quick start and of what follows it are run in order and their output is compared; the page of
 //! settings names each one with its default.
 
 use std::path::Path;
@@ -6,7 +6,11 @@ use std::process::Command;
 
 use synod_testkit::{PgInstall, Server};
 
-const PAGE: &str = include_str!("../../../docs/src/quick-start.md");
+/// The second goes on where the first ends.
+const PAGES: [&str; 2] = [
+    include_str!("../../../docs/src/quick-start.md"),
+    include_str!("../../../docs/src/services.md"),
+];
 
 const SETTINGS: &str = include_str!("../../../docs/src/settings.md");
 
@@ -68,7 +72,7 @@ fn the_quick_start_does_what_it_says() {
     let socket = server.data().parent().expect("data lies in a directory").to_path_buf();
     let mut ran = 0;
     let mut printed = String::new();
-    for block in blocks(PAGE) {
+    for block in PAGES.into_iter().flat_map(blocks) {
         let text = block
             .text
             .replace("/var/run/postgresql", &socket.display().to_string())
