@@ -19,7 +19,8 @@ SELECT json_build_object(
     'log', (SELECT row_to_json(l) FROM synod.stat_log AS l),
     'apply', (SELECT row_to_json(a) FROM synod.stat_apply AS a),
     'waiting', (SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event LIKE 'Synod%' AND backend_type = 'client backend'),
+                 WHERE datname = current_database() AND (wait_event IN ('SynodCommit', 'SynodRead') OR wait_event = 'Extension')
+                   AND backend_type = 'client backend' AND application_name NOT LIKE 'synod %'),
     'blocked', (SELECT count(*) FROM pg_stat_activity
                  WHERE datname = current_database() AND wait_event_type = 'Lock'))";
 

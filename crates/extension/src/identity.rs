@@ -2,8 +2,10 @@
 //!
 //! The file is written once, when the node is made, and replaced as a whole when its dsn changes: temporary file, fsync,
 //! rename, fsync of the directory. It holds the system identifier and database oid it was made for, so that a copy of the
-//! data directory under another database, or a directory moved to another server, is noticed and refused. A full clone
-//! of a server (same identifier, same oid) is fenced by the log itself (incarnations and the log id).
+//! data directory under another database, or a directory moved to another server, is noticed and refused. A copy of a whole
+//! server by PostgreSQL's own means (base backup, point in time, standby) marks itself when it starts
+//! ([`mark_copies`]): its log lacks promises that the node has made since, so it must never vote. Any other full clone (same
+//! identifier, same oid) is fenced by the log itself (incarnations and the log id).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,6 +23,16 @@ const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 64 * 1024;
 /// Name of the file in the node's directory.
 pub const FILE_NAME: &str = "node";
+
+/// The mark of a copy, in the node's directory; it says where the copy came from.
+pub const COPIED: &str = "copied";
+
+/// What only a server that is a copy of another one starts with, and what that means.
+const SIGNS: [(&str, &str); 3] = [
+    ("standby.signal", "This server was started as a standby."),
+    ("recovery.signal", "This server was restored to a point in time."),
+    ("backup_label", "This server was restored from a base backup."),
+];
 
 /// Contents of the file.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,6 +86,12 @@ pub enum IdentityError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The whole server is a copy.
+    #[error("{why}")]
+    Copied {
+        /// How it became one.
+        why: String,
+    },
     /// It was made for another server or database.
     #[error("\"{path}\" belongs to {owner}", path = path.display())]
     Elsewhere {
@@ -99,6 +117,14 @@ impl From<IdentityError> for UserError {
                 format!("{error}."),
                 "Remove this node from its group on another node, call synod.leave_group() here, and join anew.",
             ),
+            IdentityError::Copied { why } => Self::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "this database is a copy of a member of a group, not the member itself",
+                why,
+                "Read it as it is with synod.read_consistency = local. To put it in the place of the member, take that out of \
+                 the group (synod.remove_node), then call synod.leave_group(force => true) here, once out of recovery, \
+                 and synod.join_group.",
+            ),
             IdentityError::Elsewhere { .. } => Self::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "this database is a copy of a member of a group, not the member itself",
@@ -107,6 +133,25 @@ impl From<IdentityError> for UserError {
             ),
         }
     }
+}
+
+/// At server start, before recovery takes the signs away: mark the node directories of a server that is a copy.
+pub fn mark_copies(data: &Path) -> Result<(), IdentityError> {
+    let Some((_, why)) = SIGNS.iter().find(|(sign, _)| data.join(sign).exists()) else {
+        return Ok(());
+    };
+    let Ok(entries) = fs::read_dir(data.join("synod")) else {
+        return Ok(());
+    };
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if directory.join(FILE_NAME).exists() && !directory.join(COPIED).exists() {
+            crate::node::replace_file(&directory, COPIED, why.as_bytes()).map_err(|source| IdentityError::Io {
+                path: directory.join(COPIED),
+                source,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 impl Identity {
@@ -121,6 +166,14 @@ impl Identity {
     /// The identity in a node's directory, checked against this server and the database it should belong to. `None` when
     /// there is no such directory or file.
     pub fn load(directory: &Path, database: u32) -> Result<Option<Self>, IdentityError> {
+        match fs::read_to_string(directory.join(COPIED)) {
+            Ok(why) => return Err(IdentityError::Copied { why }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let path = directory.join(COPIED);
+                return Err(IdentityError::Io { path, source });
+            }
+        }
         let path = directory.join(FILE_NAME);
         let identity = match Self::read(&path) {
             Ok(identity) => identity,

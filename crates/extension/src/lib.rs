@@ -38,6 +38,10 @@ pub extern "C-unwind" fn _PG_init() {
     if !pg::preloading() {
         return;
     }
+    // A server that cannot tell that it is a copy must not run as the original.
+    if let Err(error) = identity::mark_copies(&pg::data_directory()) {
+        errors::UserError::from(error).raise_fatal();
+    }
     pg::shmem::init();
     pg::hooks::init();
     pg::launcher::register();

@@ -21,7 +21,8 @@ pub fn required() -> Result<&'static NodeShared, UserError> {
     }
     shmem::my_node().ok_or_else(|| match Identity::of_this_database() {
         Ok(None) => errors::not_a_member(),
-        _ => errors::starting(),
+        Ok(Some(_)) => errors::starting(),
+        Err(error) => error,
     })
 }
 

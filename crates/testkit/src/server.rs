@@ -106,6 +106,46 @@ impl Server {
         twin
     }
 
+    /// A server on a base backup of this one, which runs. Not started.
+    #[track_caller]
+    pub fn base_backup(&self, label: &str) -> Self {
+        let backup = Self {
+            directory: Run::current().new_directory(label),
+            address: Address {
+                port: free_port(),
+                ..self.address.clone()
+            },
+            child: None,
+            disk: None,
+            crash_known: AtomicBool::new(false),
+        };
+        let (from, to) = (
+            self.directory.display().to_string(),
+            backup.data().display().to_string(),
+        );
+        let port = self.address.port.to_string();
+        let arguments = [
+            "-h",
+            &from,
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-D",
+            &to,
+            "-c",
+            "fast",
+            "--no-sync",
+        ];
+        if let Err(error) = Run::current().program("pg_basebackup", &arguments) {
+            panic!("pg_basebackup: {error}");
+        }
+        let mut lines = String::new();
+        backup.write_address(&mut lines);
+        append(&backup.data().join("postgresql.conf"), &lines);
+        backup
+    }
+
     fn write_configuration(&self, settings: &[(&str, &str)]) {
         let mut lines = String::from("\n# written by the test harness\n");
         let defaults = [
@@ -126,7 +166,8 @@ impl Server {
         }
         append(&self.data().join("postgresql.conf"), &lines);
         // Peers and clients are trusted, except one role for tests of passwords.
-        let access = "local all all trust\nhost all with_password all scram-sha-256\nhost all all all trust\n";
+        let access =
+            "local all,replication all trust\nhost all with_password all scram-sha-256\nhost all all all trust\n";
         std::fs::write(self.data().join("pg_hba.conf"), access).expect("the data directory can be written");
     }
 

@@ -55,6 +55,7 @@ thread_local! {
 #[pg_guard]
 pub extern "C-unwind" fn synod_apply_worker_main(argument: pg_sys::Datum) {
     worker::start_with_interrupts();
+    super::wait_event::set_default(super::wait_event::WaitEvent::Apply);
     let database = argument.value() as u32;
     let Some((_, node)) = shmem::node_of(database) else {
         return;

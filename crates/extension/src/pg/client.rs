@@ -196,7 +196,7 @@ impl Client {
                     flags as c_int,
                     socket,
                     left.as_millis() as c_long + 1,
-                    pg_sys::PG_WAIT_EXTENSION,
+                    super::wait_event::number(super::wait_event::WaitEvent::Node),
                 )
             } as u32;
             if events & pg_sys::WL_LATCH_SET != 0 {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::wait_event::{self, WaitEvent};
+
 /// This process' PGPROC number.
 pub fn my_number() -> i32 {
     // SAFETY: MyProc is set for every process that runs our code.
@@ -57,11 +59,20 @@ pub fn reset() {
 /// Wait for this process' latch, a time-out, or the postmaster's death (which ends the process).
 /// Does not look at interrupts.
 pub fn wait(timeout: Duration) {
+    wait_as(wait_event::default_number(), timeout);
+}
+
+/// As [`wait`], for the commit or the read of a transaction.
+pub fn wait_for(event: WaitEvent, timeout: Duration) {
+    wait_as(wait_event::number(event), timeout);
+}
+
+fn wait_as(event: u32, timeout: Duration) {
     let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = timeout.as_millis().clamp(1, 3_600_000) as i64;
-    // SAFETY: own latch; PG_WAIT_EXTENSION is a valid wait class.
+    // SAFETY: own latch; the number is the server's.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, flags as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatch(pg_sys::MyLatch, flags as i32, milliseconds, event);
     }
 }
 

@@ -66,6 +66,7 @@ pub fn wake() {
 #[pg_guard]
 pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
     super::worker::start();
+    super::wait_event::set_default(super::wait_event::WaitEvent::Launcher);
     let Some(shared) = shmem::shared() else {
         return;
     };
@@ -104,7 +105,11 @@ fn member_databases() -> Vec<u32> {
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|database| crate::node::directory(*database).join("node").exists())
+        .filter(|database| {
+            let directory = crate::node::directory(*database);
+            // A copy takes no part in anything: see `crate::identity`.
+            directory.join(crate::identity::FILE_NAME).exists() && !directory.join(crate::identity::COPIED).exists()
+        })
         .collect()
 }
 

@@ -74,6 +74,7 @@ fn link(
         )
         .raise();
     }
+    super::wait_event::set_default(super::wait_event::WaitEvent::Link);
     let identity = checked(&caller).unwrap_or_else(|error| {
         keep_quiet();
         error.raise()

@@ -39,6 +39,7 @@ type NodeEngine = Engine<PaxosLog<Links>>;
 #[pg_guard]
 pub extern "C-unwind" fn synod_log_worker_main(argument: pg_sys::Datum) {
     worker::start();
+    super::wait_event::set_default(super::wait_event::WaitEvent::Log);
     let database = argument.value() as u32;
     let Some((_, node)) = shmem::node_of(database) else {
         return;

@@ -58,6 +58,7 @@ pub mod strong_table;
 pub mod submit;
 pub mod threads;
 pub mod turn;
+pub mod wait_event;
 pub mod wait_set;
 pub mod wire;
 pub mod worker;

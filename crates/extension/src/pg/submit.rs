@@ -16,6 +16,7 @@ use super::capture::{Sealed, SealedBody};
 use super::latch;
 use super::shmem::{self, NodeShared, NodeState};
 use super::slot::{INLINE_BYTES, Outcome, Slot, SlotState};
+use super::wait_event::WaitEvent;
 use crate::errors::{self, UserError};
 use crate::local_key;
 
@@ -203,7 +204,7 @@ fn take_slot(slot: &Slot) -> Result<u64, UserError> {
             return Err(errors::no_quorum());
         }
         latch::reset();
-        latch::wait(Duration::from_millis(10));
+        latch::wait_for(WaitEvent::Commit, Duration::from_millis(10));
         latch::check_for_interrupts();
     }
 }
@@ -321,7 +322,8 @@ fn wait_until(
             }
             continue;
         }
-        latch::wait(
+        latch::wait_for(
+            WaitEvent::Commit,
             until
                 .saturating_duration_since(Instant::now())
                 .min(Duration::from_secs(1)),

@@ -31,7 +31,13 @@ impl WaitSet {
         let mut events: [pg_sys::WaitEvent; 4] = Default::default();
         // SAFETY: the set is ours and complete; events has room for 4.
         unsafe {
-            pg_sys::WaitEventSetWait(self.0, milliseconds, events.as_mut_ptr(), 4, pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::WaitEventSetWait(
+                self.0,
+                milliseconds,
+                events.as_mut_ptr(),
+                4,
+                super::wait_event::default_number(),
+            );
         }
     }
 }

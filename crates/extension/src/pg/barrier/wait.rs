@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use crate::errors::{self, UserError};
 use crate::pg::shmem::{self, ApplyState, NodeShared, NodeState};
 use crate::pg::slot::Slot;
+use crate::pg::wait_event::WaitEvent;
 use crate::pg::{give_way, latch};
 use crate::settings;
 
@@ -111,7 +112,7 @@ fn reach(node: &NodeShared, goal: Goal, deadline: Instant) -> Result<(), UserErr
         if left.is_zero() {
             return Err(errors::read_timeout(&timeout_detail(node, goal)));
         }
-        latch::wait(left);
+        latch::wait_for(WaitEvent::Read, left);
         if interrupted() {
             // A FATAL leaves without unwinding: nothing may stay announced.
             announced = None;

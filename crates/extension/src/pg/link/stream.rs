@@ -138,7 +138,13 @@ fn wait_for_socket(deadline: Option<Instant>) {
             pg_sys::WL_SOCKET_READABLE,
             std::ptr::null_mut(),
         );
-        let count = pg_sys::WaitEventSetWait(FeBeWaitSet, timeout, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
+        let count = pg_sys::WaitEventSetWait(
+            FeBeWaitSet,
+            timeout,
+            &mut event,
+            1,
+            crate::pg::wait_event::number(crate::pg::wait_event::WaitEvent::Link),
+        );
         if count > 0 && event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
             pg_sys::proc_exit(1);
         }
