@@ -284,6 +284,11 @@ impl Cluster {
         number
     }
 
+    /// Takes away the server that was added last, which must be in no group any more.
+    pub fn remove_last_server(&mut self) {
+        self.nodes.pop();
+    }
+
     /// Starts every server that is down.
     #[track_caller]
     pub fn start_all(&mut self) {

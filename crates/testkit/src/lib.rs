@@ -24,6 +24,7 @@ pub mod command;
 mod converge;
 mod crash;
 mod disk;
+mod frozen;
 pub mod history;
 mod identifier;
 mod install;

@@ -9,6 +9,7 @@ use synod_log::SharedLog;
 
 use super::{Engine, Flight};
 use crate::local_key::LocalKey;
+use crate::pg::failpoint;
 use crate::pg::latch;
 use crate::pg::shmem;
 use crate::pg::slot::{Outcome, SlotState};
@@ -93,19 +94,27 @@ impl<L: SharedLog> Engine<L> {
             self.close_upload(id, upload);
             return;
         }
+        let mut pieces = Vec::new();
+        let mut readable = true;
         while upload.sent < upload.length && upload.pieces - upload.arrived < WINDOW && self.may_propose() {
-            let Some(piece) = upload.next_piece() else {
-                refuse(upload.flight, Outcome::SpillFailed, 0);
-                self.close_upload(id, upload);
-                return;
+            let Some(bytes) = upload.next_piece() else {
+                readable = false;
+                break;
             };
-            let flight = Flight::Fragment {
-                upload: id,
-                piece: upload.pieces,
-            };
+            pieces.push((upload.pieces, bytes));
             upload.pieces += 1;
             upload.positions.push(0);
-            self.propose(flight, Record::Fragment(piece).encode());
+        }
+        if failpoint::armed("fragments") {
+            pieces.reverse();
+        }
+        for (piece, bytes) in pieces {
+            self.propose(Flight::Fragment { upload: id, piece }, Record::Fragment(bytes).encode());
+        }
+        if !readable {
+            refuse(upload.flight, Outcome::SpillFailed, 0);
+            self.close_upload(id, upload);
+            return;
         }
         if upload.sent == upload.length && upload.arrived == upload.pieces {
             self.finish_upload(id, upload);

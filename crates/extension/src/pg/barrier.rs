@@ -30,6 +30,7 @@ mod inserts;
 mod points;
 pub mod skip;
 mod snapshot;
+mod start;
 pub mod wait;
 
 /// What this process remembers between two calls of its hooks.
@@ -93,6 +94,10 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     let explain_only = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
     if !session_ready || explain_only || is_parallel_worker() {
         return;
+    }
+    // SAFETY: the hook's argument has a plan.
+    if let Err(error) = unsafe { start::before_write((*query).plannedstmt) } {
+        error.raise();
     }
     let consistency = settings::READ_CONSISTENCY.get();
     if consistency == ReadConsistency::Local {
@@ -271,7 +276,16 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
     let exempt = SESSION.with(|session| session.exempt.get());
     // SAFETY: by contract; the lock is the one COPY itself takes, and a missing relation is its business.
     unsafe {
-        if (*copy).is_from || (*copy).relation.is_null() || exempt || consistency == ReadConsistency::Local {
+        if (*copy).relation.is_null() || exempt {
+            return false;
+        }
+        if (*copy).is_from {
+            if let Err(error) = crate::pg::guard::named((*copy).relation).map_or(Ok(()), start::before_copy_into) {
+                error.raise();
+            }
+            return false;
+        }
+        if consistency == ReadConsistency::Local {
             return false;
         }
         let oid = pg_sys::RangeVarGetRelidExtended(

@@ -9,7 +9,7 @@
 //! - nothing can be captured after the seal: the trigger raises.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgrx::pg_sys;
 use synod_change::TableId;
@@ -70,15 +70,32 @@ impl Sealed {
 pub enum SealedBody {
     /// Here; empty when there is no net effect.
     Inline(Vec<u8>),
-    /// In a file of the node's `spill` directory, which the receiver of this value owns from here on.
+    /// In a file of the node's `spill` directory.
     Spilled {
         /// The file.
-        path: PathBuf,
+        file: SpillFile,
         /// Its length in bytes.
         length: u64,
         /// [`synod_change::body_crc`] over all of it.
         crc: u32,
     },
+}
+
+/// A file that goes with this value, unless it was renamed.
+#[derive(Debug)]
+pub struct SpillFile(PathBuf);
+
+impl SpillFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// A change of a table as a whole, noted beside the row events.

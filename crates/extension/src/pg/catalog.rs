@@ -26,6 +26,14 @@ const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 /// `Anum_pg_constraint_contype`
 const CONSTRAINT_TYPE: i16 = 4;
 
+/// `DependRelationId`, `DependReferenceIndexId` (catalog/pg_depend.h), `ExtensionRelationId` and `ProcedureRelationId`.
+const PG_DEPEND: pg_sys::Oid = pg_sys::Oid::from_u32(2608);
+const PG_DEPEND_BY_REFERENCE: pg_sys::Oid = pg_sys::Oid::from_u32(2674);
+const PG_EXTENSION: pg_sys::Oid = pg_sys::Oid::from_u32(3079);
+const PG_PROC: pg_sys::Oid = pg_sys::Oid::from_u32(1255);
+const ATTRIBUTE_REFERENCED_CLASS: i16 = 4;
+const ATTRIBUTE_REFERENCED: i16 = 5;
+
 const ATTRIBUTE_ID: i16 = 1;
 const ATTRIBUTE_RELATION: i16 = 2;
 
@@ -415,4 +423,52 @@ pub fn referring_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         pg_sys::systable_endscan(scan);
     }
     tables
+}
+
+/// The first columns of `FormData_pg_depend`.
+#[repr(C)]
+struct Dependency {
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+}
+
+/// The functions of this extension.
+pub fn own_functions() -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
+    // SAFETY: inside a transaction; pg_depend's first columns are of fixed length and not null.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"synod".as_ptr(), true);
+        let Some(table) = Relation::open_locked(PG_DEPEND, pg_sys::AccessShareLock) else {
+            return found;
+        };
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        let wanted = [
+            (ATTRIBUTE_REFERENCED_CLASS, PG_EXTENSION),
+            (ATTRIBUTE_REFERENCED, extension),
+        ];
+        for (key, (attribute, value)) in keys.iter_mut().zip(wanted) {
+            let equal = pg_sys::BTEqualStrategyNumber as u16;
+            pg_sys::ScanKeyInit(key, attribute, equal, pg_sys::F_OIDEQ.into(), value.into());
+        }
+        let scan = pg_sys::systable_beginscan(
+            table.raw(),
+            PG_DEPEND_BY_REFERENCE,
+            true,
+            std::ptr::null_mut(),
+            2,
+            keys.as_mut_ptr(),
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let row = &*pg_sys::GETSTRUCT(tuple).cast::<Dependency>();
+            if row.class == PG_PROC {
+                found.push(row.object);
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    found
 }

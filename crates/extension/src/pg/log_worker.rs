@@ -19,7 +19,7 @@ use synod_log::{DecidedIndex, LogOptions, PaxosLog};
 use super::give_way::Watcher;
 use super::shmem::{self, NodeShared, NodeState};
 use super::wait_set::WaitSet;
-use super::{latch, threads, worker};
+use super::{failpoint, latch, threads, worker};
 use crate::engine::{Engine, Stop, first_needed, load_checkpoint};
 use crate::identity::Identity;
 use crate::transport::Links;
@@ -114,6 +114,9 @@ impl Running {
         latch::reset();
         drain_pipe(&mut self.pipe);
         worker::reload_if_asked();
+        if failpoint::armed("log-worker") {
+            return Err(Stop::Files("failpoint \"log-worker\"".into()));
+        }
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed());
         if self.links.expelled() {

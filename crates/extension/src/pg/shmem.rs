@@ -89,6 +89,8 @@ pub struct NodeShared {
 
     /// Applied CSN: every committing record up to it is visible here.
     pub applied: AtomicU64,
+    /// Everything of the group has been here once since the server started, sequences included.
+    pub caught_up: AtomicBool,
     /// Verdicts are known up to here.
     pub certified: AtomicU64,
     /// Highest committing position <= certified.

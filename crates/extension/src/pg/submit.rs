@@ -228,9 +228,9 @@ fn fill(slot: &Slot, number: i32, generation: u64, node: &NodeShared, sealed: Se
             slot.body_length.store(body.len() as u64, Ordering::Relaxed);
             fs::write(&body_path, &body).map_err(|error| spill_error(&body_path, &error))?;
         }
-        SealedBody::Spilled { path, length, .. } => {
+        SealedBody::Spilled { file, length, .. } => {
             slot.body_length.store(length, Ordering::Relaxed);
-            fs::rename(&path, &body_path).map_err(|error| spill_error(&body_path, &error))?;
+            fs::rename(file.path(), &body_path).map_err(|error| spill_error(&body_path, &error))?;
         }
     }
     fs::write(&keys_path, &keys).map_err(|error| spill_error(&keys_path, &error))?;

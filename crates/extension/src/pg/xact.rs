@@ -133,6 +133,7 @@ fn before_commit() -> Result<(), UserError> {
     let submitted = submit::submit(node, current_number(node), sealed, submit::By::Transaction)?;
     CURRENT.with_borrow_mut(|current| current.submitted = Some(submitted));
     let csn = submit::wait_for_turn(node, &submitted)?;
+    super::failpoint::hit("before-turn");
     let turn = Turn::take(node, csn);
     CURRENT.with_borrow_mut(|current| current.turn = Some(turn));
     super::failpoint::hit("after-turn");

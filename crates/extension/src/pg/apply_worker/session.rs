@@ -96,6 +96,7 @@ fn report(state: pg_sys::BackendState::Type, text: &std::ffi::CStr) {
 /// The CSN up to which this database has everything, from the replication origin (made if it is missing: nothing was ever
 /// applied then). Inside a transaction.
 pub fn durable_progress(node: &NodeShared) -> u64 {
+    crate::pg::failpoint::hit("origin");
     let name = CString::new(origin_name(node.database.load(Ordering::Relaxed))).unwrap_or_default();
     // SAFETY: inside a transaction.
     unsafe {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
-use super::super::list;
+use super::super::{catalog, list};
 use super::snapshot;
 
 /// Functions remembered; beyond it all are forgotten.
@@ -34,7 +34,35 @@ pub fn strong_table_read() {
 pub unsafe fn may_read(plan: *const pg_sys::PlannedStmt) -> bool {
     // SAFETY: by contract.
     let called = unsafe { called(plan) };
-    !called.is_empty() && KNOWN.with_borrow(|known| called.iter().any(|hash| known.get(hash) != Some(&false)))
+    if called.is_empty() {
+        return false;
+    }
+    clear_our_own();
+    KNOWN.with_borrow(|known| called.iter().any(|hash| known.get(hash) != Some(&false)))
+}
+
+/// The extension's own functions are no suspects: who looks at `synod.stat_apply` of a node that cannot follow must not wait
+/// until it does.
+fn clear_our_own() {
+    if !KNOWN.with_borrow(HashMap::is_empty) {
+        return;
+    }
+    let own = catalog::own_functions();
+    KNOWN.with_borrow_mut(|known| {
+        for function in own {
+            // SAFETY: computes a hash.
+            let hash = unsafe {
+                pg_sys::GetSysCacheHashValue(
+                    pg_sys::SysCacheIdentifier::PROCOID as i32,
+                    function.into(),
+                    pg_sys::Datum::from(0),
+                    pg_sys::Datum::from(0),
+                    pg_sys::Datum::from(0),
+                )
+            };
+            known.insert(hash, false);
+        }
+    });
 }
 
 /// Whether the plan calls user-defined functions.

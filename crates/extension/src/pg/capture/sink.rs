@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::PgSqlErrorCode;
 use synod_change::{BodyWriter, Change, body_crc};
 
-use super::SealedBody;
+use super::{SealedBody, SpillFile};
 use crate::errors::UserError;
 
 /// Bodies above this many bytes go to a file.
@@ -29,11 +29,10 @@ pub(super) struct Sink {
 }
 
 struct Spill {
-    path: PathBuf,
+    file_name: SpillFile,
     file: File,
     length: u64,
     crc: u32,
-    kept: bool,
 }
 
 impl Sink {
@@ -64,9 +63,8 @@ impl Sink {
             return Ok(SealedBody::Inline(rest));
         };
         spill.append(&rest)?;
-        spill.kept = true;
         Ok(SealedBody::Spilled {
-            path: std::mem::take(&mut spill.path),
+            file: spill.file_name,
             length: spill.length,
             crc: spill.crc,
         })
@@ -92,26 +90,19 @@ impl Spill {
             .and_then(|()| File::create(&path))
             .map_err(|error| failed(&path, &error))?;
         Ok(Self {
-            path,
+            file_name: SpillFile(path),
             file,
             length: 0,
             crc: 0,
-            kept: false,
         })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), UserError> {
         self.crc = body_crc(self.crc, bytes);
         self.length += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|error| failed(&self.path, &error))
-    }
-}
-
-impl Drop for Spill {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file
+            .write_all(bytes)
+            .map_err(|error| failed(self.file_name.path(), &error))
     }
 }
 

@@ -83,6 +83,7 @@ impl Watcher {
             return false;
         };
         let Some(slot) = shmem::slot(number) else { return false };
+        crate::pg::failpoint::armed("doom");
         let doom = super::doom(blocker.pid, blocker.transaction);
         let is_news = slot.doomed.swap(doom, Ordering::SeqCst) != doom;
         if is_news {
