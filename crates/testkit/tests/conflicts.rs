@@ -397,3 +397,50 @@ fn repeatable_read_keeps_its_snapshot_and_the_first_committer_wins() {
     old.batch_execute("ROLLBACK").unwrap();
     assert_converged(&cluster, &["snap"]);
 }
+
+/// The key of the parent and that of the child are not written alike: they must meet all the same. Fails (an orphan) when both
+/// hash their own type's value.
+#[test]
+fn a_parent_of_another_type_does_not_go_either() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "SET timezone = 'UTC';
+         CREATE TABLE day (id date PRIMARY KEY); CREATE TABLE of_day (id int PRIMARY KEY, day timestamp REFERENCES day);
+         CREATE TABLE moment (id timestamptz PRIMARY KEY); CREATE TABLE at_moment (id int PRIMARY KEY, moment date REFERENCES moment);
+         CREATE TABLE amount (id numeric PRIMARY KEY); CREATE TABLE of_amount (id int PRIMARY KEY, amount int REFERENCES amount)",
+    );
+    cluster.replicate_together(&["day", "of_day", "moment", "at_moment", "amount", "of_amount"]);
+    for (parent, child, value) in [
+        ("day", "of_day", "'2026-02-03'"),
+        ("moment", "at_moment", "'2026-02-03 00:00+00'"),
+        ("amount", "of_amount", "7"),
+    ] {
+        for round in 0..4 {
+            cluster
+                .client(0)
+                .batch_execute(&format!(
+                    "DELETE FROM {child}; DELETE FROM {parent}; INSERT INTO {parent} VALUES ({value})"
+                ))
+                .unwrap();
+            assert_converged(&cluster, &[parent]);
+            let insert = format!("INSERT INTO {child} VALUES ({round}, {value})");
+            let delete = format!("DELETE FROM {parent}");
+            let statements = if round % 2 == 0 {
+                [&insert, &delete]
+            } else {
+                [&delete, &insert]
+            };
+            assert_eq!(race(&cluster, &[statements[0], statements[1]]), 1, "{statements:?}");
+        }
+        let orphans: i64 = cluster
+            .client(2)
+            .query_one(
+                &format!("SELECT (SELECT count(*) FROM {child}) * (1 - (SELECT count(*) FROM {parent}))"),
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        assert_eq!(orphans, 0, "{child}");
+        assert_converged(&cluster, &[parent, child]);
+    }
+}

@@ -98,6 +98,8 @@ fn a_restart_of_the_log_worker_alone_commits_nothing_twice() {
         wait_until(DEADLINE, "both to be decided on n1", || {
             (number(&mut client, "SELECT decided_csn FROM synod.stat_apply") >= before + 2).then_some(())
         });
+        // Everybody looks again.
+        cluster.server(0).failpoint("");
         let applied = try_wait_until(Duration::from_millis(500), || {
             (number(&mut client, "SELECT applied_csn FROM synod.stat_apply") > before).then_some(())
         });
@@ -306,8 +308,7 @@ fn pieces_that_arrive_out_of_order_are_a_reason_to_try_again() {
     cluster.wait_for_voters(3);
 }
 
-/// Fails ("aborted", though it commits later) when a record that its backend let go of is no longer looked for
-/// (`engine/orphans.rs`), or under the number of the session's next transaction (`Slot::record_transaction`).
+/// From the moment of 08007 on, through the session's next transaction, whose number is another one.
 #[test]
 fn an_undecided_transaction_is_not_called_aborted() {
     let cluster = CLUSTER.lease();

@@ -461,3 +461,53 @@ fn a_session_retries_what_conflicts() {
     });
     assert_converged(&cluster, &["contended"]);
 }
+
+/// A native subscription replays rows with an origin of its own, past ordinary triggers: refused, never applied on one node
+/// alone.
+#[test]
+fn a_native_subscription_cannot_write_past_the_log() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("fed_from_outside", "CREATE TABLE fed_from_outside (id int PRIMARY KEY)");
+    let mut publisher = synod_testkit::Server::new(
+        "publisher",
+        &[("shared_preload_libraries", ""), ("wal_level", "logical")],
+    );
+    publisher.start();
+    publisher
+        .client()
+        .batch_execute("CREATE TABLE fed_from_outside (id int PRIMARY KEY); INSERT INTO fed_from_outside VALUES (1); CREATE PUBLICATION p FOR TABLE fed_from_outside")
+        .unwrap();
+    let mut client = cluster.client(0);
+    let refusals = || {
+        cluster
+            .server(0)
+            .log()
+            .matches("replays another replication origin")
+            .count()
+    };
+    for copy_data in [true, false] {
+        let before = refusals();
+        client
+            .batch_execute(&format!(
+                "CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p WITH (copy_data = {copy_data})",
+                publisher.dsn()
+            ))
+            .unwrap();
+        publisher
+            .client()
+            .execute(
+                "INSERT INTO fed_from_outside VALUES ($1)",
+                &[&(10 + i32::from(copy_data))],
+            )
+            .unwrap();
+        // Both the first copy of the rows and what follows.
+        synod_testkit::wait_until(
+            std::time::Duration::from_secs(30),
+            "the subscription to be refused",
+            || (refusals() > before).then_some(()),
+        );
+        client.batch_execute("DROP SUBSCRIPTION s").unwrap();
+    }
+    assert_converged(&cluster, &["fed_from_outside"]);
+    assert_eq!(checksum(&mut cluster.client(0), "fed_from_outside").unwrap().0, 0);
+}

@@ -25,7 +25,7 @@ use super::give_way::timer;
 use super::relation::StrongTable;
 use super::shmem::{self, ApplyState, NodeShared};
 use super::turn::{self, Turn};
-use super::{capture, hold, latch, worker};
+use super::{capture, failpoint, hold, latch, worker};
 
 mod failure;
 mod session;
@@ -137,8 +137,8 @@ impl Worker {
             match self.step() {
                 Ok(Step::Moved) => {}
                 Ok(Step::Idle) => {
-                    session::report_idle();
-                    latch::wait(LONG);
+                    let again = session::report_idle();
+                    latch::wait(again.unwrap_or(LONG));
                 }
                 Ok(Step::Held) => latch::wait(HELD),
                 Err(failure) => self.stop(&failure),
@@ -200,6 +200,7 @@ impl Worker {
 
     /// Apply the next record, and those behind it that need nobody else, in one transaction.
     fn run(&mut self, certified: u64) -> Result<(), Failure> {
+        failpoint::armed("apply");
         session::report_busy();
         timer::start();
         let Self {

@@ -340,11 +340,13 @@ pub unsafe fn relation_location(relation: pg_sys::Relation) -> pg_sys::RelFileLo
 ///
 /// # Safety
 /// Outside a transaction.
-pub unsafe fn report_statistics() {
+pub unsafe fn report_statistics() -> Option<std::time::Duration> {
     // SAFETY: forwarded.
-    unsafe {
-        pg_sys::pgstat_report_stat(false);
-    }
+    let later = unsafe { pg_sys::pgstat_report_stat(false) };
+    u64::try_from(later)
+        .ok()
+        .filter(|later| *later > 0)
+        .map(std::time::Duration::from_millis)
 }
 
 /// A function that a walk over plan states calls for each.

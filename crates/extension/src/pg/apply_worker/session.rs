@@ -79,13 +79,12 @@ pub fn report_busy() {
     report(pg_sys::BackendState::STATE_RUNNING, c"applying changes of the group");
 }
 
-/// For `pg_stat_activity`.
-pub fn report_idle() {
+/// For `pg_stat_activity` and the statistics of tables, by which autovacuum goes. When it wants to be called again because it
+/// was called too soon.
+pub fn report_idle() -> Option<std::time::Duration> {
     report(pg_sys::BackendState::STATE_IDLE, c"");
     // SAFETY: outside a transaction, as the function wants.
-    unsafe {
-        super::super::compat::report_statistics();
-    }
+    unsafe { super::super::compat::report_statistics() }
 }
 
 fn report(state: pg_sys::BackendState::Type, text: &std::ffi::CStr) {

@@ -1,0 +1,109 @@
+//! Maintenance is in nobody's way for long (T7): VACUUM, ANALYZE and autovacuum give way to what the group has committed.
+
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, wait_until};
+
+static CLUSTER: SharedCluster = SharedCluster::new(Options {
+    settings: &[
+        ("synod.lock_grace", "500ms"),
+        ("autovacuum_naptime", "1s"),
+        ("deadlock_timeout", "1min"),
+    ],
+    ..Options::DEFAULT
+});
+
+/// `lock_grace`, plus the 50 ms of the promise, plus what two busy cores add.
+const GIVE_WAY: Duration = Duration::from_millis(2500);
+
+/// Runs `write` on node 2 and waits until node 1 has applied it; how long that took.
+#[track_caller]
+fn overtake(cluster: &Cluster, write: &str) -> Duration {
+    let position = |client: &mut Client| -> i64 {
+        client
+            .query_one("SELECT applied_csn FROM synod.stat_apply", &[])
+            .unwrap()
+            .get(0)
+    };
+    let (mut writer, mut observer) = (cluster.client(1), cluster.client(0));
+    writer
+        .batch_execute(write)
+        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    let start = Instant::now();
+    let target = position(&mut writer);
+    wait_until(Duration::from_secs(15), "the write to be applied past the lock", || {
+        (position(&mut observer) >= target).then_some(())
+    });
+    start.elapsed()
+}
+
+/// Maintenance that runs in its own time on node 1 while node 2 empties or writes the table.
+#[test]
+fn maintenance_gives_way() {
+    let cluster = CLUSTER.lease();
+    // A page each 100 ms: the table outlasts every patience.
+    let slow = "vacuum_cost_delay = 100; SET vacuum_cost_limit = 1";
+    cluster.create_table("kept_up", "CREATE TABLE kept_up (id int PRIMARY KEY, filler text)");
+    for (sql, write) in [
+        ("VACUUM kept_up", "TRUNCATE kept_up"),
+        ("ANALYZE kept_up", "TRUNCATE kept_up"),
+    ] {
+        cluster
+            .client(1)
+            .batch_execute(
+                "DELETE FROM kept_up; INSERT INTO kept_up SELECT i, repeat('x', 1000) FROM generate_series(1, 400) i",
+            )
+            .unwrap();
+        assert_converged(&cluster, &["kept_up"]);
+        let mut keeper = cluster.client(0);
+        keeper.batch_execute(&format!("SET {slow}")).unwrap();
+        let pid: i32 = keeper.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+        let (took, result) = std::thread::scope(|scope| {
+            let keeping = scope.spawn(move || keeper.batch_execute(sql));
+            let mut observer = cluster.client(0);
+            wait_until(Duration::from_secs(10), "maintenance to be at it", || {
+                let query = "SELECT coalesce(wait_event = 'VacuumDelay', false) FROM pg_stat_activity WHERE pid = $1";
+                observer
+                    .query_one(query, &[&pid])
+                    .unwrap()
+                    .get::<_, bool>(0)
+                    .then_some(())
+            });
+            let took = overtake(&cluster, write);
+            (took, keeping.join().unwrap())
+        });
+        assert!(took < GIVE_WAY, "{sql}: gave way only after {took:?}");
+        let error = result.expect_err("maintenance lost and was not told");
+        assert_eq!(sqlstate(&error), Some("40001"), "{sql}: {error:?}");
+    }
+    assert_converged(&cluster, &["kept_up"]);
+}
+
+#[test]
+fn autovacuum_gives_way() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "kept_clean",
+        "CREATE TABLE kept_clean (id int PRIMARY KEY, filler text) WITH (autovacuum_vacuum_threshold = 1,
+             autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+    );
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO kept_clean SELECT i, repeat('x', 1000) FROM generate_series(1, 400) i")
+        .unwrap();
+    // A transaction of its own, else its net effect is no more than the INSERT.
+    cluster
+        .client(1)
+        .batch_execute("UPDATE kept_clean SET filler = repeat('y', 1000)")
+        .unwrap();
+    assert_converged(&cluster, &["kept_clean"]);
+    let mut observer = cluster.client(0);
+    wait_until(Duration::from_secs(60), "autovacuum", || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND query LIKE '%VACUUM%kept_clean%'";
+        (observer.query_one(query, &[]).unwrap().get::<_, i64>(0) > 0).then_some(())
+    });
+    let took = overtake(&cluster, "TRUNCATE kept_clean");
+    assert!(took < GIVE_WAY, "autovacuum gave way only after {took:?}");
+    assert_converged(&cluster, &["kept_clean"]);
+}
