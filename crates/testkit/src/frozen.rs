@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::server::Server;
 use crate::{processes, wait_until};
 
@@ -13,13 +11,28 @@ impl Server {
     /// The process whose title contains `title` (`walwriter`, `synod log worker`, ...).
     #[track_caller]
     pub fn pid_of(&self, title: &str) -> i32 {
-        let data = self.data();
         wait_until(DEADLINE, &format!("a process \"{title}\""), || {
-            processes::within(&data).into_iter().find(|pid| {
-                std::fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| String::from_utf8_lossy(&line).contains(title))
-            })
+            self.titled(title).into_iter().next()
         })
+    }
+
+    /// Waits until a process whose title contains `title` has frozen; its id.
+    #[track_caller]
+    pub fn frozen(&self, title: &str) -> i32 {
+        wait_until(
+            DEADLINE,
+            &format!("\"{title}\" to freeze: {}", self.log_tail(8)),
+            || self.titled(title).into_iter().find(|pid| is_frozen(*pid)),
+        )
+    }
+
+    fn titled(&self, title: &str) -> Vec<i32> {
+        let mut pids = processes::within(&self.data());
+        pids.retain(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(title))
+        });
+        pids
     }
 
     /// Waits until the process has frozen, as it does at a failpoint `stop name`.
@@ -28,11 +41,6 @@ impl Server {
         wait_until(DEADLINE, &format!("process {pid} to freeze"), || {
             is_frozen(pid).then_some(())
         });
-    }
-
-    /// SIGCONT to one process.
-    pub fn resume_process(&self, pid: i32) {
-        processes::send(pid, Signal::CONT);
     }
 
     /// Sets the failpoint of the server's workers, or takes it away (empty).
