@@ -69,13 +69,18 @@ test-servers: deps
 	cargo build --quiet --locked -p synod-cli
 	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
 
-# SEEDS: runs of the consensus simulator.
+# The long form, about half an hour as it is: runs of the consensus simulator; rounds of histories under random faults, two
+# minutes each; crashes of random nodes; megabytes of the one large transaction.
 SEEDS ?= 2000
+ROUNDS ?= 5
+CRASHES ?= 60
+LARGE_MB ?= 200
 
 soak: build
 	SYNOD_SEEDS=$(SEEDS) cargo test --locked --release -p synod-paxos --test sim
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
-	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 cargo test --locked --release -p synod-testkit -- --ignored --nocapture --test-threads=1
+	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 SYNOD_SOAK_ROUNDS=$(ROUNDS) SYNOD_SOAK_CRASHES=$(CRASHES) SYNOD_LARGE_MB=$(LARGE_MB) \
+	    cargo test --locked --release -p synod-testkit --no-fail-fast -- --ignored --nocapture --test-threads=1
 
 ## Showing: the extension as users get it; what drives it need not be fast
 

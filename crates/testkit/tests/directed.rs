@@ -1,5 +1,5 @@
 //! Interleavings put together by hand: processes are frozen at failpoints and let go in an order that was once fatal. Each
-//! test names the mend without which it fails.
+//! test names the mend without which it fails, and was seen to fail without it where it says so.
 
 use std::time::{Duration, Instant};
 

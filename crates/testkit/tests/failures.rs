@@ -95,10 +95,22 @@ fn all_three_killed_at_once_lose_nothing() {
 
 #[test]
 fn a_node_that_crashes_again_and_again() {
+    crash_loop(6, 10);
+}
+
+#[test]
+#[ignore = "the long form: make soak"]
+fn soak_a_node_that_crashes_again_and_again() {
+    let rounds = std::env::var("SYNOD_SOAK_CRASHES").map_or(60, |rounds| rounds.parse().unwrap());
+    crash_loop(rounds, 1000);
+}
+
+/// Any node is killed at any moment while clients write on all of them.
+fn crash_loop(rounds: u32, seed: u64) {
     let mut cluster = CLUSTER.lease();
     let ledger = Ledger::on(&cluster);
-    let mut rng = Rng::new(10);
-    for round in 0..6 {
+    let mut rng = Rng::new(seed);
+    for round in 0..rounds {
         let node = usize::try_from(rng.below(3)).unwrap();
         let delay = Duration::from_millis(rng.below(300));
         ledger.while_writing(&mut cluster, &[0, 1, 2], 5, |cluster| {

@@ -1,7 +1,7 @@
 //! Rows that a transaction wrote before it changed definitions: sealed at once, because the change may move or reshape them, and
 //! put into the record ahead of the statement. A section that is not needed (its statement was rolled back) goes with its file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, Read};
 
 use pgrx::PgSqlErrorCode;
@@ -26,8 +26,8 @@ impl Section {
     pub(super) fn replay(&self, sink: &mut Sink) -> Result<(), UserError> {
         match &self.body {
             SealedBody::Inline(bytes) => copy(&bytes[..], sink),
-            SealedBody::Spilled { path, .. } => {
-                let file = File::open(path).map_err(|error| unreadable(&error.to_string()))?;
+            SealedBody::Spilled { file, .. } => {
+                let file = File::open(file.path()).map_err(|error| unreadable(&error.to_string()))?;
                 copy(BufReader::new(file), sink)
             }
         }
@@ -49,12 +49,4 @@ fn unreadable(reason: &str) -> UserError {
         reason.to_owned(),
         "",
     )
-}
-
-impl Drop for Section {
-    fn drop(&mut self) {
-        if let SealedBody::Spilled { path, .. } = &self.body {
-            let _ = fs::remove_file(path);
-        }
-    }
 }
