@@ -26,8 +26,7 @@ const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 /// `Anum_pg_constraint_contype`
 const CONSTRAINT_TYPE: i16 = 4;
 
-/// `DependRelationId`, `DependReferenceIndexId` (catalog/pg_depend.h), `ExtensionRelationId` and `ProcedureRelationId`.
-const PG_DEPEND: pg_sys::Oid = pg_sys::Oid::from_u32(2608);
+/// `DependReferenceIndexId` (catalog/pg_depend.h), `ExtensionRelationId` and `ProcedureRelationId`.
 const PG_DEPEND_BY_REFERENCE: pg_sys::Oid = pg_sys::Oid::from_u32(2674);
 const PG_EXTENSION: pg_sys::Oid = pg_sys::Oid::from_u32(3079);
 const PG_PROC: pg_sys::Oid = pg_sys::Oid::from_u32(1255);
