@@ -29,6 +29,21 @@ pub enum DdlMode {
 
 /// `synod.ddl`
 pub static DDL: GucSetting<DdlMode> = GucSetting::<DdlMode>::new(DdlMode::Group);
+
+/// What becomes of a transaction that writes both strong tables and other permanent ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum MixedTransactions {
+    /// It is rolled back.
+    #[name = c"refuse"]
+    Refuse,
+    /// It commits; a crash between the log's decision and the local commit loses its local part.
+    #[name = c"allow"]
+    Allow,
+}
+
+/// `synod.mixed_transactions`
+pub static MIXED_TRANSACTIONS: GucSetting<MixedTransactions> =
+    GucSetting::<MixedTransactions>::new(MixedTransactions::Refuse);
 /// `synod.read_consistency`
 pub static READ_CONSISTENCY: GucSetting<ReadConsistency> = GucSetting::<ReadConsistency>::new(ReadConsistency::Strong);
 /// `synod.commit_timeout`, milliseconds
@@ -65,6 +80,15 @@ pub fn define() {
         c"Where statements that change definitions take effect.",
         c"group: on every node, through the shared log; local: on this node only, and not on replicated tables.",
         &DDL,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"synod.mixed_transactions",
+        c"Whether a transaction may write strong tables and other permanent tables.",
+        c"refuse: it fails with 0A000; allow: its other writes are local to the node, and a crash, or a commit whose outcome \
+          is told as unknown (08007), can lose them although the rest of the transaction is committed.",
+        &MIXED_TRANSACTIONS,
         GucContext::Userset,
         GucFlags::default(),
     );

@@ -104,6 +104,11 @@ pub fn run_script(cluster: &Cluster, name: &str, text: &str) {
     }
     let mut plain = plain_database(cluster);
     let mut nodes: Vec<Client> = (0..cluster.len()).map(|node| cluster.client(node)).collect();
+    for client in &mut nodes {
+        client
+            .batch_execute("SET synod.ddl = local")
+            .expect("a setting can be set");
+    }
     for client in nodes.iter_mut().chain([&mut plain]) {
         let begin = format!("CREATE SCHEMA {name}; SET search_path = {name}, public");
         client.batch_execute(&begin).expect("a schema can be created");
@@ -112,6 +117,9 @@ pub fn run_script(cluster: &Cluster, name: &str, text: &str) {
                 panic!("{name}: {sql}: {error:?}");
             }
         }
+    }
+    for client in &mut nodes {
+        client.batch_execute("RESET synod.ddl").expect("a setting can be set");
     }
     let tables: Vec<String> = script.tables.iter().map(|table| format!("{name}.{table}")).collect();
     cluster.replicate_together(&tables.iter().map(String::as_str).collect::<Vec<_>>());

@@ -214,6 +214,11 @@ impl Server {
         self.address.port
     }
 
+    /// The Unix socket that clients connect to.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join(format!(".s.PGSQL.{}", self.port()))
+    }
+
     /// How peers reach `database` on this server.
     pub fn dsn_of(&self, database: &str) -> String {
         format!(

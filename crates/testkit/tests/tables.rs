@@ -3,7 +3,7 @@
 //! What can be said in SQL is a script of `tables/`, run on the group and on a plain database; here is what is refused,
 //! and what needs nodes that differ.
 
-use synod_testkit::{Options, SharedCluster, run_script};
+use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate};
 
 /// The servers' own fsync does not matter here; without it, DDL is fast.
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
@@ -20,4 +20,313 @@ macro_rules! scripts {
     )*};
 }
 
-scripts! { types keys foreign_keys contrib access columns }
+scripts! { types keys foreign_keys contrib access columns partitions }
+
+/// Two transactions on two nodes, both before either commits; returns what each was told.
+fn race(cluster: &Cluster, first: &str, second: &str) -> [Option<String>; 2] {
+    let mut clients = [cluster.client(0), cluster.client(1)];
+    for (client, sql) in clients.iter_mut().zip([first, second]) {
+        client
+            .batch_execute(&format!("BEGIN; {sql}"))
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    clients.map(|mut client| {
+        let told = client.batch_execute("COMMIT");
+        told.err().map(|error| sqlstate(&error).unwrap_or("closed").to_owned())
+    })
+}
+
+#[test]
+fn partitions_are_certified_as_one_table() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE area (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+         CREATE TABLE area_1 PARTITION OF area FOR VALUES FROM (0) TO (100);
+         CREATE TABLE area_2 PARTITION OF area FOR VALUES FROM (100) TO (200);
+         CREATE TABLE place (id int PRIMARY KEY, area int REFERENCES area);
+         CREATE TABLE spot (id int PRIMARY KEY, area int REFERENCES area_1)",
+    );
+    cluster.replicate_together(&["area", "place", "spot"]);
+    let mut client = cluster.client(2);
+    for (first, second) in [
+        (
+            "UPDATE area SET v = 1 WHERE id = 1",
+            "UPDATE area SET v = 2 WHERE id = 1",
+        ),
+        ("DELETE FROM area WHERE id = 101", "INSERT INTO place VALUES (1, 101)"),
+        ("INSERT INTO place VALUES (1, 1)", "DELETE FROM area_1 WHERE id = 1"),
+        ("DELETE FROM area WHERE id = 1", "INSERT INTO spot VALUES (1, 1)"),
+        (
+            "UPDATE area SET id = 50 WHERE id = 101",
+            "INSERT INTO area VALUES (50, 0)",
+        ),
+        (
+            "UPDATE area SET id = id + 150 WHERE id = 1",
+            "UPDATE area SET v = v + 1 WHERE id = 1",
+        ),
+        (
+            "UPDATE area_2 SET v = 5",
+            "LOCK TABLE area IN SHARE MODE; INSERT INTO place VALUES (2, NULL)",
+        ),
+        ("TRUNCATE area, place, spot", "INSERT INTO area VALUES (60, 0)"),
+        (
+            "TRUNCATE area_1, area_2, area, place, spot",
+            "INSERT INTO place VALUES (3, 1)",
+        ),
+        (
+            "UPDATE area SET v = 7 WHERE id = 1",
+            "SELECT FROM area WHERE id = 1 FOR UPDATE; INSERT INTO place VALUES (4, NULL)",
+        ),
+    ] {
+        client
+            .batch_execute("TRUNCATE area, place, spot; INSERT INTO area VALUES (1, 0), (101, 0)")
+            .unwrap();
+        // So that both begin with it.
+        cluster.on_all("TABLE area");
+        let told = race(&cluster, first, second);
+        let lost = told.iter().flatten().collect::<Vec<_>>();
+        assert_eq!(lost, ["40001"], "{first}\n{second}: {told:?}");
+    }
+    assert_converged(&cluster, &["area", "place", "spot", "area_1", "area_2"]);
+}
+
+/// Refuses, and changes nothing: what could get around the group.
+#[test]
+fn what_cannot_be_replicated_or_done_to_it() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+         CREATE TABLE elder (id int PRIMARY KEY); CREATE TABLE younger () INHERITS (elder);
+         CREATE TABLE odd (id int PRIMARY KEY) PARTITION BY LIST (id);
+         CREATE TABLE odd_1 PARTITION OF odd FOR VALUES IN (1);
+         CREATE UNLOGGED TABLE odd_2 PARTITION OF odd FOR VALUES IN (2);
+         CREATE TABLE differs (id int PRIMARY KEY) PARTITION BY LIST (id);
+         CREATE TABLE differs_1 PARTITION OF differs FOR VALUES IN (1);
+         CREATE TABLE outside (id int PRIMARY KEY); CREATE TABLE inside (id int PRIMARY KEY REFERENCES outside)",
+    );
+    let mut client = cluster.client(0);
+    cluster
+        .client(1)
+        .batch_execute("SET synod.ddl = local; CREATE TABLE differs_more PARTITION OF differs DEFAULT")
+        .unwrap();
+    for (table, code) in [
+        ("parts_1", "0A000"),
+        ("elder", "0A000"),
+        ("younger", "0A000"),
+        ("odd", "0A000"),
+        ("differs", "55000"),
+        ("inside", "0A000"),
+    ] {
+        let sql = format!("SELECT synod.replicate_table('{table}')");
+        refused(&sql, client.batch_execute(&sql), &[code]);
+    }
+    cluster.replicate("parts");
+    for (sql, code) in [
+        ("SELECT synod.replicate_table('parts')", "42710"),
+        ("SELECT synod.unreplicate_table('parts_1')", "55000"),
+        ("ALTER TABLE parts_1 DISABLE TRIGGER ALL", "0A000"),
+        ("ALTER TABLE parts_1 INHERIT elder", "0A000"),
+        ("CREATE TABLE heir () INHERITS (parts_1)", "0A000"),
+    ] {
+        refused(sql, client.batch_execute(sql), &[code]);
+    }
+    client.batch_execute("INSERT INTO parts VALUES (1)").unwrap();
+    client.batch_execute("SELECT synod.unreplicate_table('parts')").unwrap();
+    let left = client
+        .query_one(
+            "SELECT count(*) FROM synod.tables WHERE table_name::text LIKE 'parts%'",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(left.get::<_, i64>(0), 0);
+    client.batch_execute("DROP TABLE parts").unwrap();
+}
+
+/// Columns that were dropped on some nodes only, and in another order, are no difference: numbers of columns are the group's.
+#[test]
+fn nodes_may_have_dropped_other_columns() {
+    let cluster = CLUSTER.lease();
+    cluster
+        .client(0)
+        .batch_execute("SET synod.ddl = local; CREATE TABLE worn (id int PRIMARY KEY, a text, b int[], c int REFERENCES worn UNIQUE)")
+        .unwrap();
+    cluster
+        .client(1)
+        .batch_execute("SET synod.ddl = local; CREATE TABLE worn (x int, id int PRIMARY KEY, y text, a text, b int[], z int); ALTER TABLE worn DROP x, DROP y, DROP z, ADD c int REFERENCES worn UNIQUE")
+        .unwrap();
+    cluster
+        .client(2)
+        .batch_execute("SET synod.ddl = local; CREATE TABLE worn (id int PRIMARY KEY, x int DEFAULT 5, a text, y int, b int[], c int REFERENCES worn UNIQUE); ALTER TABLE worn DROP x, DROP y")
+        .unwrap();
+    cluster.replicate("worn");
+    for node in 0..3 {
+        let mut client = cluster.client(node);
+        client
+            .batch_execute(&format!(
+                "INSERT INTO worn SELECT i, 'a' || i, ARRAY[i, NULL], NULL FROM generate_series({node} * 10, {node} * 10 + 9) i;
+                 UPDATE worn SET c = id - 1 WHERE id > 0 AND c IS NULL; UPDATE worn SET b = b || 7 WHERE id % 7 = {node};
+                 UPDATE worn SET a = NULL WHERE id = {node}"
+            ))
+            .unwrap();
+    }
+    assert_converged(&cluster, &["worn"]);
+}
+
+#[test]
+fn as_many_columns_as_there_can_be() {
+    let cluster = CLUSTER.lease();
+    let columns = |of: fn(usize) -> String| (1..1600).map(of).collect::<Vec<_>>().join(", ");
+    cluster.create_table(
+        "broad",
+        &format!(
+            "CREATE TABLE broad (id int PRIMARY KEY, {})",
+            columns(|n| format!("c{n} smallint"))
+        ),
+    );
+    let mut client = cluster.client(1);
+    client
+        .batch_execute(&format!(
+            "INSERT INTO broad SELECT i, {} FROM generate_series(1, 20) i",
+            columns(|n| n.to_string())
+        ))
+        .unwrap();
+    client
+        .batch_execute("UPDATE broad SET c1599 = id, c7 = NULL; DELETE FROM broad WHERE id = 3")
+        .unwrap();
+    assert_converged(&cluster, &["broad"]);
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_whole_and_one_below_it_arrives() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("huge", "CREATE TABLE huge (id int PRIMARY KEY, v text)");
+    let mut client = cluster.client(0);
+    let compressible = "repeat('x', 90000000)";
+    client.batch_execute("SET synod.max_transaction_size = '64MB'").unwrap();
+    refused(
+        "a record over the limit",
+        client.batch_execute(&format!("INSERT INTO huge VALUES (1, {compressible})")),
+        &["54000"],
+    );
+    client.batch_execute("RESET synod.max_transaction_size").unwrap();
+    client
+        .batch_execute(&format!("INSERT INTO huge VALUES (2, {compressible})"))
+        .unwrap();
+    client.batch_execute("UPDATE huge SET id = 3").unwrap();
+    assert_converged(&cluster, &["huge"]);
+}
+
+/// A member that joins gets the rows of partitions, those of every row policy, and values of generated columns.
+#[test]
+fn a_joining_member_gets_every_kind_of_table() {
+    let cluster = CLUSTER.lease();
+    let server = cluster.server(0);
+    let schema = "
+        CREATE TABLE split (id serial PRIMARY KEY, v text, g int GENERATED ALWAYS AS (id + 1) STORED) PARTITION BY RANGE (id);
+        CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (50);
+        CREATE TABLE split_2 PARTITION OF split DEFAULT;
+        CREATE TABLE secret (id int PRIMARY KEY, split int REFERENCES split, v text);
+        ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        CREATE TABLE bare (v text)";
+    for name in ["kinds_a", "kinds_b"] {
+        server
+            .client()
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .unwrap();
+        let mut client = server.client_to(name);
+        client.batch_execute("CREATE EXTENSION synod").unwrap();
+        client.batch_execute(schema).unwrap();
+    }
+    let dsn = |name: &str| server.dsn_of(name);
+    let mut first = server.client_to("kinds_a");
+    first
+        .execute("SELECT synod.create_group('kinds', 'a', $1)", &[&dsn("kinds_a")])
+        .unwrap();
+    for sql in [
+        "INSERT INTO split (v) SELECT 'v' || i FROM generate_series(1, 60) i; INSERT INTO secret SELECT i, i, 's' FROM generate_series(1, 60) i;
+         INSERT INTO bare SELECT 'b' FROM generate_series(1, 3)",
+        "SELECT synod.replicate_table('split'), synod.replicate_table('secret'), synod.replicate_table('bare')",
+        "DELETE FROM secret WHERE id > 50; UPDATE split SET id = 99 WHERE id = 60",
+    ] {
+        first.batch_execute(sql).unwrap();
+    }
+    let mut second = server.client_to("kinds_b");
+    second
+        .execute(
+            "SELECT synod.join_group($1, 'b', $2)",
+            &[&dsn("kinds_a"), &dsn("kinds_b")],
+        )
+        .unwrap();
+    second
+        .batch_execute("UPDATE split SET id = 10 + 1000 WHERE id = 59; UPDATE secret SET v = 'changed' WHERE id = 7; DELETE FROM bare WHERE ctid = '(0,1)'; INSERT INTO split VALUES (2000, 'new')")
+        .unwrap();
+    for table in ["split", "split_1", "split_2", "secret", "bare"] {
+        let (there, here) = (
+            checksum(&mut first, table).unwrap(),
+            checksum(&mut second, table).unwrap(),
+        );
+        assert_eq!(there, here, "{table}");
+        assert!(here.0 > 0, "{table} is empty");
+    }
+    for name in ["kinds_b", "kinds_a"] {
+        server
+            .client_to(name)
+            .batch_execute("SELECT synod.leave_group()")
+            .unwrap();
+    }
+}
+
+/// A database in another encoding than UTF-8 replicates what it has; members must have the same.
+#[test]
+fn other_encodings() {
+    let cluster = CLUSTER.lease();
+    let server = cluster.server(0);
+    for (name, encoding) in [("latin_a", "LATIN1"), ("latin_b", "LATIN1"), ("unicode", "UTF8")] {
+        let create =
+            format!("CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        server.client().batch_execute(&create).unwrap();
+        server
+            .client_to(name)
+            .batch_execute("CREATE EXTENSION synod; CREATE TABLE words (word text PRIMARY KEY, n int)")
+            .unwrap();
+    }
+    let dsn = |name: &str| server.dsn_of(name);
+    let mut first = server.client_to("latin_a");
+    first
+        .execute("SELECT synod.create_group('latin', 'a', $1)", &[&dsn("latin_a")])
+        .unwrap();
+    let join = |name: &str| {
+        let mut client = server.client_to(name);
+        client.execute(
+            "SELECT synod.join_group($1, $2, $3)",
+            &[&dsn("latin_a"), &name, &dsn(name)],
+        )
+    };
+    refused(
+        "a member with another encoding",
+        join("unicode"),
+        &["55000", "22023", "0A000"],
+    );
+    join("latin_b").unwrap();
+    first
+        .batch_execute("SELECT synod.replicate_table('words'); INSERT INTO words VALUES ('Grüße', 1)")
+        .unwrap();
+    let mut second = server.client_to("latin_b");
+    second
+        .batch_execute("UPDATE words SET n = 2, word = word || 'ß' WHERE word = 'Grüße'")
+        .unwrap();
+    let row = first
+        .query_one("SELECT word, n, octet_length(word) FROM words", &[])
+        .unwrap();
+    assert_eq!(
+        (row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)),
+        ("Grüßeß", 2, 6)
+    );
+    for name in ["latin_b", "latin_a"] {
+        server
+            .client_to(name)
+            .batch_execute("SELECT synod.leave_group()")
+            .unwrap();
+    }
+}

@@ -107,7 +107,7 @@ fn compare(here: &[(Relation, &Table)], node: &str, replaced: bool) -> Result<()
     let mut differences = Vec::new();
     let mut full = Vec::new();
     for (relation, table) in here {
-        replicable::check(relation)?;
+        replicable::check_member(relation)?;
         let local = copy::table_definition(table.definition.id, relation, &number_of);
         let found = local.differences_to(&table.definition, &format!("on node \"{node}\""));
         differences.extend(
@@ -269,7 +269,7 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
     let told = |error| explain(error, &whom);
     let mut client = Client::connect(via, "synod copy").map_err(told)?;
     let begin = format!(
-        "SET synod.read_consistency = local; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+        "SET synod.read_consistency = local; SET row_security = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SET TRANSACTION SNAPSHOT {}",
         pgrx::spi::quote_literal(snapshot)
     );
@@ -292,6 +292,10 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
         progress::enter(progress::Phase::Copy);
     }
     for (table, relation) in tables.iter().zip(&here) {
+        if table.definition.partitioned_by.is_some() {
+            // Its partitions have the rows.
+            continue;
+        }
         if table.is_own() {
             copy::empty(relation);
         }

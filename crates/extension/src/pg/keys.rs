@@ -111,6 +111,14 @@ impl KeySet {
         self.claim_table(table, KeyMode::KeyShare, base);
     }
 
+    /// The same for a table and for those that it is a partition of.
+    pub fn touch_all(&mut self, table: &StrongTable, base: Base) {
+        self.touch(table.id, base);
+        for ancestor in &table.ancestors {
+            self.touch(*ancestor, base);
+        }
+    }
+
     /// Claim a table as a whole.
     pub fn claim_table(&mut self, table: TableId, mode: KeyMode, base: Base) {
         self.tables.entry(table).or_default().add(mode, base);
@@ -186,10 +194,10 @@ pub enum RowKey {
 ///
 /// # Safety
 /// `image` is of the table that `key` belongs to.
-pub unsafe fn plain_key(table: TableId, key: &UniqueKey, hashing: &[Hashing], image: &Image<'_>) -> RowKey {
+pub unsafe fn plain_key(key: &UniqueKey, hashing: &[Hashing], image: &Image<'_>) -> RowKey {
     let values = key.attributes.iter().map(|number| image.get(*number as usize - 1));
     // SAFETY: by contract.
-    unsafe { hash(table, key.number, hashing, key.nulls_equal, values) }
+    unsafe { hash(key.table, key.number, hashing, key.nulls_equal, values) }
 }
 
 /// The key in the referenced index that a row refers to.
@@ -292,7 +300,7 @@ impl IndexEvaluator {
             let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
             pg_sys::FormIndexDatum(info, self.slot, self.state, values.as_mut_ptr(), nulls.as_mut_ptr());
             let values = (0..hashing.len()).map(|at| (!nulls[at]).then_some(values[at]));
-            let found = hash(table.id, key.number, hashing, key.nulls_equal, values);
+            let found = hash(key.table, key.number, hashing, key.nulls_equal, values);
             pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
             found
         }

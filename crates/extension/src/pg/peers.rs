@@ -17,8 +17,10 @@ use crate::text::from_hex;
 const QUESTION: &str = "SELECT pg_catalog.encode(definition, 'hex'), is_empty::pg_catalog.text, \
                         is_replicated::pg_catalog.text FROM synod.table_definition($1, $2)";
 
-/// Every other member that can be reached has the table, defined alike, empty and not replicated.
-pub fn check(node: &NodeShared, mine: &TableDefinition) -> Result<(), UserError> {
+/// Every other member that can be reached has the tables (a partitioned one comes first), defined alike, empty and not
+/// replicated.
+pub fn check(node: &NodeShared, mine: &[TableDefinition]) -> Result<(), UserError> {
+    let Some(first) = mine.first() else { return Ok(()) };
     let me = node.node_id.load(Ordering::Relaxed);
     let mut objections = Vec::new();
     for member in crate::membership::read(node).members {
@@ -30,7 +32,7 @@ pub fn check(node: &NodeShared, mine: &TableDefinition) -> Result<(), UserError>
         };
         match ask(&info, mine) {
             Ok(found) => objections.extend(found.into_iter().map(|what| format!("On node {}: {what}", info.name))),
-            Err(error) => warn(&info.name, mine, &error),
+            Err(error) => warn(&info.name, first, &error),
         }
     }
     if objections.is_empty() {
@@ -40,16 +42,30 @@ pub fn check(node: &NodeShared, mine: &TableDefinition) -> Result<(), UserError>
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
             "table \"{}\".\"{}\" is not ready to be replicated on every node",
-            mine.schema, mine.name
+            first.schema, first.name
         ),
         format!("{}.", objections.join(". ")),
         "Create the table on every node with the same definition, and without rows on all nodes but this one.",
     ))
 }
 
-/// What speaks against the table there.
-fn ask(info: &MemberInfo, mine: &TableDefinition) -> Result<Vec<String>, PqError> {
+/// What speaks against the tables there.
+fn ask(info: &MemberInfo, mine: &[TableDefinition]) -> Result<Vec<String>, PqError> {
     let mut client = Client::connect(&info.dsn, "synod replicate_table")?;
+    let mut objections = Vec::new();
+    for definition in mine {
+        let found = ask_about(&mut client, definition)?;
+        // A partition's name is told, too.
+        let name = |what| match mine.len() {
+            1 => what,
+            _ => format!("\"{}\".\"{}\": {what}", definition.schema, definition.name),
+        };
+        objections.extend(found.into_iter().map(name));
+    }
+    Ok(objections)
+}
+
+fn ask_about(client: &mut Client, mine: &TableDefinition) -> Result<Vec<String>, PqError> {
     let rows = client.query(QUESTION, &[Some(&mine.schema), Some(&mine.name)])?;
     let Some([definition, is_empty, is_replicated]) = rows.first().and_then(|row| row.first_chunk::<3>()) else {
         return Ok(vec!["the table does not exist".to_owned()]);

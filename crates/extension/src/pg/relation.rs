@@ -16,7 +16,7 @@ use super::relcache::{Relation, qualified};
 pub use super::strong_table::{
     Column, FeedingSequence, ForeignKey, Function, StrongTable, UniqueKey, has_unhashable_key, triggers,
 };
-use super::{catalog, definition, strong_table};
+use super::{catalog, definition, partition, strong_table};
 use crate::errors::UserError;
 
 type KnownSequences = (u64, Rc<HashMap<pg_sys::Oid, Vec<(TableId, u16)>>>);
@@ -25,6 +25,8 @@ thread_local! {
     static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<StrongTable>>>> = RefCell::new(HashMap::new());
     /// Tables that are not strong: whether a foreign key of theirs refers to a strong one.
     static REFERS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
+    /// Partitioned tables whose partitions were found to be strong, and the number of invalidations then.
+    static WHOLE: RefCell<HashMap<pg_sys::Oid, u64>> = RefCell::new(HashMap::new());
     static RELATION_OF: RefCell<HashMap<TableId, pg_sys::Oid>> = RefCell::new(HashMap::new());
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     /// The extension's table of log entries, as of a number of invalidations.
@@ -186,9 +188,30 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, oid: pg_sys::O
     drop(dropped);
 }
 
-/// Refuse to write a strong table whose capture triggers are gone or switched off: the change would stay on this node.
+/// Refuse to write a strong table whose capture triggers are gone or switched off: the change would stay on this node. The
+/// partitions of a partitioned table must be strong as well, as rows go where they belong without another check.
 pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), UserError> {
     let Some(table) = by_oid(oid) else { return Ok(()) };
+    let now = Some(INVALIDATIONS.get());
+    if !table.partitioned {
+        return assert_armed(oid, &table.name);
+    }
+    if WHOLE.with_borrow(|whole| whole.get(&oid).copied()) == now {
+        return Ok(());
+    }
+    for member in partition::members(oid, pg_sys::AccessShareLock) {
+        match by_oid(member) {
+            Some(known) => assert_armed(member, &known.name)?,
+            None => return Err(not_replicated(member, &table.name)),
+        }
+    }
+    if let Some(now) = now.filter(|now| INVALIDATIONS.get() == *now) {
+        WHOLE.with_borrow_mut(|whole| whole.insert(oid, now));
+    }
+    Ok(())
+}
+
+fn assert_armed(oid: pg_sys::Oid, name: &str) -> Result<(), UserError> {
     let Some(relation) = Relation::open(oid) else {
         return Ok(());
     };
@@ -197,14 +220,19 @@ pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), UserError> {
     }
     Err(UserError::new(
         pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!(
-            "table {} cannot be written because its capture triggers are missing or disabled",
-            table.name
-        ),
+        format!("table {name} cannot be written because its capture triggers are missing or disabled"),
         "Its changes would not reach the other nodes of the group.",
-        format!(
-            "Call synod.unreplicate_table('{}') and replicate the table again.",
-            table.name
-        ),
+        format!("Call synod.unreplicate_table('{name}') and replicate the table again."),
     ))
+}
+
+fn not_replicated(partition: pg_sys::Oid, table: &str) -> UserError {
+    let name =
+        Relation::open(partition).map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));
+    UserError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {table} cannot be written because its partition {name} is not replicated"),
+        "Rows in that partition would not reach the other nodes of the group.",
+        format!("Detach the partition, or call synod.unreplicate_table('{table}') and replicate the table again."),
+    )
 }

@@ -2,8 +2,8 @@
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use super::catalog;
 use super::relcache::{Relation, name_text};
+use super::{catalog, partition};
 use crate::errors::UserError;
 
 const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
@@ -18,14 +18,30 @@ type Objection = (&'static str, PgSqlErrorCode, &'static str, &'static str);
 
 /// Refuse what cannot be replicated.
 pub fn check(relation: &Relation) -> Result<(), UserError> {
+    let partition = relation.class().relispartition.then_some((
+        "table",
+        UNSUPPORTED,
+        "It is a partition, and a partitioned table is replicated as a whole.",
+        "Replicate the partitioned table, or detach the partition first.",
+    ));
+    refuse(relation, partition)?;
+    check_member(relation)
+}
+
+/// The same for a table that may be a partition of one that is replicated, too.
+pub fn check_member(relation: &Relation) -> Result<(), UserError> {
     let class = relation.class();
     let objection = by_kind(class.relkind as u8)
         .or_else(|| by_persistence(class.relpersistence as u8))
         .or_else(|| by_place(relation));
+    refuse(relation, objection)
+}
+
+fn refuse(relation: &Relation, objection: Option<Objection>) -> Result<(), UserError> {
     match objection {
         None => Ok(()),
         Some((what, code, detail, hint)) => {
-            let message = format!("cannot replicate {what} \"{}\"", name_text(&class.relname));
+            let message = format!("cannot replicate {what} \"{}\"", name_text(&relation.class().relname));
             Err(UserError::new(code, message, detail, hint))
         }
     }
@@ -34,7 +50,7 @@ pub fn check(relation: &Relation) -> Result<(), UserError> {
 fn by_kind(kind: u8) -> Option<Objection> {
     let behind = "Replicate the tables behind it.";
     match kind {
-        pg_sys::RELKIND_RELATION => None,
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => None,
         pg_sys::RELKIND_VIEW => Some(("view", WRONG_TYPE, ORDINARY_ONLY, behind)),
         pg_sys::RELKIND_MATVIEW => Some(("materialized view", WRONG_TYPE, ORDINARY_ONLY, behind)),
         pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
@@ -47,10 +63,6 @@ fn by_kind(kind: u8) -> Option<Objection> {
         pg_sys::RELKIND_FOREIGN_TABLE => {
             let hint = "Replicate the table there, or copy its rows into an ordinary table.";
             Some(("foreign table", UNSUPPORTED, "Its rows are on another server.", hint))
-        }
-        pg_sys::RELKIND_PARTITIONED_TABLE => {
-            let hint = "Move its rows into an ordinary table.";
-            Some(("partitioned table", UNSUPPORTED, ORDINARY_ONLY, hint))
         }
         _ => Some(("relation", WRONG_TYPE, ORDINARY_ONLY, "Give the name of a table.")),
     }
@@ -77,14 +89,11 @@ fn by_persistence(persistence: u8) -> Option<Objection> {
 
 fn by_place(relation: &Relation) -> Option<Objection> {
     let class = relation.class();
-    if class.relispartition || catalog::inherits(relation.oid()) || catalog::has_heirs(relation.oid()) {
-        let detail = "It is a partition, or part of an inheritance hierarchy.";
-        return Some((
-            "table",
-            UNSUPPORTED,
-            detail,
-            "Detach it, or ALTER TABLE … NO INHERIT first.",
-        ));
+    let heir = !class.relispartition && catalog::inherits(relation.oid());
+    if heir || !partition::is_partitioned(relation) && catalog::has_heirs(relation.oid()) {
+        let detail = "It is part of an inheritance hierarchy, whose unique keys hold for one table at a time.";
+        let hint = "Use declarative partitioning, or ALTER TABLE … NO INHERIT first.";
+        return Some(("table", UNSUPPORTED, detail, hint));
     }
     let ours = relation.schema() == "synod" && relation.name() != STRONG_OF_OUR_OWN;
     if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || ours {
@@ -96,7 +105,7 @@ fn by_place(relation: &Relation) -> Option<Objection> {
             "Replicate tables of your own only.",
         ));
     }
-    if class.relam != pg_sys::HEAP_TABLE_AM_OID {
+    if class.relam != pg_sys::HEAP_TABLE_AM_OID && !partition::is_partitioned(relation) {
         let hint = "ALTER TABLE … SET ACCESS METHOD heap first.";
         return Some(("table", UNSUPPORTED, "Its access method is not heap.", hint));
     }

@@ -6,11 +6,12 @@
 //! replicated together in one transaction, in any order.
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
-use synod_change::{Identity, TableDefinition, TableId};
+use synod_change::TableId;
 
 use super::capture::{self, trigger};
 use super::catalog;
 use super::definition;
+use super::partition;
 use super::peers;
 use super::relation;
 use super::relcache::{Relation, qualified};
@@ -18,12 +19,38 @@ use super::replicable;
 use super::service::draws;
 use crate::errors::UserError;
 
-/// `synod.replicate_table`: from the end of this transaction on, the table is the group's.
+/// `synod.replicate_table`: from the end of this transaction on, the table is the group's, with all of its partitions.
 pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     check_privilege(oid)?;
     let relation = open_exclusively(oid)?;
     replicable::check(&relation)?;
+    tell_limits(&relation);
+    drop(relation);
+    let mut members: Vec<(pg_sys::Oid, TableId)> = Vec::new();
+    for oid in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+        check_member(oid)?;
+        members.push((oid, new_number()?));
+    }
+    let number_of = |oid: pg_sys::Oid| {
+        let new = members.iter().find(|(member, _)| *member == oid);
+        new.map(|(_, id)| *id).or_else(|| catalog::number_of(oid))
+    };
+    let mut definitions = Vec::with_capacity(members.len());
+    for (oid, id) in &members {
+        definitions.push(definition::of(&open_exclusively(*oid)?, *id, &number_of));
+    }
+    peers::check(node, &definitions)?;
+    for (oid, id) in members {
+        enter(id, oid);
+        capture::note_added(oid, id);
+    }
+    Ok(())
+}
+
+fn check_member(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let relation = open_exclusively(oid)?;
+    replicable::check_member(&relation)?;
     let name = qualified(&relation.schema(), &relation.name());
     if relation::is_strong(oid) {
         return Err(UserError::new(
@@ -33,15 +60,7 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
             "See synod.tables.",
         ));
     }
-    check_committed(&relation, &name)?;
-    let id = new_number()?;
-    let mine = definition::of(&relation, id, &catalog::number_of);
-    peers::check(node, &mine)?;
-    tell_limits(&relation, &mine, &name);
-    drop(relation);
-    enter(id, oid);
-    capture::note_added(oid, id);
-    Ok(())
+    check_committed(&relation, &name)
 }
 
 /// `synod.unreplicate_table`: from the end of this transaction on, every node has a table of its own.
@@ -49,24 +68,42 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
     crate::node::required()?;
     check_privilege(oid)?;
     let relation = open_exclusively(oid)?;
-    let (schema, name) = (relation.schema(), relation.name());
-    drop(relation);
-    let Some(table) = relation::by_oid(oid) else {
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} is not replicated", qualified(&schema, &name)),
-            "There is nothing to end.",
-            "See synod.tables.",
-        ));
-    };
-    if schema == "synod" {
+    let name = qualified(&relation.schema(), &relation.name());
+    if relation.schema() == "synod" {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("cannot end the replication of table {}", qualified(&schema, &name)),
+            format!("cannot end the replication of table {name}"),
             "It belongs to the extension.",
             "It ends with the membership: synod.leave_group.",
         ));
     }
+    if partition::ancestors(&relation).into_iter().any(relation::is_strong) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} is a partition of a table that is replicated"),
+            "A partitioned table is replicated as a whole.",
+            "Call synod.unreplicate_table for the partitioned table.",
+        ));
+    }
+    drop(relation);
+    if !relation::is_strong(oid) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} is not replicated"),
+            "There is nothing to end.",
+            "See synod.tables.",
+        ));
+    }
+    for member in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+        end_member(member)?;
+    }
+    Ok(())
+}
+
+fn end_member(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let Some(table) = relation::by_oid(oid) else {
+        return Ok(());
+    };
     if capture::pending_on(oid) {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
@@ -78,6 +115,9 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "Use two transactions.",
         ));
     }
+    let relation = open_exclusively(oid)?;
+    let (schema, name) = (relation.schema(), relation.name());
+    drop(relation);
     leave(oid);
     capture::note_removed(oid, table.id, schema, name);
     Ok(())
@@ -208,11 +248,12 @@ fn new_number() -> Result<TableId, UserError> {
 }
 
 /// What works, but not as well as the user may expect.
-fn tell_limits(relation: &Relation, definition: &TableDefinition, name: &str) {
+fn tell_limits(relation: &Relation) {
+    let name = qualified(&relation.schema(), &relation.name());
     let notice = |message: String, detail: &str| {
         UserError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, detail, "").report(PgLogLevel::NOTICE);
     };
-    if definition.identity == Identity::FullRow {
+    if definition::identity_index(relation).is_none() {
         notice(
             format!("table {name} has no usable key: its rows are identified by all of their columns"),
             "UPDATE and DELETE read the whole table on the other nodes. A primary key makes them fast.",

@@ -146,7 +146,7 @@ fn identity_hash(table: &StrongTable, tid: pg_sys::ItemPointerData) -> Result<Op
         let Some(hashing) = key.hashing.as_deref() else {
             return Ok(None);
         };
-        Ok(match plain_key(table.id, key, hashing, &image) {
+        Ok(match plain_key(key, hashing, &image) {
             RowKey::Hash(hash) => Some(hash),
             RowKey::Absent => None,
         })

@@ -12,7 +12,7 @@ use super::definition::{self, NumberedIndex};
 use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
-use super::{catalog, list};
+use super::{catalog, list, partition};
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -71,7 +71,9 @@ pub struct Column {
 pub struct UniqueKey {
     /// Here.
     pub index: pg_sys::Oid,
-    /// In the group.
+    /// The table under whose number it is certified: this one, or the partitioned table whose index it is a part of.
+    pub table: TableId,
+    /// Its number in that table, in the group.
     pub number: u32,
     /// Attribute numbers of the key columns; 0: an expression.
     pub attributes: Vec<i16>,
@@ -89,7 +91,7 @@ pub struct UniqueKey {
 
 /// A foreign key of this table to a strong table.
 pub struct ForeignKey {
-    /// The table referenced.
+    /// The table referenced, or the one under whose number its key is certified.
     pub referenced: TableId,
     /// Its index number.
     pub index_number: u32,
@@ -127,6 +129,10 @@ pub struct StrongTable {
     pub identity_index: Option<pg_sys::Oid>,
     /// Unique and exclusion indexes.
     pub keys: Vec<UniqueKey>,
+    /// The tables that this is a partition of, directly or not.
+    pub ancestors: Vec<TableId>,
+    /// It has no rows itself, only partitions.
+    pub partitioned: bool,
     /// Foreign keys to strong tables.
     pub foreign_keys: Vec<ForeignKey>,
     /// Whether foreign keys of other tables (or its own) refer to it.
@@ -152,7 +158,7 @@ pub fn has_unhashable_key(relation: &Relation) -> bool {
     let indexes = definition::numbered_indexes(relation);
     indexes
         .iter()
-        .filter_map(|index| unique_key(index, None))
+        .filter_map(|index| unique_key(index, TableId::default(), None))
         .any(|key| key.hashing.is_none())
 }
 
@@ -176,8 +182,9 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
     let indexes = definition::numbered_indexes(&relation);
     let keys: Vec<UniqueKey> = indexes
         .iter()
-        .filter_map(|index| unique_key(index, identity_index))
+        .filter_map(|index| unique_key(index, id, identity_index))
         .collect();
+    let above = partition::ancestors(&relation);
     let position = |number: i16| live.iter().position(|index| *index + 1 == number as usize);
     let identity = match keys.iter().find(|key| key.identity) {
         Some(key) => key.attributes.iter().filter_map(|number| position(*number)).collect(),
@@ -194,6 +201,8 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         referenced: is_referenced(&relation),
         has_user_triggers: triggers(&relation).iter().any(|trigger| !trigger.tgisinternal),
         sequences: feeding_sequences(&relation, &live),
+        ancestors: above.into_iter().filter_map(catalog::number_of).collect(),
+        partitioned: partition::is_partitioned(&relation),
         needs_fixed_settings: columns
             .iter()
             .any(|column| column.wire == Wire::Text && !wire::text_is_fixed(wire::base_type(column.type_oid))),
@@ -244,14 +253,16 @@ fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> 
     }
 }
 
-fn unique_key(index: &NumberedIndex, identity: Option<pg_sys::Oid>) -> Option<UniqueKey> {
+fn unique_key(index: &NumberedIndex, table: TableId, identity: Option<pg_sys::Oid>) -> Option<UniqueKey> {
     let relation = Relation::open(index.oid)?;
+    let (table, number) = certified_as(&relation).unwrap_or((table, index.definition.id));
     let form = relation.index_form()?;
     let attributes = definition::key_attributes(form);
     let computed = attributes.contains(&0) || !definition::predicate_is_empty(&relation);
     Some(UniqueKey {
         index: index.oid,
-        number: index.definition.id,
+        table,
+        number,
         hashing: if form.indisunique {
             index_hashing(&relation, attributes.len())
         } else {
@@ -263,6 +274,17 @@ fn unique_key(index: &NumberedIndex, identity: Option<pg_sys::Oid>) -> Option<Un
         deferrable: !form.indimmediate,
         identity: identity == Some(index.oid),
     })
+}
+
+/// For an index that is part of a partitioned table's: that table and the index's number there.
+fn certified_as(index: &Relation) -> Option<(TableId, u32)> {
+    let topmost = *partition::ancestors(index).last()?;
+    // SAFETY: inside a transaction; the index exists, since others are parts of it.
+    let table = unsafe { pg_sys::IndexGetRelation(topmost, true) };
+    let id = catalog::number_of(table)?;
+    let indexes = definition::numbered_indexes(&Relation::open(table)?);
+    let found = indexes.into_iter().find(|numbered| numbered.oid == topmost)?;
+    Some((id, found.definition.id))
 }
 
 /// How the key columns of a unique index are hashed. Only the server's own operator classes are known to compare as
@@ -292,7 +314,7 @@ fn index_hashing(index: &Relation, count: usize) -> Option<Vec<Hashing>> {
 }
 
 fn foreign_keys(relation: &Relation) -> Vec<ForeignKey> {
-    definition::local_foreign_keys(relation)
+    let mut keys: Vec<ForeignKey> = definition::local_foreign_keys(relation)
         .into_iter()
         .filter_map(|key| {
             let referenced = catalog::number_of(key.referenced)?;
@@ -300,7 +322,7 @@ fn foreign_keys(relation: &Relation) -> Vec<ForeignKey> {
             let index = definition::numbered_indexes(&parent)
                 .into_iter()
                 .find(|i| i.oid == key.referenced_index)?;
-            let parent_key = unique_key(&index, None)?;
+            let parent_key = unique_key(&index, referenced, None)?;
             let attributes: Option<Vec<i16>> = parent_key
                 .attributes
                 .iter()
@@ -328,13 +350,18 @@ fn foreign_keys(relation: &Relation) -> Vec<ForeignKey> {
                     .collect()
             });
             Some(ForeignKey {
-                referenced,
+                referenced: parent_key.table,
                 index_number: parent_key.number,
                 attributes,
                 hashing,
             })
         })
-        .collect()
+        .collect();
+    // One that refers to a partitioned table is there once more for each of its partitions: the same key.
+    let place = |key: &ForeignKey| (key.referenced, key.index_number, key.attributes.clone());
+    keys.sort_by_key(place);
+    keys.dedup_by_key(|key| place(key));
+    keys
 }
 
 /// Whether a foreign key refers to the table: it then has the trigger of the referenced side.

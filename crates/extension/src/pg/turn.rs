@@ -31,7 +31,8 @@ pub struct Turn {
 
 impl Turn {
     /// Take the turn for the record at `csn`: the commit that follows is recorded under the node's replication origin
-    /// with this CSN, and asynchronously (the log has it already). Must run inside the transaction that commits.
+    /// with this CSN, and asynchronously (the log has it already), unless it does something that the log does not have: then
+    /// as the user's `synchronous_commit` says. Must run inside the transaction that commits.
     pub fn take(node: &'static NodeShared, csn: u64) -> Self {
         loop {
             if let Some(turn) = Self::try_take(node, csn) {

@@ -110,8 +110,8 @@ fn before_commit() -> Result<(), UserError> {
     if lock != 0 && lock != node.incarnation.load(Ordering::Acquire) {
         return Err(errors::ddl_lock_lost());
     }
-    if super::mixed::wrote_other_tables() && (capture::pending() || ddl::concerns_group()) {
-        return Err(super::mixed::refused());
+    if capture::pending() || ddl::concerns_group() {
+        super::mixed::check()?;
     }
     let sealed = capture::seal(node.applied.load(Ordering::SeqCst))?;
     if sealed.is_empty() {
@@ -143,6 +143,8 @@ fn before_commit() -> Result<(), UserError> {
 fn after_commit() {
     let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
     if let (Some(turn), Some(submitted)) = (turn, submitted) {
+        // Too late to fail, but not to die.
+        super::failpoint::armed("after-commit");
         let csn = turn.csn();
         let node = turn.node();
         turn.finish();

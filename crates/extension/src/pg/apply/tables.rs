@@ -22,7 +22,7 @@ pub fn add(wanted: &TableDefinition, own: bool) -> Result<(), ApplyError> {
     if catalog::number_of(oid) == Some(wanted.id) {
         return Ok(());
     }
-    replicable::check(&relation).map_err(|error| differs(error.message))?;
+    replicable::check_member(&relation).map_err(|error| differs(error.message))?;
     let here = definition::of(&relation, wanted.id, &|other| {
         if other == oid {
             Some(wanted.id)

@@ -63,7 +63,7 @@ impl Emitter {
         out: &mut Output,
     ) -> Result<(), UserError> {
         self.inserted = true;
-        out.keys.touch(self.table.id, Base::Now);
+        out.keys.touch_all(&self.table, Base::Now);
         self.claim_unique(new, before, base, out);
         self.claim_referenced(new, before, base, out);
         let values = self.new_values(new, None);
@@ -82,7 +82,7 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch(self.table.id, Base::Now);
+        out.keys.touch_all(&self.table, Base::Now);
         self.claim_unique(old, after, base, out);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
@@ -101,7 +101,7 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch(self.table.id, Base::Now);
+        out.keys.touch_all(&self.table, Base::Now);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::NoKeyUpdate, base, true, old, out);
         self.claim_referenced(new, Some(old), base, out);
@@ -141,7 +141,7 @@ impl Emitter {
         Some(unsafe {
             match &mut self.evaluator {
                 Some(evaluator) if key.computed => evaluator.key(&self.table, key, hashing, image),
-                _ => plain_key(self.table.id, key, hashing, image),
+                _ => plain_key(key, hashing, image),
             }
         })
     }
@@ -157,10 +157,10 @@ impl Emitter {
                     }
                     let physical = !key.deferrable && !table.referenced;
                     let claimed = if physical { Base::Now } else { Base::At(base) };
-                    out.keys.claim(table.id, hash, KeyMode::Update, claimed);
+                    out.keys.claim(key.table, hash, KeyMode::Update, claimed);
                 }
                 Some(RowKey::Absent) => {}
-                None => out.keys.claim_table(table.id, KeyMode::Update, Base::At(base)),
+                None => out.keys.claim_table(key.table, KeyMode::Update, Base::At(base)),
             }
         }
     }
@@ -187,10 +187,10 @@ impl Emitter {
             Some(RowKey::Hash(hash)) if replaced => {
                 let physical = mode < KeyMode::Update || !table.referenced;
                 let claimed = if physical { Base::Now } else { Base::At(base) };
-                out.keys.claim(table.id, hash, mode, claimed);
+                out.keys.claim(key.table, hash, mode, claimed);
             }
             Some(_) => {}
-            None => out.keys.claim_table(table.id, KeyMode::Update, Base::At(base)),
+            None => out.keys.claim_table(key.table, KeyMode::Update, Base::At(base)),
         }
     }
 

@@ -80,6 +80,10 @@ impl Version {
                 return Successor::None;
             }
         }
+        // ItemPointerIndicatesMovedPartitions: the row went on in another table, which has an event of its own.
+        if u32::from(header.t_ctid.ip_posid) == pg_sys::MovedPartitionsOffsetNumber {
+            return Successor::Deleted;
+        }
         let (next, this) = (Tid::new(header.t_ctid), Tid::new(self.tuple.t_self));
         // A delete leaves the version pointing at itself.
         if next == this {

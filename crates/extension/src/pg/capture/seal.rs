@@ -237,12 +237,15 @@ impl Sealer {
                 } else {
                     Base::Now
                 };
+                self.out.keys.touch_all(&table, base);
                 self.out.keys.claim(table.id, hash, lock.mode, base);
             }
-            None => self
-                .out
-                .keys
-                .claim_table(table.id, KeyMode::Update, Base::At(event.base)),
+            None => {
+                self.out.keys.touch_all(&table, Base::At(event.base));
+                self.out
+                    .keys
+                    .claim_table(table.id, KeyMode::Update, Base::At(event.base));
+            }
         }
     }
 
@@ -297,6 +300,9 @@ impl Sealer {
             emitters, out, scratch, ..
         } = self;
         let emitter = emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))?;
+        if emitter.table.partitioned {
+            return Ok(());
+        }
         let count = emitter.table.attribute_count;
         // SAFETY: an open, locked table; the latest snapshot sees this transaction's own rows. The slot's values are
         // used before the next row is asked for.

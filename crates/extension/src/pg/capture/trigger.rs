@@ -8,6 +8,7 @@ use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 use super::events::{Event, Tid};
 use super::{APPLYING, PENDING, REPAIRING, RESTART_IDENTITY, SEALED, TableChange};
 use crate::errors::UserError;
+use crate::pg::partition;
 use crate::pg::relation::triggers;
 use crate::pg::relcache::Relation;
 
@@ -118,9 +119,12 @@ fn sealed_already() -> UserError {
     )
 }
 
-/// Put both triggers on a table. The caller holds SHARE ROW EXCLUSIVE on it.
+/// Put both triggers on a table; on a partitioned one, whose rows are its partitions', only that of TRUNCATE. The caller
+/// holds SHARE ROW EXCLUSIVE on it.
 pub fn create(relation: pg_sys::Oid) {
-    for truncate in [false, true] {
+    let partitioned = Relation::open(relation).is_some_and(|relation| partition::is_partitioned(&relation));
+    let kinds = if partitioned { &[true][..] } else { &[false, true] };
+    for truncate in kinds.iter().copied() {
         // SAFETY: inside a transaction, with the lock; a complete statement node, freed with the memory context. Internal
         // triggers need no privilege beyond what the caller checked.
         unsafe {
@@ -177,8 +181,12 @@ pub fn remove(relation: pg_sys::Oid) {
         .collect();
     drop(open);
     for trigger in ours {
-        // SAFETY: inside a transaction, with the lock; nothing depends on a trigger of ours.
-        unsafe { pg_sys::RemoveTriggerById(trigger) }
+        // SAFETY: inside a transaction, with the lock; nothing depends on a trigger of ours. What it depends on is forgotten,
+        // too: DROP TABLE would look for it.
+        unsafe {
+            pg_sys::RemoveTriggerById(trigger);
+            pg_sys::deleteDependencyRecordsFor(pg_sys::TriggerRelationId, trigger, false);
+        }
     }
     // SAFETY: inside a transaction.
     unsafe { pg_sys::CommandCounterIncrement() }
@@ -204,6 +212,6 @@ pub fn is_complete(relation: &Relation) -> bool {
                 && trigger.tgtype as u32 & wanted == wanted
         })
     };
-    armed(pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE)
-        && armed(pg_sys::TRIGGER_TYPE_TRUNCATE)
+    let rows = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
+    (partition::is_partitioned(relation) || armed(rows)) && armed(pg_sys::TRIGGER_TYPE_TRUNCATE)
 }
