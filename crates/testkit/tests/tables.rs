@@ -143,6 +143,82 @@ fn what_cannot_be_replicated_or_done_to_it() {
     client.batch_execute("DROP TABLE parts").unwrap();
 }
 
+/// Partitions come and go by statements on any node, and take their rows with them.
+#[test]
+fn partitions_come_and_go() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE grow (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+         CREATE TABLE grow_1 PARTITION OF grow FOR VALUES FROM (0) TO (100)",
+    );
+    cluster.replicate("grow");
+    let mut clients: Vec<_> = (0..3).map(|node| cluster.client(node)).collect();
+    let mut on = |node: usize, sql: &str| {
+        clients[node]
+            .batch_execute(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    };
+    on(0, "INSERT INTO grow SELECT i, 'first' FROM generate_series(1, 50) i");
+    on(
+        1,
+        "CREATE TABLE grow_2 PARTITION OF grow FOR VALUES FROM (100) TO (200)",
+    );
+    on(
+        2,
+        "TABLE grow; INSERT INTO grow SELECT i, 'second' FROM generate_series(101, 150) i; UPDATE grow SET id = id + 100 WHERE id = 50",
+    );
+    on(
+        0,
+        "BEGIN; CREATE TABLE grow_sub PARTITION OF grow FOR VALUES FROM (200) TO (300) PARTITION BY LIST (id);
+           CREATE TABLE grow_sub_1 PARTITION OF grow_sub DEFAULT; INSERT INTO grow VALUES (201, 'sub'); COMMIT",
+    );
+    on(
+        1,
+        "TABLE grow; UPDATE grow SET id = 202 WHERE id = 101; INSERT INTO grow VALUES (203, 'sub')",
+    );
+    assert_converged(&cluster, &["grow", "grow_1", "grow_2", "grow_sub_1"]);
+    on(1, "CREATE TABLE grow_3 (v text, id int NOT NULL)");
+    cluster.on_all("TABLE grow");
+    on(1, "INSERT INTO grow_3 VALUES ('brought', 300), ('brought', 301)");
+    on(
+        1,
+        "ALTER TABLE grow ATTACH PARTITION grow_3 FOR VALUES FROM (300) TO (400)",
+    );
+    on(
+        2,
+        "UPDATE grow SET v = v || '!' WHERE id >= 300; INSERT INTO grow VALUES (302, 'added')",
+    );
+    on(2, "ALTER TABLE grow DETACH PARTITION grow_1");
+    on(
+        0,
+        "TABLE grow; INSERT INTO grow_1 VALUES (500, 'alone'); ALTER TABLE grow ADD COLUMN n int DEFAULT 7",
+    );
+    on(1, "INSERT INTO grow VALUES (160, 'n', 8)");
+    assert_converged(&cluster, &["grow", "grow_1", "grow_2", "grow_3"]);
+    on(0, "DROP TABLE grow_2");
+    on(1, "TABLE grow; DELETE FROM grow WHERE id = 301");
+    assert_converged(&cluster, &["grow", "grow_1", "grow_3"]);
+    on(2, "TABLE grow; CREATE TABLE grow_4 (id int NOT NULL, v text, n int)");
+    cluster.on_all("TABLE grow; SET synod.ddl = local; INSERT INTO grow_4 VALUES (400, 'here and there', 0)");
+    let attach = "ALTER TABLE grow ATTACH PARTITION grow_4 FOR VALUES FROM (400) TO (500)";
+    refused(attach, cluster.client(0).batch_execute(attach), &["55000"]);
+    refused(
+        "a partition of this node only",
+        cluster
+            .client(0)
+            .batch_execute("SET synod.ddl = local; CREATE TABLE grow_5 PARTITION OF grow DEFAULT"),
+        &["0A000"],
+    );
+    let row = cluster
+        .client(2)
+        .query_one("SELECT count(*), sum(id) FROM grow", &[])
+        .unwrap();
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1)),
+        (5, 201 + 202 + 203 + 300 + 302)
+    );
+}
+
 /// Columns that were dropped on some nodes only, and in another order, are no difference: numbers of columns are the group's.
 #[test]
 fn nodes_may_have_dropped_other_columns() {

@@ -375,8 +375,15 @@ pub fn named(schema: &str, name: &str) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// Whether a locked table has rows that a new statement would see.
+/// Whether a locked table, or a partition of it, has rows that a new statement would see.
 pub fn has_rows(relation: &Relation) -> bool {
+    if super::partition::is_partitioned(relation) {
+        return super::partition::members(relation.oid(), pg_sys::AccessShareLock)
+            .into_iter()
+            .filter(|member| *member != relation.oid())
+            .filter_map(Relation::open)
+            .any(|member| has_rows(&member));
+    }
     if relation.class().relkind as u8 != pg_sys::RELKIND_RELATION {
         return false;
     }

@@ -142,7 +142,7 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
                 }
                 Ok(())
             }
-            NodeTag::T_CreateStmt => create_table(&*statement.cast()),
+            NodeTag::T_CreateStmt => create_table(&*statement.cast(), travels),
             NodeTag::T_TruncateStmt => {
                 let statement = &*statement.cast::<pg_sys::TruncateStmt>();
                 capture::note_restart_identity(statement.restart_seqs);
@@ -246,8 +246,11 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, travels: bool) -> Resu
                     refuse_if_strong(command.def.cast(), "inherit from")?;
                 }
                 pg_sys::AlterTableType::AT_AttachPartition => {
+                    // Of a table of the group it becomes a partition everywhere; of another it would be written past the group.
                     let partition = &*command.def.cast::<pg_sys::PartitionCmd>();
-                    refuse_if_strong(partition.name, "attach")?;
+                    if strong.is_none() || !travels {
+                        refuse_if_strong(partition.name, "attach")?;
+                    }
                 }
                 _ => {}
             }
@@ -318,7 +321,10 @@ unsafe fn rename(statement: &pg_sys::RenameStmt, travels: bool) -> Result<(), Us
     }
 }
 
-unsafe fn create_table(statement: &pg_sys::CreateStmt) -> Result<(), UserError> {
+unsafe fn create_table(statement: &pg_sys::CreateStmt, travels: bool) -> Result<(), UserError> {
+    if travels && !statement.partbound.is_null() {
+        return Ok(());
+    }
     // SAFETY: lists of the types that the grammar puts there.
     unsafe {
         for parent in list::pointers::<pg_sys::RangeVar>(statement.inhRelations) {

@@ -63,6 +63,38 @@ fn check_member(oid: pg_sys::Oid) -> Result<(), UserError> {
     check_committed(&relation, &name)
 }
 
+/// Before a table becomes a partition of one that is replicated, on every node: one that is not replicated itself must be there
+/// everywhere, alike, and without rows but here.
+pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let node = crate::node::required()?;
+    let mut definitions = Vec::new();
+    for member in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+        let relation = open_exclusively(member)?;
+        replicable::check_member(&relation)?;
+        if !relation::is_strong(member) && !is_new(&relation) {
+            definitions.push(definition::of(&relation, TableId::default(), &catalog::number_of));
+        }
+    }
+    peers::check(node, &definitions)
+}
+
+/// After a statement that runs on every node: what has become a partition of a replicated table is replicated, too.
+pub fn adopt(root: pg_sys::Oid) -> Result<(), UserError> {
+    if !relation::is_strong(root) {
+        return Ok(());
+    }
+    for member in partition::members(root, pg_sys::ShareRowExclusiveLock) {
+        if relation::is_strong(member) {
+            continue;
+        }
+        replicable::check_member(&open_exclusively(member)?)?;
+        let id = new_number()?;
+        enter(id, member);
+        capture::note_added(member, id);
+    }
+    Ok(())
+}
+
 /// `synod.unreplicate_table`: from the end of this transaction on, every node has a table of its own.
 pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
     crate::node::required()?;
@@ -224,9 +256,7 @@ fn check_privilege(oid: pg_sys::Oid) -> Result<(), UserError> {
 
 /// What this transaction created could be lost in a crash while the log has it already.
 fn check_committed(relation: &Relation, name: &str) -> Result<(), UserError> {
-    // SAFETY: an open relation.
-    let new = unsafe { (*relation.raw()).rd_createSubid != 0 };
-    if !new {
+    if !is_new(relation) {
         return Ok(());
     }
     Err(UserError::new(
@@ -235,6 +265,12 @@ fn check_committed(relation: &Relation, name: &str) -> Result<(), UserError> {
         "A table must exist on every node before it is replicated.",
         "Commit first.",
     ))
+}
+
+/// Whether this transaction created it.
+fn is_new(relation: &Relation) -> bool {
+    // SAFETY: an open relation.
+    unsafe { (*relation.raw()).rd_createSubid != 0 }
 }
 
 fn new_number() -> Result<TableId, UserError> {

@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::errors::UserError;
 use crate::pg::relcache::{Relation, c_text};
-use crate::pg::{catalog, guard, list, relation};
+use crate::pg::{catalog, guard, list, relation, replicate};
 
 /// Before a statement that travels runs.
 ///
@@ -22,6 +22,12 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         };
         for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
             let command = &*command;
+            if command.subtype == pg_sys::AlterTableType::AT_AttachPartition {
+                let partition = &*command.def.cast::<pg_sys::PartitionCmd>();
+                if let Some(partition) = guard::named(partition.name) {
+                    replicate::check_adoptable(partition)?;
+                }
+            }
             if command.subtype != pg_sys::AlterTableType::AT_AlterColumnType || command.def.is_null() {
                 continue;
             }
@@ -46,6 +52,14 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
 pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     // SAFETY: the tag says what the pointer may be cast to; the statement has run, so the columns are there.
     unsafe {
+        if (*statement).type_ == pg_sys::NodeTag::T_CreateStmt {
+            let create = &*statement.cast::<pg_sys::CreateStmt>();
+            let parents = list::pointers::<pg_sys::RangeVar>(create.inhRelations);
+            return match parents.first().and_then(|parent| guard::named(*parent)) {
+                Some(parent) if !create.partbound.is_null() => replicate::adopt(parent),
+                _ => Ok(()),
+            };
+        }
         if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return Ok(());
         }
@@ -55,6 +69,9 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         };
         for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
             let command = &*command;
+            if command.subtype == pg_sys::AlterTableType::AT_AttachPartition {
+                replicate::adopt(oid)?;
+            }
             if command.subtype != pg_sys::AlterTableType::AT_AddColumn || command.def.is_null() {
                 continue;
             }
