@@ -165,7 +165,7 @@ fn partitions_come_and_go() {
     );
     on(
         2,
-        "TABLE grow; INSERT INTO grow SELECT i, 'second' FROM generate_series(101, 150) i; UPDATE grow SET id = id + 100 WHERE id = 50",
+        "TABLE grow; INSERT INTO grow SELECT i, 'second' FROM generate_series(101, 149) i; UPDATE grow SET id = id + 100 WHERE id = 50",
     );
     on(
         0,
