@@ -62,6 +62,9 @@ pub static AUTO_REJOIN: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `synod.sequence_range`, values
 pub static SEQUENCE_RANGE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 
+/// `synod.leader_lease`
+pub static LEADER_LEASE: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// `synod.failpoint`: see `pg/failpoint.rs`
 pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
 
@@ -127,6 +130,14 @@ pub fn define() {
         3_600_000,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"synod.leader_lease",
+        c"Lets the leader answer strong reads without asking a majority, for a time that it is promised.",
+        c"Relies on clocks: those of two servers must not differ in rate by more than a part in twenty, also in virtual machines that are paused.",
+        &LEADER_LEASE,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     let megabytes = |name, short, long, setting, context, maximum| {
         GucRegistry::define_int_guc(name, short, long, setting, 1, maximum, context, GucFlags::UNIT_MB);

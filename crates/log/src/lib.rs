@@ -31,7 +31,7 @@ pub use error::StorageError;
 pub use index::{DecidedIndex, Verdict};
 pub use index_reader::{Decided, ReadError, Reader};
 pub use memory::{MemoryGroup, MemoryLog};
-pub use options::LogOptions;
+pub use options::{LeaseHooks, LogOptions};
 pub use paxos_log::PaxosLog;
 pub use storage::{Body, Completion, DEFAULT_SEGMENT_BYTES, Record, Storage, StorageOptions, Stored, SyncHook, Waker};
 

@@ -1,9 +1,20 @@
 //! How a [`PaxosLog`](crate::PaxosLog) behaves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::storage::{DEFAULT_SEGMENT_BYTES, StorageOptions, SyncHook, Waker};
 use crate::{NodeId, Position};
+
+/// A clock, and where a leader's lease is told.
+#[derive(Clone)]
+pub struct LeaseHooks {
+    /// Goes on while the process is stopped and while the machine sleeps; `None` when it cannot be read.
+    pub clock: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
+    /// Called with the end on `clock` in milliseconds, and the log's tail up to then unless told otherwise; zeros: no lease.
+    /// Whoever learns that more is chosen learns it later.
+    pub publish: Arc<dyn Fn(u64, Position) + Send + Sync>,
+}
 
 /// Options of a [`PaxosLog`](crate::PaxosLog).
 #[derive(Clone)]
@@ -23,6 +34,8 @@ pub struct LogOptions {
     pub fsync: bool,
     /// Called from other threads when [`poll`](crate::SharedLog::poll) has something to do.
     pub waker: Waker,
+    /// What leases need; without it none are given or taken.
+    pub lease: Option<LeaseHooks>,
     /// See [`SyncHook`].
     pub sync_hook: Option<SyncHook>,
 }
@@ -38,6 +51,7 @@ impl LogOptions {
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             fsync: true,
             waker: std::sync::Arc::new(|| {}),
+            lease: None,
             sync_hook: None,
         }
     }

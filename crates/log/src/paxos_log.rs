@@ -21,8 +21,8 @@ use crate::places::Places;
 use crate::reader::SegmentReader;
 use crate::storage::Storage;
 use crate::{
-    Command, LogEvent, LogId, LogStatus, MAX_PAYLOAD_BYTES, MembershipChange, NodeId, Position, ProposalId, SharedLog,
-    Transport,
+    Command, LeaseHooks, LogEvent, LogId, LogStatus, MAX_PAYLOAD_BYTES, MembershipChange, NodeId, Position, ProposalId,
+    SharedLog, Transport,
 };
 
 /// After a question for the tail failed, wait this long before it is asked again.
@@ -41,6 +41,7 @@ pub struct PaxosLog<T> {
     /// Proposals since the last poll.
     proposals: Vec<Command>,
     tail: Tail,
+    lease: Option<LeaseHooks>,
     distrusted: Vec<NodeId>,
     /// Events that arose outside of `poll`, or were found at opening.
     early: Vec<LogEvent>,
@@ -68,6 +69,12 @@ impl<T: Transport> PaxosLog<T> {
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         self.paxos.id()
+    }
+
+    /// Whether this node, when it leads, is to tell the tail without a round as long as it has the promises for it
+    /// ([`Paxos::want_lease`]).
+    pub fn want_lease(&mut self, wanted: bool) {
+        self.paxos.want_lease(wanted && self.lease.is_some());
     }
 
     /// The transport.

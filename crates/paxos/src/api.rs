@@ -279,6 +279,15 @@ pub enum Action {
         /// The linearizable tail.
         position: Position,
     },
+    /// This node leads until `until_ms` on the clock of [`crate::Paxos::set_clock`], and `tail` is the end of the log unless a
+    /// later `Lease` says otherwise: it comes before anybody is told of more. Zeros: no lease. Whoever wants to know the
+    /// tail reads first the end, then the tail, then the clock.
+    Lease {
+        /// When it ends.
+        until_ms: u64,
+        /// Everything that anybody knows to be chosen is at or below.
+        tail: Position,
+    },
     /// These questions (this token and all lower ones not yet answered) got no answer: no leader, no quorum, or too
     /// late. Ask again, or give up.
     TailFailed {

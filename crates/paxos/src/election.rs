@@ -160,7 +160,7 @@ impl Paxos {
                 chosen: self.acceptor.chosen,
             },
         );
-        if self.can_vote() {
+        if self.can_vote() && !self.is_bound() {
             self.role = Role::PreCandidate(PreVotes {
                 ballot,
                 granted: BTreeSet::from([ballot.node]),
@@ -172,7 +172,11 @@ impl Paxos {
     pub(crate) fn on_pre_vote(&mut self, from: NodeId, ballot: Ballot, chosen: Position) {
         // A leader that asks for votes leads no more.
         let is_led = self.hears_leader() && self.leader != Some(from);
-        let granted = self.can_vote() && !is_led && ballot > self.acceptor.promised && chosen >= self.acceptor.chosen;
+        let granted = self.can_vote()
+            && !is_led
+            && !self.is_bound()
+            && ballot > self.acceptor.promised
+            && chosen >= self.acceptor.chosen;
         let (promised, chosen, leader) = (self.acceptor.promised, self.acceptor.chosen, self.leader);
         self.outbox.send(
             from,
@@ -219,8 +223,8 @@ impl Paxos {
     }
 
     fn stand(&mut self, ballot: Ballot) {
-        if !self.acceptor.promise(ballot) {
-            // Another candidate got our promise in the meantime.
+        if self.is_bound() || !self.acceptor.promise(ballot) {
+            // Another candidate, or a leader, got our promise in the meantime.
             self.role = Role::Follower;
             return;
         }
@@ -285,7 +289,7 @@ impl Paxos {
 
     pub(crate) fn on_prepare(&mut self, from: NodeId, ballot: Ballot, chosen: Position, first: Position) {
         self.seen_round = self.seen_round.max(ballot.round);
-        if ballot.node != from || !self.can_vote() {
+        if ballot.node != from || !self.can_vote() || self.is_bound() {
             return;
         }
         if ballot < self.acceptor.promised || chosen < self.acceptor.chosen {

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::api::{Action, DurableRecord, MembershipChange};
 use crate::codec::value_bytes;
+use crate::lease::Held;
 use crate::message::Body;
 use crate::mutant::Mutant;
 use crate::node::{Paxos, Role};
@@ -49,6 +50,7 @@ pub(crate) struct Leader {
     /// Since when this ballot leads: nobody can have answered before.
     since_ms: u64,
     pub(crate) waiters: VecDeque<Waiter>,
+    pub(crate) lease: Held,
 }
 
 impl Leader {
@@ -71,6 +73,7 @@ impl Leader {
             heartbeat_at_ms: now_ms,
             since_ms: now_ms,
             waiters: VecDeque::new(),
+            lease: Held::default(),
         }
     }
 
@@ -170,6 +173,8 @@ impl Paxos {
         let chosen = self.acceptor.chosen;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.round += 1;
+        let lease_ms = self.lease_to_ask();
+        let Role::Leader(leader) = &mut self.role else { return };
         for (to, peer) in &mut leader.peers {
             peer.told_chosen = chosen;
             let (ballot, round, sent) = (leader.ballot, leader.round, peer.next - 1);
@@ -180,6 +185,7 @@ impl Paxos {
                     round,
                     chosen,
                     sent,
+                    lease_ms,
                 },
             );
         }

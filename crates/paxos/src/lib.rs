@@ -10,6 +10,7 @@ mod codec;
 mod election;
 mod follower;
 mod leader;
+mod lease;
 mod membership;
 mod message;
 mod mutant;

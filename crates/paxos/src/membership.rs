@@ -264,6 +264,12 @@ impl Paxos {
             // The votes were asked of the members before it.
             self.step_down();
         }
+        if let Role::Leader(leader) = &mut self.role
+            && !self.options.has(Mutant::LeaseOutlivesMembers)
+        {
+            // A majority of the members until now promised: another one may elect from here on.
+            leader.lease.end();
+        }
         self.refresh_peers();
         self.outbox.notice(Action::MembershipChosen { position, membership });
     }

@@ -101,6 +101,8 @@ pub enum Body {
         chosen: Position,
         /// The last position sent to this receiver: if it is missing, it was lost.
         sent: Position,
+        /// Who answers helps nobody else to lead for so long.
+        lease_ms: u64,
     },
     /// Answer to `Heartbeat`: when this was said, the sender had promised nothing higher than `ballot`.
     HeartbeatReply {

@@ -29,6 +29,10 @@ pub enum Mutant {
     TailBeforeOwnEntry,
     ChosenWithoutBallotCheck,
     GapAcknowledged,
+    LeaseNotShortened,
+    LeaseDoesNotBind,
+    LeaseForgottenAtStart,
+    LeaseOutlivesMembers,
 }
 
 impl crate::Options {

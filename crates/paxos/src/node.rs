@@ -13,6 +13,7 @@ use crate::api::{Action, DurableRecord, Event, Options, Recovered};
 use crate::catch_up::CatchUp;
 use crate::election::{Candidacy, PreVotes};
 use crate::leader::Leader;
+use crate::lease::Leases;
 use crate::message::{Body, Message};
 use crate::mutant::Mutant;
 use crate::outbox::Outbox;
@@ -39,6 +40,7 @@ pub struct Paxos {
     pub(crate) outbox: Outbox,
     pub(crate) proposals: Proposals,
     pub(crate) questions: Questions,
+    pub(crate) leases: Leases,
     pub(crate) catch_up: CatchUp,
     /// The disk lost something: learn, but say nothing about it.
     pub(crate) damaged: bool,
@@ -77,6 +79,7 @@ impl Paxos {
             outbox,
             proposals: Proposals::default(),
             questions: Questions::default(),
+            leases: Leases::default(),
             catch_up: CatchUp::default(),
             damaged,
             fenced: false,
@@ -131,6 +134,7 @@ impl Paxos {
         self.flush_leader();
         self.flush_follower();
         self.acceptor.mark(self.outbox.covering_ticket());
+        self.publish_lease(actions);
         self.outbox.flush(actions);
         self.drain_reads(actions);
     }
@@ -224,7 +228,11 @@ impl Paxos {
                 round,
                 chosen,
                 sent,
-            } => self.on_heartbeat(from, ballot, round, chosen, sent),
+                lease_ms,
+            } => {
+                let round = if self.may_lease(ballot, lease_ms) { round } else { 0 };
+                self.on_heartbeat(from, ballot, round, chosen, sent);
+            }
             Body::HeartbeatReply {
                 ballot,
                 round,

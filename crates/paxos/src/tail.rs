@@ -90,6 +90,9 @@ impl Paxos {
     pub(crate) fn start_round(&mut self) {
         let chosen = self.acceptor.chosen;
         let may_mark = self.options.has(Mutant::TailBeforeOwnEntry);
+        if self.holds_lease() {
+            self.answer_unmarked(chosen);
+        }
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.is_established(chosen) || may_mark {
             let round = leader.round + 1;
@@ -106,11 +109,17 @@ impl Paxos {
         self.answer_waiters();
     }
 
+    /// Under a lease the tail needs no round.
+    fn answer_unmarked(&mut self, chosen: Position) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let marked = leader.waiters.partition_point(|waiter| waiter.round != 0);
+        for waiter in leader.waiters.split_off(marked) {
+            self.answer(waiter.node, waiter.session, waiter.token, Some(chosen));
+        }
+    }
+
     fn answer_waiters(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        if leader.waiters.is_empty() {
-            return;
-        }
         let (me, current) = (self.options.id, leader.round);
         let mut confirmed = self.majority_mark(&self.membership, |id| {
             if id == me {
@@ -122,6 +131,7 @@ impl Paxos {
         if self.options.has(Mutant::TailWithoutQuorum) {
             confirmed = current;
         }
+        self.extend_lease(confirmed);
         let mut answered = Vec::new();
         let Role::Leader(leader) = &mut self.role else { return };
         while let Some(waiter) = leader

@@ -159,11 +159,12 @@ fn put_body(output: &mut BytesMut, body: &Body) {
             round,
             chosen,
             sent,
+            lease_ms,
         } => {
             codec::put_ballot(output, *ballot);
-            output.put_u64_le(*round);
-            output.put_u64_le(*chosen);
-            output.put_u64_le(*sent);
+            for number in [round, chosen, sent, lease_ms] {
+                output.put_u64_le(*number);
+            }
         }
         Body::HeartbeatReply {
             ballot,
@@ -260,6 +261,7 @@ fn get_body(kind: u8, input: &mut Bytes) -> Result<Body> {
             round: number(input)?,
             chosen: number(input)?,
             sent: number(input)?,
+            lease_ms: number(input)?,
         },
         9 => Body::HeartbeatReply {
             ballot: ballot(input)?,

@@ -118,11 +118,12 @@ fn body() -> impl Strategy<Value = Body> {
             entries
         }),
         (ballot(), number(), number()).prop_map(|(ballot, upto, last)| Body::Accepted { ballot, upto, last }),
-        (ballot(), number(), number(), number()).prop_map(|(ballot, round, chosen, sent)| Body::Heartbeat {
+        (ballot(), any::<[u64; 4]>()).prop_map(|(ballot, [round, chosen, sent, lease_ms])| Body::Heartbeat {
             ballot,
             round,
             chosen,
-            sent
+            sent,
+            lease_ms
         }),
         (ballot(), any::<[u64; 5]>(), any::<bool>()).prop_map(
             |(ballot, [round, received, upto, last, chosen], gap)| {

@@ -549,3 +549,50 @@ fn what_tells_more_than_a_commit_can_prove_waits() {
     let fixed = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {by_key}");
     failed(&fixed, client.batch_execute(&fixed), &["57P03"]);
 }
+
+#[test]
+fn under_a_lease_a_leader_asks_nobody() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    let node = cluster.leader();
+    let server = cluster.server(node);
+    let mut client = cluster.client(node);
+    let worker = server.processes_titled("synod log worker")[0];
+    // With its log worker frozen the node can ask nobody. The lease lasts half a second at most, so not every try counts.
+    let mut reads_frozen = |timeout: &str| {
+        client
+            .batch_execute(&format!("SET synod.read_timeout = '{timeout}'; {READ}"))
+            .unwrap();
+        server.pause_process(worker);
+        let read = client.simple_query(READ);
+        server.resume_process(worker);
+        read.is_ok()
+    };
+    assert!(!reads_frozen("50ms"), "no lease yet");
+    let set = |value: &str| {
+        let mut client = cluster.client(node);
+        client
+            .batch_execute(&format!("ALTER SYSTEM SET synod.leader_lease = {value}"))
+            .unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    };
+    set("on");
+    wait_until(Duration::from_secs(20), "a read under the lease", || {
+        reads_frozen("50ms").then_some(())
+    });
+    // It ends by itself.
+    server.pause_process(worker);
+    wait_until(Duration::from_secs(20), "the end of the lease", || {
+        let mut client = cluster.client(node);
+        client.batch_execute("SET synod.read_timeout = '20ms'").unwrap();
+        client.simple_query(READ).is_err().then_some(())
+    });
+    server.resume_process(worker);
+    wait_until(Duration::from_secs(20), "reads again", || {
+        cluster.client(node).simple_query(READ).ok()
+    });
+    set("off");
+    wait_until(Duration::from_secs(20), "no lease any more", || {
+        (!reads_frozen("50ms")).then_some(())
+    });
+}

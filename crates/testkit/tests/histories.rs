@@ -108,6 +108,33 @@ fn kill_and_freeze(cluster: &mut Cluster) {
     cluster.server_mut((leader + 2) % 3).start();
 }
 
+/// Freezes what a lease may outlive: the leader, its log worker, and sessions on it that have just looked at the lease.
+fn freeze_leaders(cluster: &mut Cluster) {
+    let second = Duration::from_secs(1);
+    let mut rng = Rng::new(6);
+    for round in 0..4 {
+        pause_for(second);
+        let leader = cluster.leader();
+        let server = cluster.server(leader);
+        if round % 2 == 0 {
+            server.pause();
+        } else {
+            let sessions = server.processes_titled("127.0.0.1");
+            let session = sessions[usize::try_from(rng.below(sessions.len() as u64)).expect("few sessions")];
+            let workers = server.processes_titled("synod log worker");
+            workers
+                .iter()
+                .chain([&session])
+                .for_each(|pid| server.pause_process(*pid));
+        }
+        pause_for(2 * second);
+        server.resume();
+    }
+    let leader = cluster.leader();
+    cluster.server_mut(leader).kill9();
+    cluster.server_mut(leader).start();
+}
+
 /// Cuts links, both ways and one way.
 fn cut_links(cluster: &mut Cluster) {
     let second = Duration::from_secs(1);
@@ -341,6 +368,30 @@ fn counters_under(cluster: &mut Cluster, seed: u64, nemesis: impl FnOnce(&mut Cl
 fn strong_reads_are_never_stale_while_nodes_die_and_freeze() {
     let mut cluster = Cluster::start(3);
     counters_under(&mut cluster, 3, kill_and_freeze);
+}
+
+const LEASE: &[(&str, &str)] = &[("synod.leader_lease", "on")];
+
+#[test]
+fn strong_reads_are_never_stale_under_a_lease() {
+    let mut cluster = Cluster::start_with(&Options {
+        settings: LEASE,
+        ..Options::DEFAULT
+    });
+    counters_under(&mut cluster, 5, freeze_leaders);
+}
+
+#[test]
+fn strong_reads_are_never_stale_under_a_lease_while_links_are_cut() {
+    if !Cluster::partitions_possible("strong_reads_are_never_stale_under_a_lease_while_links_are_cut") {
+        return;
+    }
+    let mut cluster = Cluster::start_with(&Options {
+        settings: LEASE,
+        partitions: true,
+        ..Options::DEFAULT
+    });
+    counters_under(&mut cluster, 6, cut_links);
 }
 
 #[test]

@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
-use synod_log::{DecidedIndex, LogOptions, PaxosLog};
+use synod_log::{DecidedIndex, LeaseHooks, LogOptions, PaxosLog};
 
 use super::give_way::Watcher;
 use super::shmem::{self, NodeShared, NodeState};
 use super::wait_set::WaitSet;
-use super::{failpoint, latch, threads, worker};
+use super::{clock, failpoint, latch, threads, worker};
 use crate::engine::{Engine, Stop, first_needed, load_checkpoint};
 use crate::identity::Identity;
+use crate::settings;
 use crate::transport::Links;
 
 /// How long a failed worker stays, so that the server log is not flooded.
@@ -89,7 +90,10 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     let index = DecidedIndex::open(&directory.join("index")).map_err(|error| files(&error))?;
     let (pipe, wake) = wake_pipe().map_err(|error| files(&error))?;
     let links = Links::open(node.index(), identity.clone()).map_err(|error| files(&error.message))?;
+    // What the process before this one published does not stand for this one.
+    node.lease_until_ms.store(0, Ordering::SeqCst);
     let options = LogOptions {
+        lease: lease_hooks(node),
         deliver_from: first_needed(&certifier),
         waker: wake,
         ..LogOptions::new(identity.node)
@@ -117,6 +121,7 @@ impl Running {
         if failpoint::armed("log-worker") {
             return Err(Stop::Files("failpoint \"log-worker\"".into()));
         }
+        self.engine.log_mut().want_lease(settings::LEADER_LEASE.get());
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed());
         if self.links.expelled() {
@@ -138,6 +143,18 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// Where backends find this node's lease ([`super::barrier::wait`]). `None`: no clock here is good for it.
+fn lease_hooks(node: &'static NodeShared) -> Option<LeaseHooks> {
+    clock::awake_and_asleep()?;
+    Some(LeaseHooks {
+        clock: Arc::new(clock::awake_and_asleep),
+        publish: Arc::new(move |until_ms, tail| {
+            node.lease_tail.store(tail, Ordering::SeqCst);
+            node.lease_until_ms.store(until_ms, Ordering::SeqCst);
+        }),
+    })
 }
 
 /// A pipe that any thread can write to; both ends do not block.
@@ -206,6 +223,7 @@ fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
     node.state.store(NodeState::LogStopped as u32, Ordering::Release);
     super::launcher::wake();
     node.quorum.store(false, Ordering::Release);
+    node.lease_until_ms.store(0, Ordering::SeqCst);
     crate::engine::refuse_all(node);
     pgrx::warning!("synod: the shared log of database {database} has stopped: {stop}");
     let until = Instant::now() + FAILURE_PAUSE;

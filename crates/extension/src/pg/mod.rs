@@ -13,6 +13,7 @@ pub mod barrier;
 pub mod capture;
 pub mod catalog;
 pub mod client;
+pub mod clock;
 pub mod compat;
 pub mod copy;
 pub mod ddl;

@@ -116,6 +116,10 @@ pub struct NodeShared {
     pub tail_served: AtomicU64,
     /// Readers with a served ticket wait until `applied` reaches this.
     pub tail_target: AtomicU64,
+    /// While this node leads under a lease: its end by [`super::clock::awake_and_asleep`] in milliseconds; 0: no lease.
+    pub lease_until_ms: AtomicU64,
+    /// The log's tail as long as the lease lasts. Written before `lease_until_ms`, and read after it.
+    pub lease_tail: AtomicU64,
     /// Backends that wait for `applied` to move (so that a commit scans the slots only when somebody waits).
     pub applied_waiters: AtomicU32,
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use synod_paxos::{Action, DurableRecord, Event, Message};
 
-use super::{PaxosLog, TAIL_AGAIN_AFTER};
+use super::{PaxosLog, TAIL_AGAIN_AFTER, now_ms};
 use crate::storage::{Completion, Record};
 use crate::{LogEvent, NodeId, Position, Transport, segment};
 
@@ -66,6 +66,14 @@ impl<T: Transport> PaxosLog<T> {
     pub(super) fn take_messages(&mut self) {
         let mut received = std::mem::take(&mut self.received);
         self.transport.receive(&mut received);
+        if let Some(lease) = &self.lease {
+            // After everything that is handled now has come in, the owner's questions included.
+            match (lease.clock)() {
+                Some(now) => self.paxos.set_clock(now_ms(now)),
+                // No time passes: what was promised holds, but nothing may be built on what others have promised.
+                None => self.paxos.want_lease(false),
+            }
+        }
         for (from, bytes) in received.drain(..) {
             // The transport must not corrupt; a frame that does not check out is as good as lost, and is sent again.
             if let Ok(message) = Message::decode(bytes) {
@@ -110,6 +118,11 @@ impl<T: Transport> PaxosLog<T> {
                     (self.tail.wanted, self.tail.ask_at) = (None, None);
                 }
                 events.push(LogEvent::Tail { token, position });
+            }
+            Action::Lease { until_ms, tail } => {
+                if let Some(lease) = &self.lease {
+                    (lease.publish)(until_ms, tail);
+                }
             }
             Action::TailFailed { token } => {
                 if self.tail.wanted.is_some_and(|wanted| wanted <= token) {

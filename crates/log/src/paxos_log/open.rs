@@ -104,6 +104,7 @@ impl<T: Transport> PaxosLog<T> {
         transport.set_members(&membership);
         let delivery = Delivery::new(options.deliver_from, recovered.chosen);
         Ok(PaxosLog {
+            lease: options.lease.clone(),
             paxos: Paxos::new(core_options(&options, storage.log_id())?, recovered),
             reader: SegmentReader::new(storage.directory()),
             storage,

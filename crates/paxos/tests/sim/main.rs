@@ -21,10 +21,10 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-fn run_seed(seed: u64) -> (u64, u64) {
+fn run_seed(seed: u64) -> (u64, u64, u64) {
     let result = catch_unwind(AssertUnwindSafe(|| storm(seed, None)));
     match result {
-        Ok(Ok(world)) => (world.acknowledged, world.tails),
+        Ok(Ok(world)) => (world.acknowledged, world.tails, world.leased),
         Ok(Err(violation)) => {
             panic!("{violation}\nagain: SYNOD_SEED={seed} cargo test -p synod-paxos --test sim seed")
         }
@@ -41,13 +41,15 @@ fn seeds() {
     } else {
         number("SYNOD_SEEDS", 50)
     };
-    let (mut acknowledged, mut tails) = (0, 0);
+    let (mut acknowledged, mut tails, mut leased) = (0, 0, 0);
     for seed in first..first + count {
-        let (more, answers) = run_seed(seed);
+        let (more, answers, reads) = run_seed(seed);
         acknowledged += more;
         tails += answers;
+        leased += reads;
     }
     // A simulator in which nothing gets through proves nothing.
     assert!(acknowledged > 50 * count, "{acknowledged} proposals acknowledged");
     assert!(count == 1 || tails > count, "{tails} tails answered");
+    assert!(count == 1 || leased > count, "{leased} reads under a lease");
 }

@@ -8,7 +8,7 @@ use crate::world::World;
 
 type Schedule = fn(Option<Mutant>) -> World;
 
-const SCHEDULES: [(Mutant, Schedule); 22] = [
+const SCHEDULES: [(Mutant, Schedule); 26] = [
     (AckBeforeFsync, hasty_follower),
     (PromiseBeforeFsync, promise_lost_in_crash),
     (PromiseNotRecorded, promise_outlives_crash),
@@ -31,6 +31,10 @@ const SCHEDULES: [(Mutant, Schedule); 22] = [
     (TailBeforeOwnEntry, new_leader_tail),
     (ChosenWithoutBallotCheck, watermark_only),
     (GapAcknowledged, lost_entry),
+    (LeaseNotShortened, fast_clock),
+    (LeaseDoesNotBind, late_prepare),
+    (LeaseForgottenAtStart, promise_of_an_earlier_process),
+    (LeaseOutlivesMembers, members_of_the_lease_go),
 ];
 
 #[test]

@@ -13,6 +13,8 @@ impl World {
         let mut world = World::new(1, voters, 1, mutant);
         world.is_manual = true;
         world.tick_all(20);
+        // All of them started long ago.
+        world.machines.iter_mut().for_each(|machine| machine.uptime_ms += 200);
         world
     }
 
@@ -124,7 +126,13 @@ impl World {
         self.sync(leader);
     }
 
+    /// Long enough ago that no lease keeps it from voting.
     fn restart(&mut self, node: u32) {
+        self.restart_now(node);
+        self.machines[node as usize - 1].uptime_ms += 200;
+    }
+
+    fn restart_now(&mut self, node: u32) {
         self.crash(node as usize - 1);
         self.start(node as usize - 1);
         self.tick(node as usize - 1, 20);
@@ -381,6 +389,7 @@ fn disk_trouble(mutant: Option<Mutant>, lose: impl Fn(&mut World)) -> World {
     lose(&mut world);
     world.start(1);
     world.tick(1, 20);
+    world.machines[1].uptime_ms += 200;
     world.elect(3, &[2]);
     world
 }
@@ -473,5 +482,78 @@ pub fn watermark_only(mutant: Option<Mutant>) -> World {
     world.held.clear();
     world.tick(1, 60);
     world.deliver_if(|_, to, body| to == 3 && matches!(body, Body::Heartbeat { .. }));
+    world
+}
+
+/// 1 leads, under a lease that these have promised.
+fn leased_by_1(voters: u32, promising: &[u32], mutant: Option<Mutant>) -> World {
+    let mut world = led_by_1(voters, mutant);
+    world.leases = true;
+    world.promise_lease(promising);
+    world
+}
+
+impl World {
+    fn promise_lease(&mut self, promising: &[u32]) {
+        self.held.clear();
+        self.tick(0, 60);
+        self.deliver_if(|from, to, body| {
+            from == 1 && promising.contains(&to) && matches!(body, Body::Heartbeat { .. })
+        });
+        self.deliver_if(|from, to, body| {
+            to == 1 && promising.contains(&from) && matches!(body, Body::HeartbeatReply { .. })
+        });
+        self.held.clear();
+        self.read_leased();
+        assert!(self.leased > 0, "no lease");
+    }
+}
+
+/// The clock of 3 is a little faster than that of 1: its promise ends first.
+pub fn fast_clock(mutant: Option<Mutant>) -> World {
+    let mut world = leased_by_1(3, &[3], mutant);
+    world.tick(2, 200);
+    world.jump_clock(0, 192, false);
+    world.elect(2, &[3]);
+    world.read_leased();
+    world
+}
+
+/// 2 has the votes of 3 for an election when 3 hears the leader again, and promises.
+pub fn late_prepare(mutant: Option<Mutant>) -> World {
+    let mut world = led_by_1(3, mutant);
+    world.leases = true;
+    world.stand(2, &[3]);
+    world.deliver_if(|from, to, body| (from, to) == (2, 3) && matches!(body, Body::PreVote { .. }));
+    world.deliver_if(|from, to, body| (from, to) == (3, 2) && matches!(body, Body::PreVoteReply { .. }));
+    world.sync(2);
+    let (prepares, _): (Vec<_>, Vec<_>) = std::mem::take(&mut world.held)
+        .into_iter()
+        .partition(|(.., message)| matches!(message.body, Body::Prepare { .. }));
+    world.promise_lease(&[3]);
+    world.held = prepares;
+    world.flow(&[2, 3]);
+    world.read_leased();
+    world
+}
+
+/// 3 starts anew, and does not know what it has promised.
+pub fn promise_of_an_earlier_process(mutant: Option<Mutant>) -> World {
+    let mut world = leased_by_1(3, &[3], mutant);
+    world.restart_now(3);
+    world.elect(2, &[3]);
+    world.read_leased();
+    world
+}
+
+/// Who promised is removed: the others may elect.
+pub fn members_of_the_lease_go(mutant: Option<Mutant>) -> World {
+    let mut world = leased_by_1(5, &[2, 3], mutant);
+    for gone in [2, 3] {
+        world.step(0, Event::ChangeMembership(MembershipChange::Remove(NodeId(gone))));
+        world.flow(&[1, 4, 5]);
+    }
+    world.elect(4, &[5]);
+    world.read_leased();
     world
 }

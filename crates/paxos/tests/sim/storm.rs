@@ -11,6 +11,13 @@ pub fn storm(seed: u64, mutant: Option<Mutant>) -> Result<World, String> {
     world.loss = [0, 20, 100][world.random(3) as usize];
     world.duplicates = [0, 50][world.random(2) as usize];
     world.reorders = world.random(2) == 0;
+    // In every third storm. The clocks it relies on do not jump, but run at different rates.
+    world.leases = seed.is_multiple_of(3);
+    if world.leases {
+        for index in 0..world.machines.len() {
+            world.machines[index].drift = world.random(48) as i64 - 24;
+        }
+    }
     for _ in 0..150 {
         let pause_ms = 2 + world.random(60);
         world.run(pause_ms);
@@ -49,6 +56,7 @@ fn disturb(world: &mut World) {
             let below = world.checks.tail().saturating_sub(back) + world.random(40);
             world.step(index, Event::Trim { below });
         }
+        91..93 if world.leases => {}
         91..93 => {
             let (by_ms, back) = (world.random(5000), world.chance(300));
             world.jump_clock(index, by_ms, back);

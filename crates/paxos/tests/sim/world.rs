@@ -29,6 +29,12 @@ pub struct Machine {
     pub disk: Disk,
     pub process: Option<Process>,
     clock_offset_ms: u64,
+    /// Its clock runs so much too fast or too slow, in a thousand.
+    pub drift: i64,
+    /// Ahead of its clock for leases: time that has passed before elections count it.
+    pub uptime_ms: u64,
+    /// As published: end and tail.
+    pub lease: (u64, u64),
     /// The group shut it out.
     pub fenced: bool,
     /// A member whose disk is gone: to be removed.
@@ -88,6 +94,10 @@ pub struct World {
     pub held: Vec<(NodeId, NodeId, Message)>,
     pub held_syncs: Vec<Sync>,
     pub mutant: Option<Mutant>,
+    /// Leaders ask for leases.
+    pub leases: bool,
+    /// Reads that needed no round.
+    pub leased: u64,
     pub acknowledged: u64,
     pub tails: u64,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -114,6 +124,8 @@ impl World {
             held: Vec::new(),
             held_syncs: Vec::new(),
             mutant,
+            leases: false,
+            leased: 0,
             acknowledged: 0,
             tails: 0,
             queue: BinaryHeap::new(),
@@ -161,6 +173,9 @@ impl World {
             disk,
             process: None,
             clock_offset_ms,
+            drift: 0,
+            uptime_ms: 0,
+            lease: (0, 0),
             fenced,
             lost,
             slow_sync,
@@ -212,6 +227,8 @@ impl World {
         let options = self.options(id, log);
         self.processes += 1;
         let machine = &mut self.machines[index];
+        // The host forgets what the process before it published.
+        machine.lease = (0, 0);
         self.checks.on_recovered(&machine.disk);
         let recovered = Recovered {
             damaged: machine.damaged,
@@ -258,8 +275,30 @@ impl World {
     pub fn tick(&mut self, index: usize, by_ms: u64) {
         for _ in 0..by_ms.div_ceil(20) {
             self.machines[index].clock_offset_ms += 20;
-            let now_ms = self.now_ms + self.machines[index].clock_offset_ms;
+            let now_ms = self.clock(index);
             self.step(index, Event::Tick { now_ms });
+        }
+    }
+
+    /// What a machine's clock says.
+    pub fn clock(&self, index: usize) -> u64 {
+        let machine = &self.machines[index];
+        let drift_ms = self.now_ms as i64 * machine.drift / 1000;
+        (self.now_ms + machine.clock_offset_ms).saturating_add_signed(drift_ms)
+    }
+
+    fn lease_clock(&self, index: usize) -> u64 {
+        self.clock(index) + self.machines[index].uptime_ms
+    }
+
+    /// On every machine, a read that trusts the lease that was published there.
+    pub fn read_leased(&mut self) {
+        for index in 0..self.machines.len() {
+            let (until_ms, tail) = self.machines[index].lease;
+            if self.lease_clock(index) < until_ms {
+                self.leased += 1;
+                self.checks.on_tail(tail, self.checks.tail());
+            }
         }
     }
 
@@ -338,9 +377,12 @@ impl World {
     pub fn step(&mut self, index: usize, event: Event) {
         let lazy = !self.is_manual && matches!(event, Event::Receive { .. } | Event::Propose(_)) && self.chance(200);
         let mut actions = Vec::new();
+        let (clock_ms, leases) = (self.lease_clock(index), self.leases);
         let Some(process) = &mut self.machines[index].process else {
             return;
         };
+        process.paxos.want_lease(leases);
+        process.paxos.set_clock(clock_ms);
         process.paxos.handle(event, &mut actions);
         if !lazy {
             process.paxos.flush(&mut actions);
@@ -412,6 +454,7 @@ impl World {
                         .fail(format!("an answer to the question {token}, which is not open")),
                 }
             }
+            Action::Lease { until_ms, tail } => self.machines[index].lease = (until_ms, tail),
             Action::TailFailed { token } => process.questions = process.questions.split_off(&(token + 1)),
             Action::LeaderChanged(_) | Action::MembershipRefused(_) => {}
             Action::MembershipChosen { position, membership } => {
@@ -551,6 +594,7 @@ impl World {
             self.now_ms = at_ms;
             if let Some(happening) = self.happenings[number].take() {
                 self.happen(happening);
+                self.read_leased();
             }
         }
         self.now_ms = end_ms;
@@ -601,7 +645,7 @@ impl World {
                 self.deliver(from, to, message);
             }
             Happening::Tick { machine, process } if self.is_alive(machine, process) => {
-                let now_ms = self.now_ms + self.machines[machine].clock_offset_ms;
+                let now_ms = self.clock(machine);
                 self.step(machine, Event::Tick { now_ms });
                 let wait_ms = 5 + self.random(15);
                 self.schedule(wait_ms, Happening::Tick { machine, process });
