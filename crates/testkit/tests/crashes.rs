@@ -89,7 +89,8 @@ fn sequences_do_not_fall_behind_the_log() {
 fn the_first_insert_after_a_crash_gets_a_fresh_value() {
     let mut cluster = CLUSTER.lease();
     cluster.create_table("keyless", "CREATE TABLE keyless (id serial, v int)");
-    cluster.server(0).failpoint("stop apply");
+    // Without a reload: from the next start on.
+    cluster.server(0).configure(&[("synod.failpoint", "stop apply")]);
     crash_before_the_flush(&mut cluster, "keyless");
     let server = cluster.server(0);
     let apply_worker = server.frozen("synod apply worker");
