@@ -1,7 +1,7 @@
 //! A DDL statement as it travels: its text, and what its meaning depends on beside the catalogs.
 //!
 //! ```text
-//! of_group bool | transaction_time i64 | role, text: length and bytes | count of settings, each name and value
+//! of_group bool | transaction_time i64 | role, text, only_without: length and bytes | count of settings, each name and value
 //! ```
 
 use crate::DecodeError;
@@ -19,10 +19,12 @@ pub struct DdlStatement {
     pub of_group: bool,
     /// What `now()` was, in microseconds since 2000-01-01 UTC.
     pub transaction_time_us: i64,
-    /// Who ran it: the name of the role whose privileges counted.
+    /// Who ran it: the name of the role whose privileges counted; empty: the server itself.
     pub role: String,
-    /// Its text: one statement.
+    /// Its text: one statement, or several that make a table.
     pub text: String,
+    /// A member that has a relation of this name (with its schema, quoted) leaves it out; empty: nobody does.
+    pub only_without: String,
     /// Settings (name, value) that its meaning depends on.
     pub settings: Vec<(String, String)>,
 }
@@ -33,6 +35,7 @@ impl DdlStatement {
         out.extend_from_slice(&self.transaction_time_us.to_le_bytes());
         put_bytes(&mut out, self.role.as_bytes());
         put_bytes(&mut out, self.text.as_bytes());
+        put_bytes(&mut out, self.only_without.as_bytes());
         put_varint(&mut out, self.settings.len() as u64);
         for (name, value) in &self.settings {
             put_bytes(&mut out, name.as_bytes());
@@ -45,7 +48,7 @@ impl DdlStatement {
         let mut decoder = Decoder::new(WHAT, bytes);
         let of_group = decoder.bool()?;
         let transaction_time_us = decoder.i64()?;
-        let (role, text) = (decoder.string()?, decoder.string()?);
+        let (role, text, only_without) = (decoder.string()?, decoder.string()?, decoder.string()?);
         let count = decoder.count(MAX_SETTINGS, 2)?;
         let settings = (0..count)
             .map(|_| Ok((decoder.string()?, decoder.string()?)))
@@ -56,6 +59,7 @@ impl DdlStatement {
             transaction_time_us,
             role,
             text,
+            only_without,
             settings,
         })
     }

@@ -61,8 +61,8 @@ pub enum Record {
     Fragment(Bytes),
     /// A transaction of the proposer asks for the group's DDL lock, or for more tables under the one that it holds.
     DdlLock(DdlLockRecord),
-    /// The proposer's transaction of this number does not need the DDL lock any more.
-    DdlUnlock(u64),
+    /// The transaction does not need the DDL lock any more, or its node was not heard of for too long.
+    DdlUnlock(TransactionId),
 }
 
 /// A request for the group's DDL lock: one transaction of the whole group has it at a time. From its position on the other
@@ -153,8 +153,10 @@ impl Record {
                 out
             }
             Self::DdlUnlock(transaction) => {
-                let mut out = header(KIND_DDL_UNLOCK, CONTENT_AT, 10);
-                put_varint(&mut out, *transaction);
+                let mut out = header(KIND_DDL_UNLOCK, CONTENT_AT, 20);
+                put_varint(&mut out, transaction.node.into());
+                put_varint(&mut out, transaction.incarnation);
+                put_varint(&mut out, transaction.number);
                 seal(&mut out, CONTENT_AT);
                 out
             }
@@ -209,7 +211,11 @@ impl Record {
                 }))
             }
             KIND_DDL_UNLOCK => {
-                let transaction = decoder.varint()?;
+                let transaction = TransactionId {
+                    node: decoder.varint_u32()?,
+                    incarnation: decoder.varint()?,
+                    number: decoder.varint()?,
+                };
                 decoder.finish()?;
                 Ok(Self::DdlUnlock(transaction))
             }

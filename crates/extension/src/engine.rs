@@ -80,6 +80,7 @@ pub struct Engine<L> {
     uploads: HashMap<u64, fragments::Upload>,
     tails: tails::Tails,
     checkpoints: checkpoint::Checkpoints,
+    ddl_watch: ddl_lock::Watch,
     membership_asked: bool,
     /// The membership does not list this node any more.
     removed: bool,
@@ -143,6 +144,7 @@ impl<L: SharedLog> Engine<L> {
             uploads: HashMap::new(),
             tails: tails::Tails::new(node),
             checkpoints,
+            ddl_watch: ddl_lock::Watch::default(),
             membership_asked: false,
             removed: false,
             last_membership: None,
@@ -176,6 +178,7 @@ impl<L: SharedLog> Engine<L> {
         self.feed_uploads();
         self.forget_orphans();
         self.end_ddl_lock();
+        self.watch_ddl_owner(now);
         self.checkpoint_if_due()?;
         Ok(next)
     }

@@ -141,13 +141,10 @@ impl Certifier {
                     Verdict::Abort(Abort::DdlLocked)
                 }
             }
-            Record::DdlUnlock(number) => {
-                let owner = transaction(id, *number);
-                match self.ddl_lock.take_if(|lock| lock.owner == owner) {
-                    Some(_) => self.commit_position(),
-                    None => Verdict::Abort(Abort::DdlLocked),
-                }
-            }
+            Record::DdlUnlock(owner) => match self.ddl_lock.take_if(|lock| lock.owner == *owner) {
+                Some(_) => self.commit_position(),
+                None => Verdict::Abort(Abort::DdlLocked),
+            },
             Record::Write(write) => match self.certify(id, write) {
                 Ok(()) => self.commit(write),
                 Err(abort) => {

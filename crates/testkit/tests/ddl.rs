@@ -16,7 +16,7 @@ const DEFINITION: &str = "
                                      pg_get_expr(adbin, adrelid)) ORDER BY attnum)
                     FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
                     WHERE attrelid = t.oid AND attnum > 0 AND NOT attisdropped),
-        'indexes', (SELECT jsonb_agg(pg_get_indexdef(indexrelid) ORDER BY 1) FROM pg_index WHERE indrelid = t.oid),
+        'indexes', (SELECT jsonb_agg(pg_get_indexdef(indexrelid) ORDER BY pg_get_indexdef(indexrelid)) FROM pg_index WHERE indrelid = t.oid),
         'constraints', (SELECT jsonb_agg(conname || pg_get_constraintdef(oid) ORDER BY conname) FROM pg_constraint
                         WHERE conrelid = t.oid),
         'triggers', (SELECT jsonb_agg(pg_get_triggerdef(oid) ORDER BY tgname) FROM pg_trigger
@@ -79,9 +79,9 @@ impl Load {
                 .map(|writer| scope.spawn(move || self.write(cluster, writer % cluster.len(), table)))
                 .collect();
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.wait_for_more(50);
+                self.wait_for_more(20);
                 let result = work();
-                self.wait_for_more(50);
+                self.wait_for_more(20);
                 result
             }));
             self.stop.store(true, Ordering::SeqCst);
@@ -157,7 +157,7 @@ fn migrations_of_many_kinds_under_writers() {
             if let Err(error) = cluster.client(node).batch_execute(migration) {
                 panic!("{migration} on node {node}: {error:?}");
             }
-            load.wait_for_more(5);
+            load.wait_for_more(3);
         }
     });
     same_definition(&cluster, "busy");
@@ -254,4 +254,208 @@ fn refusals_say_what_to_do_instead() {
         .unwrap();
     same_definition(&cluster, "marker");
     assert_converged(&cluster, &["refusing"]);
+}
+
+/// `replicate_table` makes the table where it is missing, with all that belongs to it.
+#[test]
+fn a_missing_table_is_created_on_the_other_nodes() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(2);
+    client
+        .batch_execute(
+            "CREATE TYPE shade AS ENUM ('light', 'dark');
+             CREATE FUNCTION stamped() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "SET synod.ddl = local;
+             CREATE SCHEMA \"My app\";
+             CREATE TABLE \"My app\".owners (id bigint GENERATED ALWAYS AS IDENTITY (INCREMENT BY 3) PRIMARY KEY, name text COLLATE \"C\" UNIQUE);
+             CREATE TABLE \"My app\".\"Things\" (id serial PRIMARY KEY, owner bigint REFERENCES \"My app\".owners ON DELETE CASCADE,
+                 shade shade DEFAULT 'dark', n numeric(8,2) NOT NULL CHECK (n > 0), twice numeric GENERATED ALWAYS AS (n * 2) STORED,
+                 tags text[] DEFAULT '{}'::text[], during int4range, EXCLUDE USING gist (during WITH &&)) WITH (fillfactor = 70);
+             CREATE INDEX ON \"My app\".\"Things\" (lower(owner::text)) WHERE n > 1;
+             CREATE UNIQUE INDEX things_u ON \"My app\".\"Things\" (shade, n DESC);
+             CREATE TRIGGER stamped BEFORE INSERT ON \"My app\".\"Things\" FOR EACH ROW EXECUTE FUNCTION stamped();
+             GRANT SELECT, UPDATE ON \"My app\".\"Things\" TO pg_monitor; GRANT SELECT (id) ON \"My app\".owners TO PUBLIC;
+             ALTER TABLE \"My app\".owners ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY p ON \"My app\".owners FOR SELECT TO pg_monitor USING (id > 0);
+             COMMENT ON COLUMN \"My app\".owners.name IS 'it''s a name';
+             INSERT INTO \"My app\".owners (name) VALUES ('a'), ('b');
+             INSERT INTO \"My app\".\"Things\" (owner, n) VALUES (1, 1), (4, 2);",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "RESET synod.ddl;
+             SELECT synod.replicate_table('\"My app\".owners'), synod.replicate_table('\"My app\".\"Things\"')",
+        )
+        .unwrap();
+    let tables = ["\"My app\".owners", "\"My app\".\"Things\""];
+    for table in tables {
+        same_definition(&cluster, table);
+    }
+    assert_converged(&cluster, &tables);
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO \"My app\".\"Things\" (id, owner, n) VALUES (9, 4, 3)")
+        .unwrap();
+    // One that was made in the same transaction, too.
+    client
+        .batch_execute("BEGIN; CREATE TABLE fresh (id int PRIMARY KEY, s text); SELECT synod.replicate_table('fresh'); INSERT INTO fresh VALUES (1, 'x'); COMMIT")
+        .unwrap();
+    same_definition(&cluster, "fresh");
+    assert_converged(&cluster, &[tables[0], tables[1], "fresh"]);
+    client
+        .batch_execute("DROP TABLE fresh, \"My app\".\"Things\", \"My app\".owners; DROP SCHEMA \"My app\"")
+        .unwrap();
+    wait_until(DEADLINE, "the tables to go", || {
+        let count = |node| -> Option<i64> {
+            let query = "SELECT count(*) FROM synod.tables WHERE table_name::text ~ 'My app|fresh'";
+            Some(cluster.client(node).query_one(query, &[]).ok()?.get(0))
+        };
+        (0..3).all(|node| count(node) == Some(0)).then_some(())
+    });
+}
+
+/// Migrations of all nodes at once take turns; each is whole.
+#[test]
+fn migrations_of_several_nodes_take_turns() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("shared", "CREATE TABLE shared (id bigint PRIMARY KEY, v int)");
+    Load::new().during(&cluster, "shared", || {
+        std::thread::scope(|scope| {
+            for node in 0..cluster.len() {
+                let cluster = &cluster;
+                scope.spawn(move || {
+                    let mut client = cluster.client(node);
+                    for number in 0..4 {
+                        let sql = format!(
+                            "BEGIN; ALTER TABLE shared ADD COLUMN c{node}_{number} int;
+                             CREATE TABLE made_{node}_{number} (id int); COMMENT ON TABLE shared IS 'by {node}, {number}'; COMMIT"
+                        );
+                        client.batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                    }
+                });
+            }
+        });
+    });
+    let definition = same_definition(&cluster, "shared");
+    assert_eq!(definition.matches("[\"c").count(), 12, "{definition}");
+    assert_converged(&cluster, &["shared"]);
+    // Who waits too long is told so.
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; ALTER TABLE shared ADD COLUMN held int")
+        .unwrap();
+    let mut other = cluster.client(1);
+    let sql = "SET lock_timeout = '200ms'; ALTER TABLE shared ADD COLUMN other int";
+    failed(sql, other.batch_execute(sql), &["55P03"]);
+    // Writers of other nodes wait for the end of the DDL, and go on.
+    let waiting = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            cluster
+                .client(2)
+                .batch_execute("INSERT INTO shared (id, v) VALUES (-1, 0)")
+        });
+        wait_until(DEADLINE, "the writer to wait", || {
+            let query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'shared'::regclass";
+            let waits: i64 = cluster.client(2).query_one(query, &[]).ok()?.get(0);
+            (waits > 0).then_some(())
+        });
+        holder.batch_execute("COMMIT").unwrap();
+        writer.join().unwrap()
+    });
+    waiting.unwrap();
+    assert_converged(&cluster, &["shared"]);
+}
+
+/// A node that was away goes through all versions of the definition, with the rows in between.
+#[test]
+fn a_node_that_was_down_follows() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("versions", "CREATE TABLE versions (id int PRIMARY KEY, a int)");
+    let down = cluster.follower();
+    let up = (down + 1) % 3;
+    cluster.server_mut(down).kill9();
+    let mut client = cluster.client(up);
+    for sql in [
+        "INSERT INTO versions VALUES (1, 1)",
+        "ALTER TABLE versions ADD COLUMN b text DEFAULT 'b'; INSERT INTO versions VALUES (2, 2, 'two')",
+        "UPDATE versions SET b = 'one' WHERE id = 1",
+        "ALTER TABLE versions RENAME TO renamed; INSERT INTO renamed VALUES (3, 3, 'three')",
+        "ALTER TABLE renamed DROP COLUMN a; ALTER TABLE renamed ADD COLUMN c int UNIQUE",
+        "INSERT INTO renamed VALUES (4, 'four', 4); CREATE TABLE passing (id int PRIMARY KEY)",
+        "SELECT synod.replicate_table('passing'); INSERT INTO passing VALUES (1)",
+        "DROP TABLE passing",
+        "ALTER TABLE renamed RENAME TO versions",
+    ] {
+        client
+            .batch_execute(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    cluster.start_all();
+    same_definition(&cluster, "versions");
+    assert_converged(&cluster, &["versions"]);
+}
+
+/// Wherever the node of a migration dies, the migration is on all nodes or on none, and the others are not held up for good.
+#[test]
+fn a_migration_is_whole_or_not_at_all() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("whole", "CREATE TABLE whole (id bigint PRIMARY KEY, v int)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO whole SELECT i, i FROM generate_series(1, 100) i")
+        .unwrap();
+    // An error between the verdict and the commit: the outcome is unknown to the client, and the same everywhere.
+    let sql = "SET synod.failpoint = 'after-turn'; ALTER TABLE whole ADD COLUMN decided int";
+    let mut client = cluster.client(0);
+    client.batch_execute("SET synod.failpoint = 'after-turn'").unwrap();
+    failed(
+        sql,
+        client.batch_execute("ALTER TABLE whole ADD COLUMN decided int"),
+        &["08007"],
+    );
+    wait_until(DEADLINE, "the column to come", || {
+        same_definition(&cluster, "whole").contains("decided").then_some(())
+    });
+    // Killed while it holds the lock: the others go on without it.
+    let victim = cluster.follower();
+    let other = (victim + 1) % 3;
+    let mut client = cluster.client(victim);
+    client
+        .batch_execute("BEGIN; ALTER TABLE whole ADD COLUMN never int; UPDATE whole SET never = 1")
+        .unwrap();
+    cluster.server_mut(victim).kill9();
+    cluster
+        .client(other)
+        .batch_execute("ALTER TABLE whole ADD COLUMN later int; INSERT INTO whole (id, later) VALUES (-1, 1)")
+        .unwrap();
+    cluster.start_all();
+    let definition = same_definition(&cluster, "whole");
+    assert!(
+        definition.contains("later") && !definition.contains("never"),
+        "{definition}"
+    );
+    assert_converged(&cluster, &["whole"]);
+    // Killed at any moment of it.
+    for (attempt, pause) in [10, 40].into_iter().enumerate() {
+        let victim = cluster.follower();
+        let mut client = cluster.client(victim);
+        let sql = format!(
+            "ALTER TABLE whole ADD COLUMN k{attempt} int; CREATE TABLE with_k{attempt} (id int); UPDATE whole SET k{attempt} = id"
+        );
+        let migration = std::thread::spawn(move || client.batch_execute(&sql).is_ok());
+        try_wait_until::<()>(Duration::from_millis(pause), || None);
+        cluster.server_mut(victim).kill9();
+        let acknowledged = migration.join().unwrap();
+        cluster.start_all();
+        let column = same_definition(&cluster, "whole").contains(&format!("\"k{attempt}\""));
+        let table = !same_definition(&cluster, &format!("with_k{attempt}")).is_empty();
+        assert_eq!(column, table, "half a migration");
+        assert!(column || !acknowledged, "an acknowledged migration is gone");
+        assert_converged(&cluster, &["whole"]);
+    }
 }

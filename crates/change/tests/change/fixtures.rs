@@ -77,7 +77,14 @@ fn records_of_version_1() {
                 tables: vec![TableId(7), TableId(0x0123_4567_89ab_cdef)],
             }),
         ),
-        ("record_ddl_unlock_v1.bin", Record::DdlUnlock(300)),
+        (
+            "record_ddl_unlock_v1.bin",
+            Record::DdlUnlock(TransactionId {
+                node: 3,
+                incarnation: 2 << 32 | 77,
+                number: 300,
+            }),
+        ),
     ];
     for (name, record) in records {
         assert_eq!(Record::decode(&fixture(name, &record.encode())), Ok(record), "{name}");
@@ -161,6 +168,7 @@ fn body_of_version_1() {
             transaction_time_us: 800_000_000_000_000,
             role: "owner".into(),
             text: "ALTER TABLE t ADD c int".into(),
+            only_without: "public.t".into(),
             settings: vec![("search_path".into(), "public".into())],
         })),
         Change::AddTable(Box::new(definition())),

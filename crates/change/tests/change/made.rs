@@ -274,6 +274,7 @@ pub fn change() -> impl Strategy<Value = OwnedChange> {
                 Change::Ddl(Box::new(DdlStatement {
                     of_group,
                     transaction_time_us,
+                    only_without: role.clone(),
                     role,
                     text,
                     settings,

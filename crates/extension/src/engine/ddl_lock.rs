@@ -5,6 +5,7 @@
 //! whatever its backend did: [`Engine::end_ddl_lock`] looks at the slots after every round.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use synod_change::{DdlLockRecord, Record, TableId, TransactionId};
 use synod_log::SharedLog;
@@ -14,6 +15,21 @@ use super::{Engine, Flight};
 use crate::pg::latch;
 use crate::pg::shmem::{self, NodeLock, NodeShared, slots};
 use crate::pg::slot::{Outcome, Slot, SlotState};
+
+/// The holder of the lock, or its node, is given up when it acknowledged nothing for so long.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+/// How often the leader puts an entry into the log to see whether the holder's node is there.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// What the leader has heard of the node whose transaction has the lock.
+#[derive(Default)]
+pub(super) struct Watch {
+    owner: TransactionId,
+    acknowledged: u64,
+    /// It has not acknowledged all, and nothing since then.
+    silent_since: Option<Duration>,
+    asked: Duration,
+}
 
 /// What lies in the slot: whether all tables are asked for, and their numbers.
 pub fn encode_request(all: bool, tables: &[TableId]) -> Vec<u8> {
@@ -80,8 +96,43 @@ impl<L: SharedLog> Engine<L> {
             _ => false,
         });
         if !runs && !on_its_way && !self.uploads_of(owner.number) {
-            self.propose(Flight::DdlUnlock, Record::DdlUnlock(owner.number).encode());
+            self.propose(Flight::DdlUnlock, Record::DdlUnlock(owner).encode());
         }
+    }
+
+    /// The leader takes the lock away from a node that is not heard of: what it keeps others from must not wait for its return.
+    pub(super) fn watch_ddl_owner(&mut self, now: Duration) {
+        let status = self.log.status();
+        let leads = status.leader.is_some_and(|leader| leader.0 == self.node_id);
+        let owner = self.certifier.ddl_lock().map(|lock| lock.owner);
+        let Some(owner) = owner.filter(|owner| leads && owner.node != self.node_id) else {
+            self.ddl_watch = Watch::default();
+            return;
+        };
+        let known = status.acknowledged.iter().find(|(node, _)| node.0 == owner.node);
+        let acknowledged = known.map_or(0, |(_, position)| *position);
+        let watch = &mut self.ddl_watch;
+        if watch.owner != owner || acknowledged > watch.acknowledged || acknowledged >= status.chosen {
+            watch.silent_since = (acknowledged < status.chosen).then_some(now);
+        } else if watch.silent_since.is_none() {
+            watch.silent_since = Some(now);
+        }
+        (watch.owner, watch.acknowledged) = (owner, acknowledged);
+        if now.saturating_sub(watch.asked) < ASK_EVERY || !self.may_propose() {
+            return;
+        }
+        let silent = self
+            .ddl_watch
+            .silent_since
+            .is_some_and(|since| now.saturating_sub(since) >= GONE_AFTER);
+        // Where nothing is written, an entry that means nothing shows whether the node is there.
+        let entry = match self.ddl_watch.silent_since {
+            Some(_) if silent => owner,
+            Some(_) => return,
+            None => TransactionId::default(),
+        };
+        self.ddl_watch.asked = now;
+        self.propose(Flight::DdlUnlock, Record::DdlUnlock(entry).encode());
     }
 
     /// For backends and the apply worker.

@@ -279,13 +279,15 @@ pub fn next_event() -> u64 {
 pub fn section() -> Result<Option<Section>, UserError> {
     let (from, _) = super::ddl::sections_end();
     let (rows, tables) = PENDING.with_borrow(|pending| {
-        let counts = |event: &TableEvent| pending.subtransactions.counts(event.subtransaction);
+        let counts = |event: &TableEvent| {
+            matches!(event.what, TableChange::Truncated { .. }) && pending.subtransactions.counts(event.subtransaction)
+        };
         (pending.events.len() > from, pending.tables.iter().any(counts))
     });
     if tables {
         return Err(UserError::new(
             pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot change definitions in a transaction that has truncated a strong table or changed what is replicated",
+            "cannot change definitions in a transaction that has truncated a strong table",
             "The other nodes could not follow in the same order.",
             "Use two transactions.",
         ));

@@ -24,6 +24,7 @@ use crate::errors::UserError;
 use crate::settings::{self, DdlMode};
 
 mod checks;
+mod create;
 mod environment;
 mod lock;
 mod plan;
@@ -185,9 +186,24 @@ fn note(statement: DdlStatement, rows: Option<Section>) -> usize {
     })
 }
 
-/// A statement that the server does not run now but that the other nodes must, before what follows.
-pub fn add(statement: DdlStatement) {
-    note(statement, None);
+/// What the other nodes need to have a table that is about to be replicated. Takes the DDL lock ([`take_lock`]) for granted.
+pub fn add_table(relation: &super::relcache::Relation) -> Result<(), UserError> {
+    for statement in create::statements(relation)? {
+        note(statement, None);
+    }
+    Ok(())
+}
+
+/// Take the group's DDL lock, for no table, unless the session's DDL is its own business. True if it was taken.
+pub fn take_lock(node: &'static shmem::NodeShared) -> Result<bool, UserError> {
+    if is_local() {
+        return Ok(false);
+    }
+    let need = Need::default();
+    if !lock::covers(node, &need) {
+        lock::acquire(node, &need)?;
+    }
+    Ok(true)
 }
 
 /// Whether the transaction has DDL for the log.

@@ -70,7 +70,7 @@ fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), 
         && let Some((relation, name)) = super::catalog::trigger(object)
         && trigger::is_our_name(&name)
         && let Some(table) = relation::by_oid(relation)
-        && super::catalog::number_of(relation).is_some()
+        && !super::ddl::changes_group()
     {
         return Err(refused(&table, "drop the capture triggers of"));
     }
@@ -143,6 +143,13 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
                 Ok(())
             }
             NodeTag::T_CreateStmt => create_table(&*statement.cast(), travels),
+            NodeTag::T_DropStmt => {
+                let statement = &*statement.cast::<pg_sys::DropStmt>();
+                if statement.removeType == pg_sys::ObjectType::OBJECT_TRIGGER {
+                    return drop_triggers(statement);
+                }
+                Ok(())
+            }
             NodeTag::T_TruncateStmt => {
                 let statement = &*statement.cast::<pg_sys::TruncateStmt>();
                 capture::note_restart_identity(statement.restart_seqs);
@@ -159,6 +166,27 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
             _ => Ok(()),
         }
     }
+}
+
+/// Ours go with their table only.
+unsafe fn drop_triggers(statement: &pg_sys::DropStmt) -> Result<(), UserError> {
+    // SAFETY: a list of names, each a list of String nodes: the table's, and the trigger's at the end.
+    unsafe {
+        for name in list::pointers::<pg_sys::List>(statement.objects) {
+            let parts = list::pointers::<pg_sys::String>(name);
+            let Some((trigger, table)) = parts.split_last() else {
+                continue;
+            };
+            if table.is_empty() || !trigger::is_our_name(&super::relcache::c_text((**trigger).sval)) {
+                continue;
+            }
+            let table = pg_sys::list_truncate(pg_sys::list_copy(name), table.len() as i32);
+            if let Some(table) = named(pg_sys::makeRangeVarFromNameList(table)).and_then(relation::by_oid) {
+                return Err(impossible(&table, "drop the capture triggers of"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The relation that a RangeVar names; `None` when there is none.

@@ -10,6 +10,7 @@ use synod_change::TableId;
 
 use super::capture::{self, trigger};
 use super::catalog;
+use super::ddl;
 use super::definition;
 use super::partition;
 use super::peers;
@@ -23,6 +24,8 @@ use crate::errors::UserError;
 pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     check_privilege(oid)?;
+    // Before the table's own lock, which apply may need for what comes before.
+    let creates = ddl::take_lock(node)?;
     let relation = open_exclusively(oid)?;
     replicable::check(&relation)?;
     tell_limits(&relation);
@@ -40,7 +43,10 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     for (oid, id) in &members {
         definitions.push(definition::of(&open_exclusively(*oid)?, *id, &number_of));
     }
-    peers::check(node, &definitions)?;
+    peers::check(node, &definitions, creates)?;
+    if creates {
+        ddl::add_table(&open_exclusively(oid)?)?;
+    }
     for (oid, id) in members {
         enter(id, oid);
         capture::note_added(oid, id);
@@ -75,7 +81,7 @@ pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
             definitions.push(definition::of(&relation, TableId::default(), &catalog::number_of));
         }
     }
-    peers::check(node, &definitions)
+    peers::check(node, &definitions, false)
 }
 
 /// After a statement that runs on every node: what has become a partition of a replicated table is replicated, too.
@@ -256,7 +262,7 @@ fn check_privilege(oid: pg_sys::Oid) -> Result<(), UserError> {
 
 /// What this transaction created could be lost in a crash while the log has it already.
 fn check_committed(relation: &Relation, name: &str) -> Result<(), UserError> {
-    if !is_new(relation) {
+    if !is_new(relation) || ddl::pending() {
         return Ok(());
     }
     Err(UserError::new(

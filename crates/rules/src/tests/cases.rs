@@ -3,7 +3,7 @@
 //! A line is `position | proposal | entry | verdict`; a proposal is node.incarnation.sequence. Entries: `noop`, `start`,
 //! `fragment`, `write base=B key:MODE ... [fragments=P,P]` with the modes KS (FOR KEY SHARE), S (FOR SHARE), NKU (FOR NO
 //! KEY UPDATE), U (FOR UPDATE); `tx=N` is the transaction's number, the keys `table1`, ... and `ddl` are those of tables 1, ...
-//! and of DDL. `lock tx=N [all] [1 2 ...]`, `unlock tx=N`: the DDL lock. `window R K` sets the limits: R records, K keys. A `new log` line begins again.
+//! and of DDL. `lock tx=N [all] [1 2 ...]`, `unlock tx=node.incarnation.N`: the DDL lock. `window R K` sets the limits: R records, K keys. A `new log` line begins again.
 
 use bytes::Bytes;
 use synod_change::{
@@ -73,10 +73,16 @@ fn record(text: &str) -> Option<Record> {
             }))
         }
         kind @ ("lock" | "unlock") => {
-            let transaction = words.next().unwrap().strip_prefix("tx=").unwrap().parse().unwrap();
+            let name = words.next().unwrap().strip_prefix("tx=").unwrap();
             if kind == "unlock" {
-                return Some(Record::DdlUnlock(transaction));
+                let parts: Vec<u64> = name.split('.').map(|part| part.parse().unwrap()).collect();
+                return Some(Record::DdlUnlock(TransactionId {
+                    node: parts[0] as u32,
+                    incarnation: parts[1],
+                    number: parts[2],
+                }));
             }
+            let transaction = name.parse().unwrap();
             let words: Vec<&str> = words.collect();
             let numbers = words.iter().filter_map(|word| word.parse().ok());
             Some(Record::DdlLock(DdlLockRecord {

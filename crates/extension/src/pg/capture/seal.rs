@@ -42,7 +42,14 @@ pub(super) fn section(pending: &mut Pending) -> Result<Section, UserError> {
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
-    sealer.rows(pending)?;
+    // Tables that are not replicated elsewhere yet travel whole, at the end.
+    let added = pending
+        .tables
+        .iter()
+        .filter(|event| matches!(event.what, TableChange::Added { .. }));
+    let counting = added.filter(|event| pending.subtransactions.counts(event.subtransaction));
+    sealer.added = counting.map(|event| (event.relation, event.base)).collect();
+    sealer.changes(pending)?;
     sealer.sequences()?;
     sealer.finish_section(pending.events.len())
 }
@@ -184,6 +191,16 @@ impl Sealer {
     }
 
     fn rows(&mut self, pending: &mut Pending) -> Result<(), UserError> {
+        self.changes(pending)?;
+        let added: Vec<(pg_sys::Oid, u64)> = self.added.iter().map(|(oid, base)| (*oid, *base)).collect();
+        for (oid, base) in added {
+            self.whole_table(oid, base)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of tables that were replicated before.
+    fn changes(&mut self, pending: &mut Pending) -> Result<(), UserError> {
         let Pending {
             events,
             subtransactions,
@@ -211,10 +228,6 @@ impl Sealer {
                 }
                 Ok::<(), UserError>(())
             })?;
-        }
-        let added: Vec<(pg_sys::Oid, u64)> = self.added.iter().map(|(oid, base)| (*oid, *base)).collect();
-        for (oid, base) in added {
-            self.whole_table(oid, base)?;
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ pub fn capture(text: String, of_group: bool) -> DdlStatement {
             transaction_time_us: pg_sys::GetCurrentTransactionStartTimestamp(),
             role: c_text(pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false)),
             text,
+            only_without: String::new(),
             settings: SETTINGS.into_iter().filter_map(value).collect(),
         }
     }

@@ -24,6 +24,9 @@ pub fn take_current() -> Option<String> {
 
 /// Run it. Raises when it fails and that must not be.
 pub fn run(statement: &DdlStatement) {
+    if exists(&statement.only_without) {
+        return;
+    }
     CURRENT.set(Some(statement.text.clone()));
     if statement.of_group {
         execute(statement);
@@ -31,6 +34,14 @@ pub fn run(statement: &DdlStatement) {
         leniently(statement);
     }
     CURRENT.set(None);
+}
+
+fn exists(relation: &str) -> bool {
+    !relation.is_empty()
+        && matches!(
+            pgrx::Spi::get_one_with_args::<bool>("SELECT pg_catalog.to_regclass($1) IS NOT NULL", &[relation.into()]),
+            Ok(Some(true))
+        )
 }
 
 fn leniently(statement: &DdlStatement) {
@@ -100,12 +111,16 @@ fn execute(statement: &DdlStatement) {
     let role = CString::new(statement.role.as_str()).unwrap_or_default();
     // SAFETY: inside a transaction; identity and settings are given back below, or by the end of the (sub)transaction.
     let (user, context, level) = unsafe {
-        let role = pg_sys::get_role_oid(role.as_ptr(), true);
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let role = if statement.role.is_empty() {
+            user
+        } else {
+            pg_sys::get_role_oid(role.as_ptr(), true)
+        };
         if role == pg_sys::InvalidOid {
             missing_role(&statement.role).raise();
         }
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let level = pg_sys::NewGUCNestLevel();
         set(c"check_function_bodies", "off");
         for (name, value) in &statement.settings {
