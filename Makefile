@@ -138,6 +138,8 @@ fix:
 	cargo clippy --quiet --fix --allow-dirty --allow-staged $(PURE) --all-targets
 	$(CARGO) clippy --quiet --fix --allow-dirty --allow-staged -p synod $(FEATURES)
 	$(MAKE) sql-reference
+	cargo build --quiet --locked -p synod-cli
+	scripts/cli-reference.sh '$(TARGET)/debug/synod' > docs/src/cli.md
 
 sql-reference:
 	scripts/sql-reference.py $(SQL) > docs/src/sql-reference.md

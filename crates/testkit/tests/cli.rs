@@ -64,6 +64,25 @@ fn status_shows_the_group_at_a_glance() {
     cluster.server_mut(2).start();
 }
 
+/// `docs/src/cli.md` is what `--help` says: `make fix` writes it.
+#[test]
+fn the_reference_is_the_help() {
+    let page = include_str!("../../../docs/src/cli.md");
+    let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    assert!(page.contains(&trimmed(&synod(&["--help"]).out)), "synod --help");
+    let commands = page.lines().filter_map(|line| line.strip_prefix("## synod "));
+    let mut described = 0;
+    for command in commands {
+        let help = synod(&[command, "--help"]).out;
+        assert!(
+            page.contains(&trimmed(&help)),
+            "docs/src/cli.md does not say what synod {command} --help says: make fix"
+        );
+        described += 1;
+    }
+    assert_eq!(described, 10, "subcommands in docs/src/cli.md");
+}
+
 #[test]
 fn errors_look_like_the_servers_own() {
     let cluster = CLUSTER.lease();

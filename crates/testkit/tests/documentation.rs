@@ -48,9 +48,13 @@ fn blocks(page: &str) -> Vec<Block> {
 
 /// A shell's line, with this server in place of the default one.
 fn run_console(install: &PgInstall, server: &Server, socket: &Path, line: &str) {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let output = Command::new(install.program(words[0]))
-        .args(&words[1..])
+    let programs = [install.program("psql"), synod_testkit::command::synod_program()];
+    let directories = programs.iter().filter_map(|program| program.parent());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = directories.fold(path, |path, directory| format!("{}:{path}", directory.display()));
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .env("PATH", path)
         .env("PGHOST", socket)
         .env("PGPORT", server.port().to_string())
         .env("PGUSER", "postgres")
@@ -58,7 +62,8 @@ fn run_console(install: &PgInstall, server: &Server, socket: &Path, line: &str) 
         .expect("the program starts");
     assert!(
         output.status.success(),
-        "{line}: {}",
+        "{line}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -241,6 +241,7 @@ impl Table {
 #[pg_extern(sql = false)]
 fn check_tables(via: &str, node: &str, replace: bool) -> SetOfIterator<'static, String> {
     let checked = || -> Result<Vec<String>, UserError> {
+        check_under_way()?;
         let whom = format!("node \"{node}\"");
         let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
         let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
@@ -258,7 +259,22 @@ fn copy_tables(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) {
     copied(via, snapshot, node, csn, replace).unwrap_or_else(|error| error.raise());
 }
 
+/// The nodes' own role may call what is here, but only on behalf of an attempt that an administrator has begun: on its own it
+/// must neither make this server connect to places nor write tables of others.
+fn check_under_way() -> Result<(), UserError> {
+    if progress::mine().is_some_and(|join| server::alive(join.pid.load(Ordering::Acquire))) {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "nobody is making this database a member of a group",
+        "Tables are copied on behalf of synod.join_group and synod.rejoin_group only.",
+        "Call one of them.",
+    ))
+}
+
 fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Result<(), UserError> {
+    check_under_way()?;
     if replace {
         super::rejoin::check_set_aside()?;
         copy::unreplicate_all();
