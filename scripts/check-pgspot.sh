@@ -20,7 +20,7 @@ for script in "$@"; do
     # The two things in a script that are not SQL, and the bodies that pgspot cannot read: their names are bound when the
     # script runs, as if under a fixed search path.
     if ! report=$(sed -e '/^\\echo/d' -e 's/MODULE_PATHNAME/synod/' "$script" |
-        perl -0pe 's/BEGIN ATOMIC\n(.*?);\n\s*END;/SET search_path = pg_catalog, pg_temp AS \$b\$$1\$b\$;/sg' | "$tools/bin/pgspot" /dev/stdin 2>&1) ||
+        perl -0pe 's/(?:SET search_path = pg_catalog, pg_temp\s+)?BEGIN ATOMIC\n(.*?);\n\s*END;/SET search_path = pg_catalog, pg_temp AS \$b\$$1\$b\$;/sg' | "$tools/bin/pgspot" /dev/stdin 2>&1) ||
         ! grep -q 'Errors: 0 Warnings: 0 Unknown: 0' <<<"$report"; then
         echo "error: pgspot on $script:" >&2
         echo "$report" >&2
