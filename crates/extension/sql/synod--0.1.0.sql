@@ -314,7 +314,7 @@ COMMENT ON FUNCTION synod.current_transaction_id() IS
 CREATE FUNCTION synod.transaction_status(id text) RETURNS text
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'transaction_status_wrapper';
 COMMENT ON FUNCTION synod.transaction_status(text) IS
-    'committed, aborted, in progress, or unknown (no longer in the log of this node); the same on every node';
+    'committed, aborted, in progress, or unknown (no longer in the log of this node); the same on every node, but of one that never reached the log only its own node says aborted';
 
 -- Groups: src/group.rs. They act on files, other nodes and tables of any owner, hence SECURITY DEFINER.
 

@@ -123,8 +123,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"synod.lock_grace",
-        c"How long an idle transaction may hold a lock that replication needs.",
-        c"After it the session is terminated.",
+        c"How long an idle transaction, or a commit without a verdict, may hold a lock that replication needs.",
+        c"After it the session is terminated, or the outcome of the commit unknown (08007).",
         &LOCK_GRACE_MS,
         0,
         3_600_000,

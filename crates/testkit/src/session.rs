@@ -91,8 +91,6 @@ impl<'a> Session<'a> {
             };
             match sqlstate(&error) {
                 Some("40001" | "40P01") => self.serialization_failures += 1,
-                // The ROLLBACK of the last attempt was itself cancelled, by a signal meant for what it ended.
-                Some("25P02") => self.client = None,
                 Some(code) if !transient(code) => return Outcome::RolledBack(Failure::Permanent(error)),
                 _ => {}
             }

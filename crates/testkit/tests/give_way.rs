@@ -22,8 +22,8 @@ fn make_tables(cluster: &Cluster) {
         .unwrap()
         .get(0);
     if !exists {
-        cluster.on_all("CREATE TABLE fought (id int PRIMARY KEY, v int); CREATE TABLE fought_child (id int PRIMARY KEY, parent int REFERENCES fought)");
-        cluster.replicate_together(&["fought", "fought_child"]);
+        cluster.on_all("CREATE TABLE fought (id int PRIMARY KEY, v int); CREATE TABLE fought_child (id int PRIMARY KEY, parent int REFERENCES fought); CREATE TABLE aside (id int)");
+        cluster.replicate_together(&["fought", "fought_child", "aside"]);
     }
     cluster.client(1).batch_execute("DELETE FROM fought_child; DELETE FROM fought; INSERT INTO fought SELECT i, 0 FROM generate_series(1, 10) i").unwrap();
     assert_converged(cluster, &["fought"]);
@@ -278,19 +278,19 @@ fn an_active_reader_is_cancelled_for_truncate() {
     assert_converged(&cluster, &["fought_child"]);
 }
 
-/// Apply on node 1 waits for a prepared transaction from here on, behind an insert into `fought_child`. Returns the session
+/// Apply on node 1 waits for a prepared transaction from here on, behind an insert into `aside`. Returns the session
 /// that ends it, by [`let_apply_go`]; node 1 has to be read with `local` consistency meanwhile.
 fn hold_apply(cluster: &Cluster) -> Client {
     let mut holder = cluster.client(0);
     holder
         .batch_execute(
             "SET synod.read_consistency = local;
-             BEGIN; LOCK TABLE fought_child IN SHARE MODE; PREPARE TRANSACTION 'holds_apply'",
+             BEGIN; LOCK TABLE aside IN SHARE MODE; PREPARE TRANSACTION 'holds_apply'",
         )
         .unwrap();
     cluster
         .client(1)
-        .batch_execute("INSERT INTO fought_child VALUES (500, NULL)")
+        .batch_execute("INSERT INTO aside VALUES (500)")
         .unwrap();
     holder
 }
@@ -314,8 +314,8 @@ fn decided(client: &mut Client) -> i64 {
         .get(0)
 }
 
-/// It holds an index entry that it does not claim: it inserted a row and deleted it again. So it is certified to commit, in
-/// turn behind a transaction that needs that entry.
+/// It has read a table, which no key stands for. So it is certified to commit, in turn behind a transaction that truncates the
+/// table.
 #[test]
 fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
     let cluster = CLUSTER.lease();
@@ -326,23 +326,20 @@ fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
     committer
         .batch_execute(
             "SET synod.read_consistency = local; BEGIN;
-             INSERT INTO fought VALUES (77, 1); DELETE FROM fought WHERE id = 77; UPDATE fought SET v = 5 WHERE id = 5",
+             SELECT count(*) FROM fought_child; UPDATE fought SET v = 5 WHERE id = 5",
         )
         .unwrap();
     let id: String = committer
         .query_one("SELECT synod.current_transaction_id()::text", &[])
         .unwrap()
         .get(0);
-    cluster
-        .client(1)
-        .batch_execute("INSERT INTO fought VALUES (77, 2)")
-        .unwrap();
+    cluster.client(1).batch_execute("TRUNCATE fought_child").unwrap();
     let known: i64 = cluster
         .client(1)
         .query_one("SELECT applied_csn FROM synod.stat_apply", &[])
         .unwrap()
         .get(0);
-    wait_until(Duration::from_secs(10), "node 1 to know of the insert", || {
+    wait_until(Duration::from_secs(10), "node 1 to know of the TRUNCATE", || {
         (decided(&mut apply) >= known).then_some(())
     });
     let error = std::thread::scope(|scope| {
@@ -371,6 +368,36 @@ fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
     }
     assert_eq!(gave_way(&mut apply, "gave_way_committed"), before + 1);
     assert_converged(&cluster, &["fought", "fought_child"]);
+}
+
+/// A row that came and went has left its index entries: others' rows with its keys conflict with it.
+#[test]
+fn a_row_that_came_and_went_conflicts_with_one_that_came() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    for passing in [
+        "INSERT INTO fought VALUES (77, 1); DELETE FROM fought WHERE id = 77",
+        "INSERT INTO fought VALUES (77, 1); UPDATE fought SET id = 78 WHERE id = 77; DELETE FROM fought WHERE id = 78",
+        "UPDATE fought SET id = 77 WHERE id = 7; UPDATE fought SET id = 7 WHERE id = 77",
+    ] {
+        let mut apply = hold_apply(&cluster);
+        let mut committer = cluster.client(0);
+        committer.batch_execute("SET synod.read_consistency = local").unwrap();
+        committer
+            .batch_execute(&format!("BEGIN; {passing}; UPDATE fought SET v = 5 WHERE id = 5"))
+            .unwrap();
+        let mut writer = cluster.client(1);
+        writer.batch_execute("INSERT INTO fought VALUES (77, 2)").unwrap();
+        let known = decided(&mut writer);
+        wait_until(Duration::from_secs(10), "node 1 to know of the insert", || {
+            (decided(&mut apply) >= known).then_some(())
+        });
+        let error = committer.batch_execute("COMMIT").expect_err("the row is in the way");
+        assert_eq!(sqlstate(&error), Some("40001"), "{passing}: {error:?}");
+        let_apply_go(&mut apply);
+        writer.batch_execute("DELETE FROM fought WHERE id = 77").unwrap();
+    }
+    assert_converged(&cluster, &["fought", "aside"]);
 }
 
 /// Without a majority its record stays in the queue, and nothing is unknown: the wait ends with 40001.

@@ -114,6 +114,12 @@ impl Emitter {
         })
     }
 
+    /// A version that came and went within the transaction. It changes nothing, but its index entries stand in the way of
+    /// another node's row with these keys. `after`: the row that replaced it.
+    pub(super) fn pass(&mut self, old: &Image<'_>, after: Option<&Image<'_>>, base: u64, out: &mut Output) {
+        self.claim_unique(old, after, base, out);
+    }
+
     /// Whether the two versions of a row differ in some unique or exclusion key.
     pub(super) fn changes_key(&mut self, old: &Image<'_>, new: &Image<'_>) -> bool {
         let table = Rc::clone(&self.table);

@@ -13,7 +13,7 @@ use synod_change::{Change, KeyMode, TableId, ddl_key, name_key};
 use super::chain::{self, NetEffect};
 use super::emit::{Emitter, Output};
 use super::events::{Event, RowLock};
-use super::image::Image;
+use super::image::{Image, Version};
 use super::sink::Sink;
 use super::{Pending, Sealed, SealedBody, Section, TableChange, TableEvent};
 use crate::errors::UserError;
@@ -280,7 +280,17 @@ impl Sealer {
                 }
                 emitter.update(&old, &new, event.base, out)?;
             }
-            NetEffect::Inserted(_) | NetEffect::Nothing => {}
+            NetEffect::Nothing => {
+                let mut old = Version::fetch(&emitter.relation, event.old)?;
+                let old = old.image(&emitter.relation);
+                if event.new.is_none() {
+                    emitter.pass(&old, None, event.base, out);
+                } else {
+                    let mut new = Version::fetch(&emitter.relation, event.new)?;
+                    emitter.pass(&old, Some(&new.image(&emitter.relation)), event.base, out);
+                }
+            }
+            NetEffect::Inserted(_) => {}
         }
         Ok(false)
     }
