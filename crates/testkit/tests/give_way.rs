@@ -168,6 +168,40 @@ fn an_idle_transaction_is_ended_after_the_grace() {
     assert_converged(&cluster, &["fought"]);
 }
 
+/// A query's portal goes with the next command: where that is ROLLBACK, or a COMMIT, it must end the transaction all the same.
+#[test]
+fn a_doomed_transaction_can_always_end() {
+    let cluster = CLUSTER.lease();
+    make_tables(&cluster);
+    let mut observer = cluster.client(0);
+    for end in ["ROLLBACK", "COMMIT"] {
+        let mut holder = cluster.client(0);
+        holder
+            .batch_execute("BEGIN; UPDATE fought SET v = 1 WHERE id = 1")
+            .unwrap();
+        holder.query_one("SELECT v FROM fought WHERE id = 2", &[]).unwrap();
+        let before = gave_way(&mut observer, "gave_way");
+        cluster.client(1).batch_execute(UPDATE).unwrap();
+        wait_until(Duration::from_secs(10), "the holder to be told", || {
+            (gave_way(&mut observer, "gave_way") > before).then_some(())
+        });
+        // On a slow machine the grace may be over by now.
+        match holder.batch_execute(end) {
+            Ok(()) => assert_eq!(end, "ROLLBACK"),
+            Err(error) => assert!(
+                holder.is_closed() || (end, sqlstate(&error)) == ("COMMIT", Some("40001")),
+                "{error:?}"
+            ),
+        }
+        if !holder.is_closed() {
+            holder
+                .batch_execute("BEGIN; SELECT 1; COMMIT")
+                .expect("the transaction is over");
+        }
+    }
+    assert_converged(&cluster, &["fought"]);
+}
+
 #[test]
 fn a_savepoint_does_not_shelter() {
     let cluster = CLUSTER.lease();

@@ -126,7 +126,7 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
 unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
     // SAFETY: as above.
     unsafe {
-        around_query(query, || {
+        around(query, true, || {
             match PREVIOUS_RUN {
                 Some(previous) => previous(query, direction, count, once),
                 None => run_raw(query, direction, count, once),
@@ -140,7 +140,7 @@ unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDi
 unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDirection::Type, count: u64) {
     // SAFETY: as above.
     unsafe {
-        around_query(query, || {
+        around(query, true, || {
             match PREVIOUS_RUN {
                 Some(previous) => previous(query, direction, count),
                 None => run_raw(query, direction, count),
@@ -153,7 +153,9 @@ unsafe extern "C-unwind" fn executor_run(query: Query, direction: pg_sys::ScanDi
 unsafe extern "C-unwind" fn executor_finish(query: Query) {
     // SAFETY: as above.
     unsafe {
-        around_query(query, || match PREVIOUS_FINISH {
+        // A SELECT is finished when its portal goes, which may be inside of COMMIT or ROLLBACK: those must not fail for it.
+        let may_fail = (*query).operation != pg_sys::CmdType::CMD_SELECT;
+        around(query, may_fail, || match PREVIOUS_FINISH {
             Some(previous) => previous(query),
             None => finish_raw(query),
         });
@@ -172,13 +174,17 @@ unsafe fn again_if_stale(query: Query) {
     }
 }
 
+/// Run a query, or finish it; unless `gives_way`, even if its transaction is doomed.
+///
 /// # Safety
 /// As for [`finally`]; `query` has been started.
-unsafe fn around_query(query: Query, run: impl FnOnce()) {
+unsafe fn around(query: Query, gives_way: bool, run: impl FnOnce()) {
     // SAFETY: by contract. `running` is taken exactly once, on either way out.
     unsafe {
         let (mut running, writes) = guarded(|| {
-            give_way::check_doomed();
+            if gives_way {
+                give_way::check_doomed();
+            }
             let writes = written::writes_strong_tables(query);
             if writes {
                 ddl::writing_begins();
@@ -186,16 +192,21 @@ unsafe fn around_query(query: Query, run: impl FnOnce()) {
             (ManuallyDrop::new(barrier::running(query)), writes)
         });
         let place = &raw mut running;
-        let before = interrupt::enter();
+        let entered = gives_way.then(interrupt::enter);
+        let ended = || {
+            if let Some(before) = entered {
+                interrupt::leave(before);
+            }
+        };
         finally(run, |failure| {
-            interrupt::leave(before);
+            ended();
             if writes {
                 ddl::writing_ends();
             }
             let unconfirmed = ManuallyDrop::take(&mut *place).fail(&failure);
             give_way::replacement(&failure).or(unconfirmed)
         });
-        interrupt::leave(before);
+        ended();
         if writes {
             ddl::writing_ends();
         }
