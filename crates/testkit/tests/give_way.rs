@@ -354,8 +354,6 @@ fn decided(client: &mut Client) -> i64 {
 fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
     let cluster = CLUSTER.lease();
     make_tables(&cluster);
-    let mut apply = hold_apply(&cluster);
-    let before = gave_way(&mut apply, "gave_way_committed");
     let mut committer = cluster.client(0);
     committer
         .batch_execute(
@@ -367,6 +365,8 @@ fn a_commit_in_turn_that_is_in_the_way_is_told_that_it_is_committed() {
         .query_one("SELECT synod.current_transaction_id()::text", &[])
         .unwrap()
         .get(0);
+    let mut apply = hold_apply(&cluster);
+    let before = gave_way(&mut apply, "gave_way_committed");
     cluster.client(1).batch_execute("TRUNCATE fought_child").unwrap();
     let known: i64 = cluster
         .client(1)
@@ -414,12 +414,12 @@ fn a_row_that_came_and_went_conflicts_with_one_that_came() {
         "INSERT INTO fought VALUES (77, 1); UPDATE fought SET id = 78 WHERE id = 77; DELETE FROM fought WHERE id = 78",
         "UPDATE fought SET id = 77 WHERE id = 7; UPDATE fought SET id = 7 WHERE id = 77",
     ] {
-        let mut apply = hold_apply(&cluster);
         let mut committer = cluster.client(0);
         committer.batch_execute("SET synod.read_consistency = local").unwrap();
         committer
             .batch_execute(&format!("BEGIN; {passing}; UPDATE fought SET v = 5 WHERE id = 5"))
             .unwrap();
+        let mut apply = hold_apply(&cluster);
         let mut writer = cluster.client(1);
         writer.batch_execute("INSERT INTO fought VALUES (77, 2)").unwrap();
         let known = decided(&mut writer);
@@ -439,7 +439,6 @@ fn a_row_that_came_and_went_conflicts_with_one_that_came() {
 fn a_commit_that_waits_for_a_majority_gives_way() {
     let cluster = CLUSTER.lease();
     make_tables(&cluster);
-    let mut apply = hold_apply(&cluster);
     let mut committer = cluster.client(0);
     committer
         .batch_execute("SET synod.read_consistency = local; SET synod.commit_timeout = '60s'")
@@ -447,6 +446,7 @@ fn a_commit_that_waits_for_a_majority_gives_way() {
     committer
         .batch_execute("BEGIN; INSERT INTO fought VALUES (78, 1); DELETE FROM fought WHERE id = 78; UPDATE fought SET v = 6 WHERE id = 6")
         .unwrap();
+    let mut apply = hold_apply(&cluster);
     let known: i64 = {
         let mut writer = cluster.client(1);
         writer.batch_execute("INSERT INTO fought VALUES (78, 2)").unwrap();
