@@ -26,7 +26,7 @@ fn sequences() -> TableIterator<
     for (_, oid) in catalog::all() {
         let Some(table) = relation::by_oid(oid) else { continue };
         for feeding in &table.sequences {
-            let Some(sequence) = Sequence::open(feeding.sequence) else {
+            let Some(sequence) = Sequence::open_briefly(feeding.sequence) else {
                 continue;
             };
             let (range, next) = sequence.look(|state| {

@@ -253,11 +253,19 @@ fn ids_of_three_nodes_never_meet() {
         assert_distinct(ids, 300);
         assert_converged(&cluster, &[table]);
     }
+    cluster
+        .client(0)
+        .batch_execute(
+            "CREATE FUNCTION drawn(OUT id bigint) LANGUAGE plpgsql AS
+             'BEGIN FOR n IN 1..20 LOOP id := nextval(''by_serial_id_seq''); END LOOP; END'",
+        )
+        .unwrap();
     // By hand, in all the ways in which a value can be drawn.
     for sql in [
         "SELECT nextval('by_serial_id_seq')",
         "SELECT nextval(pg_get_serial_sequence('by_serial', 'id'))",
         "SELECT nextval('by_serial_id_seq') FROM generate_series(1, 30)",
+        "SELECT drawn()",
     ] {
         let ids = insert_everywhere(&cluster, sql, 1, 3);
         let count = ids.len();
@@ -530,4 +538,49 @@ fn who_joins_gets_it_all() {
     assert_eq!(number, 2);
     assert_distinct(insert_everywhere(&cluster, insert, 1, 5), 15);
     assert_converged(&cluster, &["joined"]);
+}
+
+/// What the services cost here: `cargo test --test services -- --ignored --nocapture rates`.
+#[test]
+#[ignore = "prints rates, asserts nothing"]
+fn rates() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("rated", "CREATE TABLE rated (id bigserial PRIMARY KEY, v int)");
+    cluster.create_table("plain_ids", "CREATE TABLE plain_ids (id bigint PRIMARY KEY, v int)");
+    cluster.client(0).batch_execute("CREATE SEQUENCE aside").unwrap();
+    let rate = |what: &str, sessions: usize, sql: &str| {
+        const SPAN: Duration = Duration::from_secs(3);
+        let count = std::sync::atomic::AtomicU64::new(0);
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..sessions {
+                scope.spawn(|| {
+                    let mut client = cluster.client(0);
+                    let prepared = client.prepare(sql).unwrap();
+                    while start.elapsed() < SPAN {
+                        client.execute(&prepared, &[]).unwrap();
+                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let rate = count.into_inner() as f64 / start.elapsed().as_secs_f64();
+        println!("{what}, {sessions} session(s): {rate:.0}/s");
+    };
+    for sessions in [1, 8] {
+        rate("append", sessions, "SELECT synod.append('rated', 'x')");
+        rate(
+            "INSERT with an id of a sequence",
+            sessions,
+            "INSERT INTO rated (v) VALUES (1)",
+        );
+        rate(
+            "INSERT with an id that is not the group's",
+            sessions,
+            "INSERT INTO plain_ids VALUES (nextval('aside'), 1)",
+        );
+        rate("nextval of the group's", sessions, "SELECT nextval('rated_id_seq')");
+        rate("nextval of another", sessions, "SELECT nextval('aside')");
+        rate("next_gapless", sessions, "SELECT synod.next_gapless('rated')");
+    }
 }

@@ -45,16 +45,27 @@ pub struct State {
 pub struct Sequence {
     relation: Relation,
     form: Form,
+    /// The lock goes with this value.
+    brief: bool,
 }
 
 impl Sequence {
     /// `None` when there is no such sequence. Locks it as `nextval` does, until the transaction ends.
     pub fn open(oid: pg_sys::Oid) -> Option<Self> {
+        Self::open_for(oid, false)
+    }
+
+    /// As [`Sequence::open`], but the lock is released with the value.
+    pub fn open_briefly(oid: pg_sys::Oid) -> Option<Self> {
+        Self::open_for(oid, true)
+    }
+
+    fn open_for(oid: pg_sys::Oid, brief: bool) -> Option<Self> {
         let relation = Relation::open_locked(oid, pg_sys::RowExclusiveLock)?;
         let row = SysCacheRow::find(pg_sys::SysCacheIdentifier::SEQRELID, oid)?;
         // SAFETY: SEQRELID holds pg_sequence rows.
         let form = unsafe { *row.form::<Form>() };
-        Some(Self { relation, form })
+        Some(Self { relation, form, brief })
     }
 
     /// Its relation.
@@ -168,6 +179,15 @@ impl Sequence {
             let header = page.cast::<pg_sys::PageHeaderData>();
             (*header).pd_lsn.xlogid = (end >> 32) as u32;
             (*header).pd_lsn.xrecoff = end as u32;
+        }
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        if self.brief && !std::thread::panicking() {
+            // SAFETY: locked in `open_for`; the relation stays pinned until it is dropped.
+            unsafe { pg_sys::UnlockRelationOid(self.relation.oid(), pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
         }
     }
 }

@@ -54,9 +54,13 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
         }
         let named = (*plan).relationOids;
         for oid in (0..list::length(named)).map(|at| list::oid(named, at)) {
-            if !relation::is_strong(oid) && relation::group_sequences().contains_key(&oid) {
+            // A named table was looked up before, mostly, and a kind is one look into a cache.
+            if relation::is_strong(oid) || pg_sys::get_rel_relkind(oid) as u8 != pg_sys::RELKIND_SEQUENCE {
+                continue;
+            }
+            KNOWN.set(true);
+            if relation::group_sequences().contains_key(&oid) {
                 ranges::ensure(node, oid, expected_rows(plan))?;
-                KNOWN.set(true);
             }
         }
     }
@@ -89,6 +93,7 @@ unsafe fn expected_rows(plan: *const pg_sys::PlannedStmt) -> u64 {
 pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     // SAFETY: the tag says what the pointer may be cast to; a missing relation is COPY's business.
     unsafe {
+        KNOWN.set(false);
         if (*statement).type_ != pg_sys::NodeTag::T_CopyStmt {
             return Ok(());
         }
@@ -120,7 +125,10 @@ pub fn nextval_is_near() -> Result<(), UserError> {
     }
     let Some(node) = node() else { return Ok(()) };
     for sequence in relation::group_sequences().keys() {
-        ranges::ensure(node, *sequence, 1)?;
+        // Most will not be drawn from: no lock on them stays.
+        if ranges::is_low(node, *sequence) {
+            ranges::ensure(node, *sequence, 1)?;
+        }
     }
     Ok(())
 }

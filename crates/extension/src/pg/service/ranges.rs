@@ -68,6 +68,14 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     Ok(())
 }
 
+/// Whether [`ensure`] would have something to do for a value or two.
+pub fn is_low(node: &NodeShared, oid: pg_sys::Oid) -> bool {
+    Sequence::open_briefly(oid).is_some_and(|sequence| {
+        let need = 1 + sequence.cache();
+        room(node, &sequence) < need + usual_size(node, &sequence) / 4
+    })
+}
+
 /// Before a commit that used the sequence: what was given out behind the end of the range must become this node's.
 pub fn settle(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
     let Some(sequence) = Sequence::open(oid) else {
