@@ -5,35 +5,35 @@ use pgrx::prelude::*;
 use synod_change::{Append, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};
 
 use crate::errors::UserError;
-use crate::pg::arguments;
+use crate::pg::arguments::Arguments;
 use crate::pg::service::{self, log};
 use crate::pg::submit;
 
 /// `synod.append(log, text, after)`
 #[pg_extern(sql = false)]
 fn append_text(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
-    append(fcinfo, ValueKind::Text)
+    append(&Arguments::of(fcinfo), ValueKind::Text)
 }
 
 /// `synod.append(log, bytea, after)`
 #[pg_extern(sql = false)]
 fn append_bytea(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
-    append(fcinfo, ValueKind::Bytea)
+    append(&Arguments::of(fcinfo), ValueKind::Bytea)
 }
 
 /// `synod.append(log, jsonb, after)`
 #[pg_extern(sql = false)]
 fn append_jsonb(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
-    append(fcinfo, ValueKind::Jsonb)
+    append(&Arguments::of(fcinfo), ValueKind::Jsonb)
 }
 
-fn append(fcinfo: pg_sys::FunctionCallInfo, kind: ValueKind) -> Option<i64> {
-    let name = arguments::get::<String>(fcinfo, 0)?;
+fn append(arguments: &Arguments, kind: ValueKind) -> Option<i64> {
+    let name = arguments.get::<String>(0)?;
     let value = match kind {
-        ValueKind::Jsonb => arguments::jsonb_text(fcinfo, 1)?,
-        ValueKind::Bytea | ValueKind::Text => arguments::get::<Vec<u8>>(fcinfo, 1)?,
+        ValueKind::Jsonb => arguments.jsonb_text(1)?,
+        ValueKind::Bytea | ValueKind::Text => arguments.get::<Vec<u8>>(1)?,
     };
-    let after = arguments::get::<i64>(fcinfo, 2);
+    let after = arguments.get::<i64>(2);
     match appended(&name, kind, value, after) {
         Ok(round) => Some(round as i64),
         Err(error) => error.raise(),

@@ -76,22 +76,33 @@ fn log_entries() -> pg_sys::Oid {
     oid
 }
 
-/// The sequences that feed columns of strong tables, with these columns in the order of their tables' numbers.
+/// The sequences that feed columns of strong tables, each with the column that owns it; one that no strong table owns with the
+/// columns that it feeds, in the order of their tables' numbers.
 pub fn group_sequences() -> Rc<HashMap<pg_sys::Oid, Vec<(TableId, u16)>>> {
+    /// More columns of one sequence do not travel: partitions would make them many.
+    const FEEDS: usize = 16;
     register();
     let before = INVALIDATIONS.get();
     if let Some((_, known)) = SEQUENCES.with_borrow(|known| known.clone().filter(|(at, _)| *at == before)) {
         return known;
     }
     let mut sequences: HashMap<pg_sys::Oid, Vec<(TableId, u16)>> = HashMap::new();
+    let mut owners = Vec::new();
     for (_, oid) in catalog::all() {
         let Some(table) = by_oid(oid) else { continue };
         for feeding in &table.sequences {
-            sequences
-                .entry(feeding.sequence)
-                .or_default()
-                .push((table.id, feeding.column));
+            let feed = (table.id, feeding.column);
+            let feeds = sequences.entry(feeding.sequence).or_default();
+            if feeds.len() < FEEDS {
+                feeds.push(feed);
+            }
+            if feeding.owned {
+                owners.push((feeding.sequence, feed));
+            }
         }
+    }
+    for (sequence, feed) in owners {
+        sequences.insert(sequence, vec![feed]);
     }
     let sequences = Rc::new(sequences);
     if INVALIDATIONS.get() == before {

@@ -1,213 +1,12 @@
-//! Named logs, sequences and gapless numbers of a group.
+//! Ids from sequences, and numbers without gaps.
 
 use std::io::Write;
 use std::time::Duration;
 
 use postgres::Client;
-use postgres::fallible_iterator::FallibleIterator;
-use synod_testkit::{Cluster, Options, Outcome, Session, SharedCluster, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Cluster, Outcome, Session, assert_converged, sqlstate, wait_until};
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
-
-fn append(client: &mut Client, log: &str, value: &str) -> i64 {
-    client
-        .query_one("SELECT synod.append($1, $2::text)", &[&log, &value])
-        .unwrap_or_else(|error| panic!("append to {log}: {error:?}"))
-        .get(0)
-}
-
-#[track_caller]
-fn refused_sql(client: &mut Client, sql: &str, code: &str) {
-    let error = client.batch_execute(sql).expect_err(sql);
-    assert_eq!(sqlstate(&error), Some(code), "{sql}: {error}");
-}
-
-fn values(client: &mut Client, log: &str) -> Vec<(i64, String)> {
-    client
-        .query("SELECT round, value FROM synod.log($1)", &[&log])
-        .unwrap()
-        .iter()
-        .map(|row| (row.get(0), row.get(1)))
-        .collect()
-}
-
-#[test]
-fn every_node_has_the_same_log() {
-    let cluster = CLUSTER.lease();
-    const EACH: i64 = 20;
-    std::thread::scope(|scope| {
-        for node in 0..3 {
-            let cluster = &cluster;
-            scope.spawn(move || {
-                let mut client = cluster.client(node);
-                for number in 0..EACH {
-                    let round = append(&mut client, "same", &format!("{node}-{number}"));
-                    // A statement after it sees it, on any node.
-                    let mut other = cluster.client((node + 1) % 3);
-                    let seen: String = other
-                        .query_one("SELECT value FROM synod.log('same', $1) LIMIT 1", &[&round])
-                        .unwrap()
-                        .get(0);
-                    assert_eq!(seen, format!("{node}-{number}"));
-                }
-            });
-        }
-    });
-    let logs: Vec<_> = (0..3).map(|node| values(&mut cluster.client(node), "same")).collect();
-    assert_eq!(logs[0], logs[1]);
-    assert_eq!(logs[0], logs[2]);
-    let rounds: Vec<i64> = logs[0].iter().map(|(round, _)| *round).collect();
-    assert_eq!(rounds, (1..=3 * EACH).collect::<Vec<_>>());
-}
-
-#[test]
-fn an_entry_stays_when_its_transaction_rolls_back() {
-    let cluster = CLUSTER.lease();
-    let mut client = cluster.client(0);
-    client
-        .batch_execute("BEGIN; SELECT synod.append('kept', 'a'); ROLLBACK")
-        .unwrap();
-    assert_eq!(values(&mut cluster.client(1), "kept"), [(1, "a".to_owned())]);
-    // READ COMMITTED sees it in the next statement, REPEATABLE READ keeps its snapshot.
-    let mut transaction = client.transaction().unwrap();
-    let round: i64 = transaction
-        .query_one("SELECT synod.append('kept', 'b')", &[])
-        .unwrap()
-        .get(0);
-    let last: i64 = transaction
-        .query_one("SELECT round FROM synod.last('kept')", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!((round, last), (2, 2));
-    transaction.rollback().unwrap();
-    client
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM synod.last('kept')")
-        .unwrap();
-    assert_eq!(append(&mut client, "kept", "c"), 3);
-    let last: i64 = client
-        .query_one("SELECT round FROM synod.last('kept')", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!(last, 2);
-    client.batch_execute("COMMIT").unwrap();
-}
-
-#[test]
-fn values_of_all_types_come_back() {
-    let cluster = CLUSTER.lease();
-    let mut client = cluster.client(0);
-    client
-        .batch_execute(
-            "SELECT synod.append('types', 'é'::text); SELECT synod.append('types', '\\x00ff'::bytea);
-             SELECT synod.append('types', '{\"a\": [1, 2]}'::jsonb); SELECT synod.append('types', 'literal')",
-        )
-        .unwrap();
-    // Larger than a slot, and larger than what travels within a record.
-    for size in [100_000, 1_000_000] {
-        client
-            .query_one("SELECT synod.append('types', repeat('x', $1))", &[&size])
-            .unwrap();
-    }
-    let rows = cluster
-        .client(2)
-        .query(
-            "SELECT value_type::text, value, bytes, length(bytes) FROM synod.log('types')",
-            &[],
-        )
-        .unwrap();
-    let types: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(types, ["text", "bytea", "jsonb", "text", "text", "text"]);
-    assert_eq!(rows[0].get::<_, String>(1), "é");
-    assert_eq!(rows[1].get::<_, Option<String>>(1), None);
-    assert_eq!(rows[1].get::<_, Vec<u8>>(2), [0, 255]);
-    assert_eq!(rows[2].get::<_, String>(1), "{\"a\": [1, 2]}");
-    assert_eq!(rows[5].get::<_, i32>(3), 1_000_000);
-    refused_sql(
-        &mut client,
-        "SELECT synod.append('types', convert_to(repeat('x', 17000000), 'UTF8'))",
-        "54000",
-    );
-}
-
-#[test]
-fn one_of_those_who_append_after_a_round_wins() {
-    let cluster = CLUSTER.lease();
-    append(&mut cluster.client(0), "lock", "free");
-    let winners: Vec<bool> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..6)
-            .map(|number| {
-                let cluster = &cluster;
-                scope.spawn(move || {
-                    let mut client = cluster.client(number % 3);
-                    match client.query_one("SELECT synod.append('lock', 'mine', 1)", &[]) {
-                        Ok(row) => {
-                            assert_eq!(row.get::<_, i64>(0), 2);
-                            true
-                        }
-                        Err(error) => {
-                            assert_eq!(sqlstate(&error), Some("40001"));
-                            false
-                        }
-                    }
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    assert_eq!(winners.iter().filter(|won| **won).count(), 1);
-    assert_eq!(values(&mut cluster.client(1), "lock").len(), 2);
-}
-
-#[test]
-fn those_who_listen_are_woken_on_every_node() {
-    let cluster = CLUSTER.lease();
-    let mut listeners: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
-    for client in &mut listeners {
-        client.batch_execute("LISTEN synod_news").unwrap();
-    }
-    append(&mut cluster.client(1), "news", "x");
-    for client in &mut listeners {
-        let notification = client
-            .notifications()
-            .timeout_iter(Duration::from_secs(10))
-            .next()
-            .unwrap()
-            .expect("a notification");
-        assert_eq!((notification.channel(), notification.payload()), ("synod_news", "1"));
-        assert_eq!(values(client, "news"), [(1, "x".to_owned())]);
-    }
-}
-
-#[test]
-fn a_log_is_trimmed_but_for_its_last_entry() {
-    let cluster = CLUSTER.lease();
-    let mut client = cluster.client(0);
-    for value in ["a", "b", "c"] {
-        append(&mut client, "short", value);
-    }
-    client.batch_execute("SELECT synod.trim_log('short', 2)").unwrap();
-    assert_eq!(values(&mut cluster.client(1), "short").len(), 2);
-    client.batch_execute("SELECT synod.trim_log('short', 100)").unwrap();
-    assert_eq!(values(&mut cluster.client(2), "short"), [(3, "c".to_owned())]);
-    assert_eq!(append(&mut client, "short", "d"), 4);
-}
-
-#[test]
-fn what_cannot_be_appended_is_refused() {
-    let cluster = CLUSTER.lease();
-    let mut client = cluster.client(0);
-    refused_sql(&mut client, "SELECT synod.append('', 'x')", "42602");
-    refused_sql(&mut client, "SELECT synod.append('a b', 'x')", "42602");
-    client.batch_execute("BEGIN READ ONLY").unwrap();
-    refused_sql(&mut client, "SELECT synod.append('no', 'x')", "25006");
-    client
-        .batch_execute("ROLLBACK; CREATE ROLE nobody LOGIN; SET ROLE nobody")
-        .unwrap();
-    refused_sql(&mut client, "SELECT synod.append('no', 'x')", "42501");
-    refused_sql(&mut client, "SELECT * FROM synod.log('no')", "42501");
-    client.batch_execute("RESET ROLE; DROP ROLE nobody").unwrap();
-    assert!(values(&mut client, "no").is_empty());
-}
+use crate::{CLUSTER, append, values};
 
 /// Every node inserts with sessions of its own; the ids that they were told.
 fn insert_everywhere(cluster: &Cluster, sql: &str, sessions: usize, each: usize) -> Vec<i64> {
@@ -421,6 +220,35 @@ fn where_users_put_a_sequence() {
 }
 
 #[test]
+fn partitions_share_the_sequence_of_their_table() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "parted",
+        "CREATE TABLE parted (id bigserial, other bigint GENERATED BY DEFAULT AS IDENTITY, v int) PARTITION BY HASH (v);
+         CREATE TABLE parted_0 PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+    );
+    let insert = "INSERT INTO parted (v) SELECT generate_series(1, 4) RETURNING id + other * 0";
+    assert_distinct(insert_everywhere(&cluster, insert, 1, 10), 120);
+    let mut client = cluster.client(1);
+    client.batch_execute("TRUNCATE parted RESTART IDENTITY").unwrap();
+    let id: i64 = client
+        .query_one("INSERT INTO parted (v) VALUES (1) RETURNING id", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(id, 1);
+    assert_distinct(insert_everywhere(&cluster, insert, 1, 10), 120);
+    let (rows, ids): (i64, i64) = {
+        let row = client
+            .query_one("SELECT count(*), count(DISTINCT (id, other)) FROM parted", &[])
+            .unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert_eq!((rows, ids), (121, 121));
+    assert_converged(&cluster, &["parted_0", "parted_1"]);
+}
+
+#[test]
 fn a_range_is_given_up_in_a_crash() {
     let mut cluster = CLUSTER.lease();
     cluster.create_table("crashed", "CREATE TABLE crashed (id bigserial PRIMARY KEY, v int)");
@@ -538,49 +366,4 @@ fn who_joins_gets_it_all() {
     assert_eq!(number, 2);
     assert_distinct(insert_everywhere(&cluster, insert, 1, 5), 15);
     assert_converged(&cluster, &["joined"]);
-}
-
-/// What the services cost here: `cargo test --test services -- --ignored --nocapture rates`.
-#[test]
-#[ignore = "prints rates, asserts nothing"]
-fn rates() {
-    let cluster = CLUSTER.lease();
-    cluster.create_table("rated", "CREATE TABLE rated (id bigserial PRIMARY KEY, v int)");
-    cluster.create_table("plain_ids", "CREATE TABLE plain_ids (id bigint PRIMARY KEY, v int)");
-    cluster.client(0).batch_execute("CREATE SEQUENCE aside").unwrap();
-    let rate = |what: &str, sessions: usize, sql: &str| {
-        const SPAN: Duration = Duration::from_secs(3);
-        let count = std::sync::atomic::AtomicU64::new(0);
-        let start = std::time::Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..sessions {
-                scope.spawn(|| {
-                    let mut client = cluster.client(0);
-                    let prepared = client.prepare(sql).unwrap();
-                    while start.elapsed() < SPAN {
-                        client.execute(&prepared, &[]).unwrap();
-                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    }
-                });
-            }
-        });
-        let rate = count.into_inner() as f64 / start.elapsed().as_secs_f64();
-        println!("{what}, {sessions} session(s): {rate:.0}/s");
-    };
-    for sessions in [1, 8] {
-        rate("append", sessions, "SELECT synod.append('rated', 'x')");
-        rate(
-            "INSERT with an id of a sequence",
-            sessions,
-            "INSERT INTO rated (v) VALUES (1)",
-        );
-        rate(
-            "INSERT with an id that is not the group's",
-            sessions,
-            "INSERT INTO plain_ids VALUES (nextval('aside'), 1)",
-        );
-        rate("nextval of the group's", sessions, "SELECT nextval('rated_id_seq')");
-        rate("nextval of another", sessions, "SELECT nextval('aside')");
-        rate("next_gapless", sessions, "SELECT synod.next_gapless('rated')");
-    }
 }

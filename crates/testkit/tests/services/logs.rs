@@ -1,0 +1,187 @@
+//! Named logs.
+
+use std::time::Duration;
+
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use synod_testkit::sqlstate;
+
+use crate::{CLUSTER, append, refused_sql, values};
+
+#[test]
+fn every_node_has_the_same_log() {
+    let cluster = CLUSTER.lease();
+    const EACH: i64 = 20;
+    std::thread::scope(|scope| {
+        for node in 0..3 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut client = cluster.client(node);
+                for number in 0..EACH {
+                    let round = append(&mut client, "same", &format!("{node}-{number}"));
+                    // A statement after it sees it, on any node.
+                    let mut other = cluster.client((node + 1) % 3);
+                    let seen: String = other
+                        .query_one("SELECT value FROM synod.log('same', $1) LIMIT 1", &[&round])
+                        .unwrap()
+                        .get(0);
+                    assert_eq!(seen, format!("{node}-{number}"));
+                }
+            });
+        }
+    });
+    let logs: Vec<_> = (0..3).map(|node| values(&mut cluster.client(node), "same")).collect();
+    assert_eq!(logs[0], logs[1]);
+    assert_eq!(logs[0], logs[2]);
+    let rounds: Vec<i64> = logs[0].iter().map(|(round, _)| *round).collect();
+    assert_eq!(rounds, (1..=3 * EACH).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_entry_stays_when_its_transaction_rolls_back() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("BEGIN; SELECT synod.append('kept', 'a'); ROLLBACK")
+        .unwrap();
+    assert_eq!(values(&mut cluster.client(1), "kept"), [(1, "a".to_owned())]);
+    // READ COMMITTED sees it in the next statement, REPEATABLE READ keeps its snapshot.
+    let mut transaction = client.transaction().unwrap();
+    let round: i64 = transaction
+        .query_one("SELECT synod.append('kept', 'b')", &[])
+        .unwrap()
+        .get(0);
+    let last: i64 = transaction
+        .query_one("SELECT round FROM synod.last('kept')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!((round, last), (2, 2));
+    transaction.rollback().unwrap();
+    client
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM synod.last('kept')")
+        .unwrap();
+    assert_eq!(append(&mut client, "kept", "c"), 3);
+    let last: i64 = client
+        .query_one("SELECT round FROM synod.last('kept')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(last, 2);
+    client.batch_execute("COMMIT").unwrap();
+}
+
+#[test]
+fn values_of_all_types_come_back() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "SELECT synod.append('types', 'é'::text); SELECT synod.append('types', '\\x00ff'::bytea);
+             SELECT synod.append('types', '{\"a\": [1, 2]}'::jsonb); SELECT synod.append('types', 'literal')",
+        )
+        .unwrap();
+    // Larger than a slot, and larger than what travels within a record.
+    for size in [100_000, 1_000_000] {
+        client
+            .query_one("SELECT synod.append('types', repeat('x', $1))", &[&size])
+            .unwrap();
+    }
+    let rows = cluster
+        .client(2)
+        .query(
+            "SELECT value_type::text, value, bytes, length(bytes) FROM synod.log('types')",
+            &[],
+        )
+        .unwrap();
+    let types: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(types, ["text", "bytea", "jsonb", "text", "text", "text"]);
+    assert_eq!(rows[0].get::<_, String>(1), "é");
+    assert_eq!(rows[1].get::<_, Option<String>>(1), None);
+    assert_eq!(rows[1].get::<_, Vec<u8>>(2), [0, 255]);
+    assert_eq!(rows[2].get::<_, String>(1), "{\"a\": [1, 2]}");
+    assert_eq!(rows[5].get::<_, i32>(3), 1_000_000);
+    refused_sql(
+        &mut client,
+        "SELECT synod.append('types', convert_to(repeat('x', 17000000), 'UTF8'))",
+        "54000",
+    );
+}
+
+#[test]
+fn one_of_those_who_append_after_a_round_wins() {
+    let cluster = CLUSTER.lease();
+    append(&mut cluster.client(0), "lock", "free");
+    let winners: Vec<bool> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|number| {
+                let cluster = &cluster;
+                scope.spawn(move || {
+                    let mut client = cluster.client(number % 3);
+                    match client.query_one("SELECT synod.append('lock', 'mine', 1)", &[]) {
+                        Ok(row) => {
+                            assert_eq!(row.get::<_, i64>(0), 2);
+                            true
+                        }
+                        Err(error) => {
+                            assert_eq!(sqlstate(&error), Some("40001"));
+                            false
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(winners.iter().filter(|won| **won).count(), 1);
+    assert_eq!(values(&mut cluster.client(1), "lock").len(), 2);
+}
+
+#[test]
+fn those_who_listen_are_woken_on_every_node() {
+    let cluster = CLUSTER.lease();
+    let mut listeners: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
+    for client in &mut listeners {
+        client.batch_execute("LISTEN synod_news").unwrap();
+    }
+    append(&mut cluster.client(1), "news", "x");
+    for client in &mut listeners {
+        let notification = client
+            .notifications()
+            .timeout_iter(Duration::from_secs(10))
+            .next()
+            .unwrap()
+            .expect("a notification");
+        assert_eq!((notification.channel(), notification.payload()), ("synod_news", "1"));
+        assert_eq!(values(client, "news"), [(1, "x".to_owned())]);
+    }
+}
+
+#[test]
+fn a_log_is_trimmed_but_for_its_last_entry() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    for value in ["a", "b", "c"] {
+        append(&mut client, "short", value);
+    }
+    client.batch_execute("SELECT synod.trim_log('short', 2)").unwrap();
+    assert_eq!(values(&mut cluster.client(1), "short").len(), 2);
+    client.batch_execute("SELECT synod.trim_log('short', 100)").unwrap();
+    assert_eq!(values(&mut cluster.client(2), "short"), [(3, "c".to_owned())]);
+    assert_eq!(append(&mut client, "short", "d"), 4);
+}
+
+#[test]
+fn what_cannot_be_appended_is_refused() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    refused_sql(&mut client, "SELECT synod.append('', 'x')", "42602");
+    refused_sql(&mut client, "SELECT synod.append('a b', 'x')", "42602");
+    client.batch_execute("BEGIN READ ONLY").unwrap();
+    refused_sql(&mut client, "SELECT synod.append('no', 'x')", "25006");
+    client
+        .batch_execute("ROLLBACK; CREATE ROLE nobody LOGIN; SET ROLE nobody")
+        .unwrap();
+    refused_sql(&mut client, "SELECT synod.append('no', 'x')", "42501");
+    refused_sql(&mut client, "SELECT * FROM synod.log('no')", "42501");
+    client.batch_execute("RESET ROLE; DROP ROLE nobody").unwrap();
+    assert!(values(&mut client, "no").is_empty());
+}
