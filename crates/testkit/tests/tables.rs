@@ -3,7 +3,11 @@
 //! What can be said in SQL is a script of `tables/`, run on the group and on a plain database; here is what is refused,
 //! and what needs nodes that differ.
 
-use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate};
+use std::time::Duration;
+
+use synod_testkit::{
+    Cluster, Options, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate, wait_until,
+};
 
 /// The servers' own fsync does not matter here; without it, DDL is fast.
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
@@ -153,10 +157,16 @@ fn partitions_come_and_go() {
     );
     cluster.replicate("grow");
     let mut clients: Vec<_> = (0..3).map(|node| cluster.client(node)).collect();
+    // Who reads or writes while a definition changes may be told to try again.
     let mut on = |node: usize, sql: &str| {
-        clients[node]
-            .batch_execute(sql)
-            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+        wait_until(Duration::from_secs(30), sql, || {
+            match clients[node].batch_execute(sql) {
+                Err(error) if sqlstate(&error) == Some("40001") => {
+                    clients[node].batch_execute("ROLLBACK").err().map(|_| ())
+                }
+                done => Some(done.unwrap_or_else(|error| panic!("{sql}: {error:?}"))),
+            }
+        });
     };
     on(0, "INSERT INTO grow SELECT i, 'first' FROM generate_series(1, 50) i");
     on(
