@@ -86,6 +86,7 @@ soak: build
 
 demo: build
 	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
+	@cargo build --quiet --locked -p synod-cli
 	@cargo build --quiet --locked -p synod-testkit --bin demo
 	@$(KIT) KEEP='$(KEEP)' '$(TARGET)/debug/demo'
 

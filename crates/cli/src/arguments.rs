@@ -141,7 +141,7 @@ Example:
 DANGER: this writes to one node past the shared log. It is for a table that the group has already lost agreement on:
 somebody wrote to it with its triggers off, or a disk or a bug changed rows. What only that node had is lost, so keep
 the output of the dry run. Find the cause first. While it runs (at most --pause) no commit and no strong read of
-that node ends; let clients use another node. A node whose apply has stopped cannot be repaired so, as it can
+that node ends, and those that wait too long are told so (57P03, 08007); let clients use another node. A node whose apply has stopped cannot be repaired so, as it can
 reach no CSN that the others still know: let it leave and join again.")]
     Repair(Repair),
 }

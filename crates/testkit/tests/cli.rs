@@ -250,6 +250,45 @@ impl Drop for EndOf<'_> {
 }
 
 #[test]
+fn a_hold_ends_by_itself() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("held", "CREATE TABLE held (id int PRIMARY KEY)");
+    let mut writer = cluster.client(0);
+    let mut id = 0;
+    let mut write = |client: &mut postgres::Client| {
+        id += 1;
+        let began = std::time::Instant::now();
+        client.execute("INSERT INTO held VALUES ($1)", &[&id]).unwrap();
+        began.elapsed()
+    };
+    // At its deadline, although its transaction goes on; one node holds, the others do not.
+    let mut holder = cluster.client(0);
+    let hold = "SET synod.read_consistency = local; BEGIN; SELECT synod._hold";
+    holder.batch_execute(&format!("{hold}(700)")).unwrap();
+    assert!(write(&mut cluster.client(1)) < Duration::from_secs(5));
+    assert!(write(&mut writer) > Duration::from_millis(300), "a held node committed");
+    let error = holder
+        .batch_execute("SELECT synod._snapshot_at(1)")
+        .expect_err("a snapshot after the deadline");
+    assert_eq!(synod_testkit::sqlstate(&error), Some("55000"), "{error:?}");
+    // With its transaction.
+    holder.batch_execute("ROLLBACK").unwrap();
+    holder.batch_execute(&format!("{hold}(60000)")).unwrap();
+    let error = cluster
+        .client(0)
+        .batch_execute(&format!("{hold}(10)"))
+        .expect_err("two holds at once");
+    assert_eq!(synod_testkit::sqlstate(&error), Some("55000"), "{error:?}");
+    holder.batch_execute("COMMIT").unwrap();
+    assert!(write(&mut writer) < Duration::from_secs(10));
+    // With its session.
+    holder.batch_execute(&format!("{hold}(60000)")).unwrap();
+    drop(holder);
+    assert!(write(&mut writer) < Duration::from_secs(10));
+    assert_converged(&cluster, &["held"]);
+}
+
+#[test]
 fn a_stopped_node_is_told_apart_from_a_different_one() {
     let cluster = CLUSTER.lease();
     cluster.create_table("stuck", "CREATE TABLE stuck (id int PRIMARY KEY)");

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     let story = load::run(&mut cluster, &names);
     let verdict = audit::audit(&cluster, &names, &story);
 
+    show_status(&cluster);
     if std::env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0") {
         keep::keep(cluster, &names);
     }
@@ -63,6 +64,17 @@ fn main() -> ExitCode {
         screen::failure("Something is unequal: see the lines marked above.");
         ExitCode::FAILURE
     }
+}
+
+/// The group as the command `synod` shows it; what it says is not part of the verdict.
+fn show_status(cluster: &Cluster) {
+    let dsn = cluster.server(0).dsn();
+    let ran = synod_testkit::command::synod(&["status", "--dsn", &dsn]);
+    println!("\n    $ synod status --dsn '{dsn}'\n");
+    for line in ran.out.lines().chain(ran.err.lines()) {
+        println!("    {line}");
+    }
+    println!();
 }
 
 /// Creates the tables everywhere, replicates them, and fills them through one node.
