@@ -58,9 +58,5 @@ fn disk() -> TableIterator<'static, (name!(log_bytes, i64), name!(free_bytes, i6
     let files = std::fs::read_dir(directory.join("log")).into_iter().flatten().flatten();
     let log: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     let space = crate::pg::server::disk_space(&directory);
-    TableIterator::new(
-        space
-            .map(|(free, total)| (log as i64, free as i64, total as i64))
-            .into_iter(),
-    )
+    TableIterator::new(space.map(|(free, total)| (log as i64, free as i64, total as i64)))
 }
