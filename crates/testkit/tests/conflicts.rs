@@ -398,8 +398,7 @@ fn repeatable_read_keeps_its_snapshot_and_the_first_committer_wins() {
     assert_converged(&cluster, &["snap"]);
 }
 
-/// The key of the parent and that of the child are not written alike: they must meet all the same. Fails (an orphan) when both
-/// hash their own type's value.
+/// The key of the parent and that of the child are not written alike: they must meet all the same.
 #[test]
 fn a_parent_of_another_type_does_not_go_either() {
     let cluster = CLUSTER.lease();
