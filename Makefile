@@ -69,7 +69,7 @@ test-servers: deps
 	cargo build --quiet --locked -p synod-cli
 	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
 
-# The long form, about half an hour as it is: runs of the consensus simulator; rounds of histories under random faults, two
+# The long form, runs of the consensus simulator; rounds of histories under random faults, two
 # minutes each; crashes of random nodes; megabytes of the one large transaction.
 SEEDS ?= 2000
 ROUNDS ?= 5
