@@ -311,26 +311,29 @@ unsafe fn gets_around_capture(command: &pg_sys::AlterTableCmd) -> bool {
 /// Subcommands that neither change rows or definitions nor touch our triggers.
 unsafe fn stays_local(command: &pg_sys::AlterTableCmd) -> bool {
     use pg_sys::AlterTableType as Kind;
-    match command.subtype {
+    matches!(
+        command.subtype,
         Kind::AT_ChangeOwner
-        | Kind::AT_SetStatistics
-        | Kind::AT_SetOptions
-        | Kind::AT_ResetOptions
-        | Kind::AT_SetStorage
-        | Kind::AT_SetCompression
-        | Kind::AT_SetRelOptions
-        | Kind::AT_ResetRelOptions
-        | Kind::AT_ClusterOn
-        | Kind::AT_DropCluster
-        | Kind::AT_EnableRowSecurity
-        | Kind::AT_DisableRowSecurity
-        | Kind::AT_ForceRowSecurity
-        | Kind::AT_NoForceRowSecurity
-        | Kind::AT_EnableTrigUser
-        | Kind::AT_DisableTrigUser => true,
-        Kind::AT_EnableTrig | Kind::AT_EnableAlwaysTrig | Kind::AT_EnableReplicaTrig | Kind::AT_DisableTrig => true,
-        _ => false,
-    }
+            | Kind::AT_SetStatistics
+            | Kind::AT_SetOptions
+            | Kind::AT_ResetOptions
+            | Kind::AT_SetStorage
+            | Kind::AT_SetCompression
+            | Kind::AT_SetRelOptions
+            | Kind::AT_ResetRelOptions
+            | Kind::AT_ClusterOn
+            | Kind::AT_DropCluster
+            | Kind::AT_EnableRowSecurity
+            | Kind::AT_DisableRowSecurity
+            | Kind::AT_ForceRowSecurity
+            | Kind::AT_NoForceRowSecurity
+            | Kind::AT_EnableTrigUser
+            | Kind::AT_DisableTrigUser
+            | Kind::AT_EnableTrig
+            | Kind::AT_EnableAlwaysTrig
+            | Kind::AT_EnableReplicaTrig
+            | Kind::AT_DisableTrig
+    )
 }
 
 unsafe fn rename(statement: &pg_sys::RenameStmt, travels: bool) -> Result<(), UserError> {

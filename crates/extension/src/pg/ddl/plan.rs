@@ -61,8 +61,9 @@ pub unsafe fn may_concern_group(statement: *mut pg_sys::Node) -> bool {
 unsafe fn of_kind(statement: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag as Tag;
     // SAFETY: by contract.
+    let kind = unsafe { (*statement).type_ };
     matches!(
-        unsafe { (*statement).type_ },
+        kind,
         Tag::T_CreateStmt
             | Tag::T_IndexStmt
             | Tag::T_AlterTableStmt
