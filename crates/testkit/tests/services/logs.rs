@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
-use synod_testkit::sqlstate;
+use synod_testkit::{StopMode, sqlstate, wait_until};
 
 use crate::{CLUSTER, append, refused_sql, values};
 
@@ -184,4 +184,45 @@ fn what_cannot_be_appended_is_refused() {
     refused_sql(&mut client, "SELECT * FROM synod.log('no')", "42501");
     client.batch_execute("RESET ROLE; DROP ROLE nobody").unwrap();
     assert!(values(&mut client, "no").is_empty());
+}
+
+#[test]
+fn without_a_majority_nothing_is_appended_or_nobody_knows() {
+    let mut cluster = CLUSTER.lease();
+    assert_eq!(append(&mut cluster.client(0), "alone", "before"), 1);
+    for node in [1, 2] {
+        cluster.server_mut(node).stop(StopMode::Immediate);
+    }
+    let mut client = cluster.client(0);
+    client.batch_execute("SET synod.commit_timeout = '500ms'").unwrap();
+    let ended = |client: &mut Client| {
+        let error = client
+            .query_one("SELECT synod.append('alone', 'x')", &[])
+            .expect_err("there is no majority");
+        sqlstate(&error).map(str::to_owned)
+    };
+    // Until the node knows that it is alone, it proposes, and cannot tell what comes of it.
+    let mut unknown = 0;
+    wait_until(Duration::from_secs(30), "a refusal", || {
+        match ended(&mut client).as_deref() {
+            Some("57P03") => Some(()),
+            Some("08007") => {
+                unknown += 1;
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    cluster.start_all();
+    let last = wait_until(Duration::from_secs(60), "an append", || {
+        let row = cluster
+            .client(0)
+            .query_one("SELECT synod.append('alone', 'after')", &[])
+            .ok()?;
+        Some(row.get::<_, i64>(0))
+    });
+    let entries = values(&mut cluster.client(1), "alone");
+    assert_eq!(entries.len() as i64, last);
+    let in_doubt = entries.iter().filter(|(_, value)| value == "x").count();
+    assert!(in_doubt <= unknown, "{in_doubt} of {unknown}");
 }
