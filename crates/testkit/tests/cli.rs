@@ -384,6 +384,24 @@ fn doctor_and_top_look_at_every_node() {
     assert_eq!(looks[1]["nodes"].as_array().unwrap().len(), 3);
     let text = at(cluster.server(0), &["top", "-i", "0.2", "-n", "1"]);
     assert!(text.out.contains("COMMITS/S"), "{text:?}");
+    // On a terminal it takes the whole screen, and gives it back.
+    let program = synod_testkit::command::synod_program();
+    let line = format!(
+        "{} top --dsn '{}' -i 0.2 -n 2",
+        program.display(),
+        cluster.server(0).dsn()
+    );
+    let output = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .output()
+        .unwrap();
+    let screen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{screen}");
+    assert!(
+        screen.contains("\u{1b}[?1049h") && screen.contains("\u{1b}[?1049l"),
+        "{screen:?}"
+    );
+    assert!(screen.contains("CONFLICTS/S"), "{screen}");
 }
 
 #[test]
