@@ -292,8 +292,8 @@ fn a_value_over_the_limit_is_refused_whole_and_one_below_it_arrives() {
     let cluster = CLUSTER.lease();
     cluster.create_table("huge", "CREATE TABLE huge (id int PRIMARY KEY, v text)");
     let mut client = cluster.client(0);
-    let compressible = "repeat('x', 90000000)";
-    client.batch_execute("SET synod.max_transaction_size = '64MB'").unwrap();
+    let compressible = "repeat('x', 12000000)";
+    client.batch_execute("SET synod.max_transaction_size = '8MB'").unwrap();
     refused(
         "a record over the limit",
         client.batch_execute(&format!("INSERT INTO huge VALUES (1, {compressible})")),
