@@ -30,6 +30,9 @@ pub use collect::refuse_all;
 pub use ddl_lock::encode_request as encode_ddl_request;
 pub use orphans::is_orphan;
 
+/// Figures for views are published with what is decided, and otherwise this often.
+const PUBLISH_EVERY: Duration = Duration::from_millis(10);
+
 /// What one of our proposals is for.
 #[derive(Clone, Copy, Debug)]
 enum Flight {
@@ -82,6 +85,12 @@ pub struct Engine<L> {
     checkpoints: checkpoint::Checkpoints,
     ddl_watch: ddl_lock::Watch,
     membership_asked: bool,
+    /// When this round began.
+    now: Duration,
+    /// When to wake the apply worker for what nobody waits for.
+    apply_at: Option<Duration>,
+    /// When the figures for views were published.
+    published: Duration,
     /// The membership does not list this node any more.
     removed: bool,
     /// The membership that this node is no longer in.
@@ -146,9 +155,15 @@ impl<L: SharedLog> Engine<L> {
             checkpoints,
             ddl_watch: ddl_lock::Watch::default(),
             membership_asked: false,
+            now: Duration::ZERO,
+            apply_at: None,
+            published: Duration::ZERO,
             removed: false,
             last_membership: None,
         };
+        node.marked
+            .iter()
+            .for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
         engine.publish();
         engine
     }
@@ -164,23 +179,29 @@ impl<L: SharedLog> Engine<L> {
 
     /// One round: take what backends ask for, drive the log, give verdicts. Returns when to be called again at the latest.
     pub fn run(&mut self, now: Duration) -> Result<Duration, Stop> {
+        self.now = now;
         self.collect();
         self.ask_tails();
         self.ask_membership();
         let mut events = Vec::new();
         let next = self.log.poll(now, &mut events);
+        let is_news = !events.is_empty() || now >= self.published + PUBLISH_EVERY;
         for event in events {
             self.handle(event)?;
         }
         self.end_if_removed()?;
-        self.publish();
+        if is_news {
+            self.published = now;
+            self.publish();
+        }
+        self.wake_apply();
         self.serve_tails();
         self.feed_uploads();
         self.forget_orphans();
         self.end_ddl_lock();
         self.watch_ddl_owner(now);
         self.checkpoint_if_due()?;
-        Ok(next)
+        Ok(self.apply_at.map_or(next, |at| at.min(next)))
     }
 
     /// The log, for its owner to wait on.

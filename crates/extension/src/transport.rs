@@ -4,7 +4,7 @@
 //! In: what the peers' links put into this node's rings (`pg/ring.rs`). Everything runs on the log worker's main thread
 //! and nothing blocks. The log worker waits on [`Links::descriptor`] (readable: call [`Links::drive`]), on its latch (set
 //! when a ring has got bytes) and until the time that [`Links::drive`] returns, and calls [`Links::drive`] after every
-//! round of the log, so that what the round sent leaves at once.
+//! round of the log. What the log sends leaves when it flushes, before it writes to the disk.
 //! Two handles of the same [`Links`] exist: one inside the log, one in the log worker.
 
 mod peer;
@@ -45,6 +45,8 @@ struct Inner {
     activity: u64,
     poller: Poller,
     resolver: Resolver,
+    /// When it was last driven.
+    now: Duration,
 }
 
 impl Links {
@@ -71,6 +73,7 @@ impl Links {
             activity: 0,
             poller,
             resolver,
+            now: Duration::ZERO,
         };
         Ok(Self(Rc::new(RefCell::new(inner))))
     }
@@ -80,9 +83,10 @@ impl Links {
         self.0.borrow().poller.descriptor()
     }
 
-    /// Dial, greet, send what is queued. Returns when to call again at the latest.
-    pub fn drive(&self, now: Duration) -> Duration {
-        self.0.borrow_mut().drive(now)
+    /// Dial, greet, send what is queued. `ready`: the descriptor was found readable. Returns when to call again at the
+    /// latest.
+    pub fn drive(&self, now: Duration, ready: bool) -> Duration {
+        self.0.borrow_mut().drive(now, ready)
     }
 
     /// A member says that this node was removed from the group: it misses the record that says so, because nobody sends to
@@ -103,8 +107,9 @@ impl Links {
 }
 
 impl Inner {
-    fn drive(&mut self, now: Duration) -> Duration {
-        let ready = self.poller.ready();
+    fn drive(&mut self, now: Duration, ready: bool) -> Duration {
+        self.now = now;
+        let ready = if ready { self.poller.ready() } else { Vec::new() };
         let resolved = ready.iter().any(|one| one.token == RESOLVER);
         if resolved {
             self.resolver.clear();
@@ -195,6 +200,21 @@ impl Transport for Links {
     fn send(&mut self, to: NodeId, message: Bytes) {
         if let Some(peer) = self.0.borrow_mut().peers.get_mut(&to) {
             peer.send(message);
+        }
+    }
+
+    fn flush(&mut self) {
+        let Inner {
+            me,
+            peers,
+            resolver,
+            now,
+            ..
+        } = &mut *self.0.borrow_mut();
+        for peer in peers.values_mut().filter(|peer| peer.has_queued()) {
+            if peer.drive(me, resolver, *now, false) {
+                tell(me, peer);
+            }
         }
     }
 

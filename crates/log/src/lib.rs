@@ -142,6 +142,8 @@ pub trait Transport {
     fn set_members(&mut self, membership: &Membership);
     /// Send, or drop when there is no link or its buffer is full. Never blocks.
     fn send(&mut self, to: NodeId, message: Bytes);
+    /// Let out what was sent: the sender may be about to wait for its disk. Never blocks.
+    fn flush(&mut self) {}
     /// Move received messages into `into`. Never blocks.
     fn receive(&mut self, into: &mut Vec<(NodeId, Bytes)>);
 }

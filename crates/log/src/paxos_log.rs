@@ -19,10 +19,10 @@ use synod_paxos::{Action, Event, Message, Paxos};
 use crate::delivery::Delivery;
 use crate::places::Places;
 use crate::reader::SegmentReader;
-use crate::storage::Storage;
+use crate::storage::{Record, Storage};
 use crate::{
-    Command, LeaseHooks, LogEvent, LogId, LogStatus, MAX_PAYLOAD_BYTES, MembershipChange, NodeId, Position, ProposalId,
-    SharedLog, Transport,
+    ChosenEntry, Command, LeaseHooks, LogEvent, LogId, LogStatus, MAX_PAYLOAD_BYTES, MembershipChange, NodeId,
+    Position, ProposalId, SharedLog, Transport, Value,
 };
 
 /// After a question for the tail failed, wait this long before it is asked again.
@@ -38,6 +38,9 @@ pub struct PaxosLog<T> {
     delivery: Delivery,
     /// Tickets under way, and what to send when they are durable.
     held: VecDeque<(u64, Vec<(NodeId, Message)>)>,
+    unwritten: Unwritten,
+    /// `unwritten` has let a verdict go first.
+    has_waited: bool,
     /// Proposals since the last poll.
     proposals: Vec<Command>,
     tail: Tail,
@@ -49,6 +52,16 @@ pub struct PaxosLog<T> {
     /// Kept for its memory.
     actions: Vec<Action>,
     received: Vec<(NodeId, Bytes)>,
+}
+
+/// What the storage is to be given, in the order in which the core asked: once for a poll, when all messages have left.
+#[derive(Default)]
+struct Unwritten {
+    records: Vec<Record>,
+    /// The last of the tickets; without one, the records need not be durable soon.
+    ticket: Option<u64>,
+    /// Then give up what lies below.
+    trim: Option<Position>,
 }
 
 /// The latest question for the tail: it stands for all before it.
@@ -132,13 +145,17 @@ impl<T: Transport> SharedLog for PaxosLog<T> {
         self.take_completions(events);
         self.take_messages();
         self.take_requests(now);
-        if now_ms(now) >= self.paxos.next_tick_ms() {
-            self.paxos
-                .handle(Event::Tick { now_ms: now_ms(now) }, &mut self.actions);
-        }
-        self.carry_out(now, events);
-        if !self.failed {
-            self.deliver(events);
+        // Always: the core counts milliseconds.
+        self.paxos
+            .handle(Event::Tick { now_ms: now_ms(now) }, &mut self.actions);
+        self.settle(now, events);
+        // The write may take a while: whoever waits for a verdict has it first, but not twice in a row.
+        self.has_waited = !self.has_waited && self.unwritten.ticket.is_some() && self.decides_own(events);
+        if !self.has_waited && !self.failed {
+            self.write_out();
+            self.tell_time();
+            self.take_completions(events);
+            self.settle(now, events);
         }
         self.next_poll(now)
     }
@@ -166,6 +183,25 @@ impl<T: Transport> SharedLog for PaxosLog<T> {
 }
 
 impl<T: Transport> PaxosLog<T> {
+    /// Carry out what is to be done now; messages leave, entries are handed over.
+    fn settle(&mut self, now: Duration, events: &mut Vec<LogEvent>) {
+        self.carry_out(now, events);
+        self.transport.flush();
+        if !self.failed {
+            self.deliver(events);
+        }
+    }
+
+    /// Among the entries handed over are proposals of this node: somebody waits for them.
+    fn decides_own(&self, events: &[LogEvent]) -> bool {
+        let me = self.paxos.id();
+        let is_own =
+            |chosen: &ChosenEntry| matches!(&chosen.entry.value, Value::Command(command) if command.id.node == me);
+        events
+            .iter()
+            .any(|event| matches!(event, LogEvent::Chosen(entries) if entries.iter().any(is_own)))
+    }
+
     fn take_requests(&mut self, now: Duration) {
         if !self.proposals.is_empty() {
             let proposals = std::mem::take(&mut self.proposals);
@@ -186,7 +222,7 @@ impl<T: Transport> PaxosLog<T> {
         let tick = Duration::from_millis(self.paxos.next_tick_ms());
         // The owner has more to take at once; what is chosen but not written yet is announced by the waker.
         let more = self.delivery.lags() && self.delivery.ready(&self.places);
-        if more {
+        if more || self.unwritten.ticket.is_some() {
             now
         } else {
             tick.min(self.tail.ask_at.unwrap_or(tick))

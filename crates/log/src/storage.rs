@@ -20,7 +20,7 @@ use crate::error::StorageError;
 use crate::files::{self, Identity};
 use crate::recovery;
 use crate::segment::{Found, KIND_ENTRY, KIND_STATE, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::writer::{Job, Writer};
+use crate::writer::{Job, Shared, Writer};
 use crate::{Ballot, Location, LogId, NodeId, Position, Value};
 
 /// Called from the storage thread when a completion waits.
@@ -143,6 +143,7 @@ pub enum Completion {
 pub struct Storage {
     identity: Identity,
     directory: PathBuf,
+    writer: Shared,
     jobs: Option<Sender<Job>>,
     completions: Receiver<Completion>,
     thread: Option<JoinHandle<()>>,
@@ -241,15 +242,17 @@ impl Storage {
     ) -> Result<Storage, StorageError> {
         let (jobs, queue) = mpsc::channel();
         let (reports, completions) = mpsc::channel();
-        let writer = Writer::new(directory, identity.log, options, recovered, reports);
+        let writer = Shared::new(Writer::new(directory, identity.log, options, recovered, reports));
+        let shared = writer.clone();
         let thread = std::thread::Builder::new()
             .name("synod-storage".into())
-            .spawn(move || writer.run(&queue))
+            .spawn(move || shared.run(&queue))
             .map_err(StorageError::io("start the storage thread for", directory))?;
         let directory = directory.to_path_buf();
         Ok(Storage {
             identity,
             directory,
+            writer,
             jobs: Some(jobs),
             completions,
             thread: Some(thread),
@@ -272,10 +275,22 @@ impl Storage {
         self.send(Job::Write { ticket, records });
     }
 
-    /// Queue records that need not be durable by themselves: they are written with the next ticket's, or when it has
-    /// been quiet for a while, or when the log is closed.
+    /// Write records and make them durable before this returns, if that does not take long and nothing is queued; else
+    /// queue them.
+    pub fn write_now(&self, ticket: u64, records: Vec<Record>) {
+        match self.writer.idle() {
+            Some(mut writer) if writer.is_quick(&records) => writer.write(ticket, &records),
+            _ => self.write(ticket, records),
+        }
+    }
+
+    /// Records that need not be durable by themselves: they are written with the next ticket's, or when it has been quiet
+    /// for a while, or when the log is closed.
     pub fn note(&self, records: Vec<Record>) {
-        self.send(Job::Note { records });
+        match self.writer.idle() {
+            Some(mut writer) if writer.is_quick(&records) => writer.note(&records),
+            _ => self.send(Job::Note { records }),
+        }
     }
 
     /// Delete the segments all of whose entries lie below `below`.
@@ -295,6 +310,7 @@ impl Storage {
 
     fn send(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
+            self.writer.queue();
             // The thread has ended only after a Failed, which the owner has in its queue.
             let _ = jobs.send(job);
         }

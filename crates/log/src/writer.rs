@@ -1,4 +1,8 @@
-//! The storage thread: lays records out, writes, syncs, reports; rolls to the next segment, deletes old ones.
+//! Writing the log: lays records out, writes, syncs, reports; rolls to the next segment, deletes old ones.
+//!
+//! Two threads write, one at a time ([`Shared`]): the storage thread takes what is queued, and the log's owner writes by
+//! himself what is small and soon done, while nothing is queued, because two switches between threads cost as much as the
+//! sync of a good disk.
 //!
 //! Invariants:
 //! - `synced <= written == end` between groups; a group is everything that was queued while the last sync ran.
@@ -9,11 +13,13 @@
 //!
 //! A crash anywhere leaves at most one torn group at the end of one segment.
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,17 +32,26 @@ use crate::segment::{
     self, KIND_ENTRY, KIND_MARK, KIND_START, KIND_STATE, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentStart,
 };
 use crate::storage::{Body, Completion, Record, StorageOptions, Stored};
-use crate::{Ballot, Location, LogId, Position};
-
-/// After this much quiet a mark says durably that all before it was synced, so that from then on damage anywhere is
-/// told from a torn tail.
-const MARK_AFTER: Duration = Duration::from_millis(100);
+use crate::{Ballot, Location, LogId, Position, Value};
+pub(crate) use shared::Shared;
 
 /// A group is closed at this size: what follows should not wait for much more than one such write.
 const GROUP_BYTES: usize = 4 << 20;
 
 /// How long to leave a failed preparation alone.
 const PREPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The owner writes by himself while most syncs take no longer than this: for so long he does nothing else.
+const QUICK_SYNC: Duration = Duration::from_micros(500);
+
+/// See [`Writer::slowness`]. A few slow syncs may be the machine that was busy; so many are the disk.
+const SLOW: u8 = 4;
+
+/// The owner leaves larger groups to the thread.
+const OWN_BYTES: usize = 64 << 10;
+
+/// More than a command's bytes beside its payload.
+const COMMAND_BYTES: usize = 64;
 
 /// What the storage thread is asked to do.
 pub(crate) enum Job {
@@ -79,6 +94,23 @@ pub(crate) struct Writer {
     next: Next,
     /// After a failure: when to try again to prepare the next segment.
     prepare_after: Option<Instant>,
+    /// One up for every slow sync, one down for every quick one; 0 to twice [`SLOW`].
+    slowness: u8,
+    /// The owner has written since the thread last looked.
+    is_active: bool,
+    /// An error was reported: nothing is written again.
+    failed: bool,
+}
+
+/// At least what a record takes in a segment; membership is not for the owner to write.
+fn segment_bytes(record: &Record) -> usize {
+    let payload = match &record.body {
+        Body::Value(Value::Noop) => 1,
+        Body::Value(Value::Command(command)) => command.payload.len() + COMMAND_BYTES,
+        Body::Value(Value::Membership(_)) => OWN_BYTES,
+        Body::Bytes(bytes) => bytes.len(),
+    };
+    segment::record_length(payload)
 }
 
 /// The segment after the current one.
@@ -116,49 +148,71 @@ impl Writer {
             states: recovered.states,
             next: if recovered.prepared { Next::Ready } else { Next::Absent },
             prepare_after: None,
+            slowness: 0,
+            is_active: false,
+            failed: false,
         }
     }
 
-    /// Work until the queue is closed or an error ends the log's writing.
-    pub fn run(mut self, queue: &Receiver<Job>) {
-        let ended = self.work(queue);
-        if let Next::Preparing(thread) = std::mem::replace(&mut self.next, Next::Absent) {
-            // Half a segment is removed at the next start.
-            let _ = thread.join();
-        }
-        if let Err(error) = ended {
-            let hint = if error.is_out_of_space() {
-                "; free space, then start again: nothing was lost"
-            } else {
-                ""
-            };
-            let _ = self.reports.send(Completion::Failed(format!("{error}{hint}")));
-            (self.options.waker)();
-        }
-    }
-
-    fn work(&mut self, queue: &Receiver<Job>) -> Result<(), StorageError> {
+    fn begin(&mut self) {
         if self.end as usize == SEGMENT_HEADER_BYTES {
             self.begin_segment(0);
         }
         self.prepare_ahead();
-        loop {
-            match queue.recv_timeout(MARK_AFTER) {
-                Ok(job) => self.group(job, queue)?,
-                Err(RecvTimeoutError::Timeout) => self.mark()?,
-                Err(RecvTimeoutError::Disconnected) => return self.mark(),
-            }
-            self.prepare_ahead();
+    }
+
+    fn fail(&mut self, error: &StorageError) {
+        let hint = if error.is_out_of_space() {
+            "; free space, then start again: nothing was lost"
+        } else {
+            ""
+        };
+        self.failed = true;
+        let _ = self.reports.send(Completion::Failed(format!("{error}{hint}")));
+    }
+
+    /// Whether the owner may write these himself: it will not take long.
+    pub fn is_quick(&self, records: &[Record]) -> bool {
+        let bytes: usize = records.iter().map(segment_bytes).sum();
+        !self.failed
+            && self.slowness < SLOW
+            && bytes <= OWN_BYTES
+            && self.end as usize + bytes <= self.header.size as usize
+    }
+
+    /// Give records their places. They are written with what is written next, or when it has been quiet for a while.
+    pub fn note(&mut self, records: &[Record]) {
+        let laid = records.iter().try_for_each(|record| self.lay(record).map(drop));
+        if let Err(error) = laid {
+            self.fail(&error);
         }
     }
 
-    /// Write one group: `first` and all that is queued behind it.
-    fn group(&mut self, first: Job, queue: &Receiver<Job>) -> Result<(), StorageError> {
+    /// Write these and make them durable.
+    pub fn write(&mut self, ticket: u64, records: &[Record]) {
+        self.note(records);
+        self.laid = ticket;
+        self.is_active = true;
+        match self.flush() {
+            Ok(()) => self.report_durable(ticket),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn report_durable(&self, ticket: u64) {
+        // Nobody listens any more: the owner is being dropped.
+        let _ = self.reports.send(Completion::Durable(ticket));
+    }
+
+    /// Write one group: `first` and all that is queued behind it. How many jobs it had.
+    fn group(&mut self, first: Job, queue: &Receiver<Job>) -> Result<usize, StorageError> {
+        let mut jobs = 0;
         let mut last = None;
         let mut trim = None;
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next.take() {
+            jobs += 1;
             match job {
                 Job::Write { ticket, records } => {
                     for record in &records {
@@ -180,14 +234,14 @@ impl Writer {
         }
         if let Some(ticket) = last {
             self.flush()?;
-            // Nobody listens any more: the owner is being dropped.
-            let _ = self.reports.send(Completion::Durable(ticket));
+            self.report_durable(ticket);
+            // Before it is trimmed, which takes longer.
             (self.options.waker)();
         }
-        match trim {
-            Some(below) => self.trim(below),
-            None => Ok(()),
+        if let Some(below) = trim {
+            self.trim(below)?;
         }
+        Ok(jobs)
     }
 
     /// Give a record its place, in the next segment if it does not fit.
@@ -269,12 +323,18 @@ impl Writer {
             });
         }
         if self.synced < self.end {
+            let began = Instant::now();
             if let Some(hook) = &self.options.sync_hook {
                 hook(&self.path, self.synced..self.end).map_err(StorageError::io("sync", &self.path))?;
             }
             if self.options.fsync {
                 self.file.sync_data().map_err(StorageError::io("sync", &self.path))?;
             }
+            self.slowness = if began.elapsed() <= QUICK_SYNC {
+                self.slowness.saturating_sub(1)
+            } else {
+                (self.slowness + 1).min(2 * SLOW)
+            };
             // The group's records carry the mark that was true when they were laid out.
             self.marked = self.marked.max(self.synced);
             self.synced = self.end;

@@ -84,6 +84,54 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_the_owner_writes_himself_is_durable_at_once_and_keeps_its_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::create(directory.path(), options(4096)).unwrap();
+    storage.write(1, vec![entry(1, b"queued")]);
+    wait_durable(&storage, 1);
+    let mut at_once = 0;
+    for position in 2..=100 {
+        storage.note(vec![Record::state(KIND_STATE, Bytes::from(position.to_string()))]);
+        storage.write_now(position, vec![entry(position, &[position as u8; 100])]);
+        match storage.completion() {
+            Some(Completion::Written { .. }) => {
+                assert!(matches!(storage.completion(), Some(Completion::Durable(ticket)) if ticket == position));
+                at_once += 1;
+            }
+            // A full segment: left to the thread.
+            _ => wait_durable(&storage, position),
+        }
+    }
+    assert!(at_once > 0);
+    storage.note(vec![Record::state(KIND_STATE, Bytes::from_static(b"last"))]);
+    drop(storage);
+    let (_storage, content) = open(directory.path(), 4096).unwrap();
+    assert_eq!(entries(&content), (1..=100).collect::<Vec<_>>());
+    assert_eq!(content.last().unwrap().2, Bytes::from_static(b"last"));
+}
+
+#[test]
+fn a_slow_disk_is_left_to_the_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = Arc::new(|_: &Path, _: std::ops::Range<u32>| {
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(())
+    });
+    let options = StorageOptions {
+        sync_hook: Some(slow),
+        ..options(1 << 20)
+    };
+    let storage = Storage::create(directory.path(), options).unwrap();
+    for ticket in 1..=20 {
+        storage.write(ticket, vec![entry(ticket, b"x")]);
+        wait_durable(&storage, ticket);
+    }
+    storage.write_now(21, vec![entry(21, b"x")]);
+    assert!(storage.completion().is_none(), "the owner waited for a slow disk");
+    wait_durable(&storage, 21);
+}
+
+#[test]
 fn what_was_durable_is_found_again_over_many_segments() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Storage::create(directory.path(), options(4096)).unwrap();

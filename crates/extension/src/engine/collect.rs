@@ -1,6 +1,6 @@
 //! From the slots into the log: certify locally, then propose.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use synod_change::{Body, Key, MAX_INLINE_BODY_BYTES, TransactionId, WriteRecord};
 use synod_log::SharedLog;
@@ -8,7 +8,7 @@ use synod_rules::CheckFailure;
 
 use super::{Engine, Flight, fragments};
 use crate::local_key::{self, LocalKey};
-use crate::pg::shmem::{self, NodeShared, slots};
+use crate::pg::shmem::{self, MAX_SLOTS, NodeShared, slots};
 use crate::pg::slot::{Outcome, Slot, SlotState};
 use crate::pg::submit::{remove_spill, spill_paths};
 use crate::pg::{latch, turn};
@@ -22,15 +22,14 @@ struct Collected {
 }
 
 impl<L: SharedLog> Engine<L> {
-    /// Take every queued record, unless the gate is shut or there is no quorum to propose to.
+    /// Take every queued record, unless the gate is shut or there is no quorum to propose to: then they stay marked.
     pub(super) fn collect(&mut self) {
+        let words = &self.node.marked[..slots().len().div_ceil(64).min(MAX_SLOTS / 64)];
+        if words.iter().all(|word| word.load(Ordering::SeqCst) == 0) {
+            self.node.gate_shut.store(false, Ordering::SeqCst);
+            return;
+        }
         let index = self.node.index() as u32;
-        let mine = || {
-            slots()
-                .iter()
-                .enumerate()
-                .filter(|(_, slot)| slot.node.load(Ordering::Relaxed) == index)
-        };
         // Shut before counting: who commits while we count then wakes us.
         self.node.gate_shut.store(true, Ordering::SeqCst);
         let shut = turn::waiting(self.node) > turn::GATE;
@@ -39,19 +38,24 @@ impl<L: SharedLog> Engine<L> {
         }
         let open = self.started && self.node.quorum.load(Ordering::Acquire) && !shut && self.may_propose();
         let mut taken = 0;
-        for (number, slot) in mine() {
+        for number in words.iter().enumerate().flat_map(|(at, word)| bits(at, word)) {
+            let Some(slot) = shmem::slot(number) else { continue };
             let (generation, state) = slot.read();
             match state {
+                _ if slot.node.load(Ordering::Relaxed) != index => {}
+                SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) == self.incarnation && !open => {
+                    self.node.marked[number as usize / 64].fetch_or(1 << (number % 64), Ordering::SeqCst);
+                }
                 SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) != self.incarnation => {
                     // Handed to the worker before this one: its id would not be the one that its user was told.
                     slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0);
-                    latch::wake(number as i32);
+                    latch::wake(number);
                 }
-                SlotState::Queued if open && slot.swap(generation, SlotState::Queued, SlotState::Proposed) => {
-                    self.take(number as i32, slot, generation);
+                SlotState::Queued if slot.swap(generation, SlotState::Queued, SlotState::Proposed) => {
+                    self.take(number, slot, generation);
                     taken += 1;
                 }
-                SlotState::Detached => self.free_detached(number as i32, slot, generation),
+                SlotState::Detached => self.free_detached(number, slot, generation),
                 _ => {}
             }
         }
@@ -184,6 +188,20 @@ impl<L: SharedLog> Engine<L> {
         slot.free(generation, SlotState::Detached);
         latch::wake(number);
     }
+}
+
+/// The numbers of the slots marked in the word at this place, which are not marked any more.
+fn bits(at: usize, word: &AtomicU64) -> impl Iterator<Item = i32> + use<> {
+    let mut left = if word.load(Ordering::SeqCst) == 0 {
+        0
+    } else {
+        word.swap(0, Ordering::SeqCst)
+    };
+    std::iter::from_fn(move || {
+        let bit = (left != 0).then(|| left.trailing_zeros())?;
+        left &= left - 1;
+        Some((at * 64) as i32 + bit as i32)
+    })
 }
 
 /// Abort whatever is queued and wake who waits: the worker is about to end.

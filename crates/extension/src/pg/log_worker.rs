@@ -62,8 +62,14 @@ struct Running {
     node: &'static NodeShared,
     waits: WaitSet,
     pipe: UnixStream,
+    /// What the last wait found readable: [`PIPE`], [`LINKS`].
+    readable: u32,
     clock: Instant,
 }
+
+/// Bits of [`Running::readable`], in the order of the wait set.
+const PIPE: u32 = 1;
+const LINKS: u32 = 2;
 
 fn run(node: &'static NodeShared, database: u32) -> Result<(), Stop> {
     let directory = crate::node::directory(database);
@@ -109,6 +115,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
         node,
         waits,
         pipe,
+        readable: PIPE | LINKS,
         clock: Instant::now(),
     })
 }
@@ -116,14 +123,16 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
 impl Running {
     fn round(&mut self) -> Result<(), Stop> {
         latch::reset();
-        drain_pipe(&mut self.pipe);
+        if self.readable & PIPE != 0 {
+            drain_pipe(&mut self.pipe);
+        }
         worker::reload_if_asked();
         if failpoint::armed("log-worker") {
             return Err(Stop::Files("failpoint \"log-worker\"".into()));
         }
         self.engine.log_mut().want_lease(settings::LEADER_LEASE.get());
         let log = self.engine.run(self.clock.elapsed())?;
-        let links = self.links.drive(self.clock.elapsed());
+        let links = self.links.drive(self.clock.elapsed(), self.readable & LINKS != 0);
         if self.links.expelled() {
             return Err(Stop::Removed);
         }
@@ -131,7 +140,7 @@ impl Running {
         let watch = self.watcher.look(self.node, &mut |slot| engine.abort_if_lost(slot));
         let watch = watch.unwrap_or(Duration::MAX);
         let next = log.min(links).saturating_sub(self.clock.elapsed()).min(watch);
-        self.waits.wait(next);
+        self.readable = self.waits.wait(next);
         Ok(())
     }
 

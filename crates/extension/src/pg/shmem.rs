@@ -19,6 +19,8 @@ use super::slot::{INLINE_BYTES, Slot};
 pub const MAX_NODES: usize = 8;
 /// Size of the chain from a commit to its successor; a power of two.
 pub const NEXT_OF: usize = 1 << 16;
+/// Processes of a server that can have a slot: [`NodeShared::next_of`] has 16 bits for one.
+pub const MAX_SLOTS: usize = 1 << 16;
 /// Members of a group that the views can show.
 pub const MAX_MEMBERS: usize = 32;
 /// Transactions whose backends have let go, known by number.
@@ -130,6 +132,8 @@ pub struct NodeShared {
     /// The process that holds it.
     pub hold_pid: AtomicI32,
 
+    /// Slots that the log worker has to look at: queued or given up. One bit each.
+    pub marked: [AtomicU64; MAX_SLOTS / 64],
     /// The log worker leaves records in their slots until fewer own commits wait for their turn (see [`super::turn::GATE`]).
     pub gate_shut: AtomicBool,
 
@@ -324,6 +328,11 @@ pub fn slot(number: i32) -> Option<&'static Slot> {
     usize::try_from(number).ok().and_then(|number| slots().get(number))
 }
 
+/// The node whose log worker a slot was handed to last.
+pub fn slot_node(slot: &Slot) -> Option<&'static NodeShared> {
+    shared()?.nodes.get(slot.node.load(Ordering::Relaxed) as usize)
+}
+
 /// Index and entry of a member database.
 pub fn node_of(database: u32) -> Option<(usize, &'static NodeShared)> {
     if database == 0 {
@@ -464,6 +473,14 @@ impl NodeShared {
     /// The bytes in the request slot. Under the `meta` lock.
     pub fn read_request(&self) -> Vec<u8> {
         read_bytes(&self.request, self.request_length.load(Ordering::Relaxed) as usize)
+    }
+
+    /// Have the log worker look at this slot.
+    pub fn mark_slot(&self, number: i32) {
+        if let Some(word) = usize::try_from(number).ok().and_then(|at| self.marked.get(at / 64)) {
+            word.fetch_or(1 << (number % 64), Ordering::SeqCst);
+        }
+        self.wake_log_worker();
     }
 
     /// Wake the log worker.

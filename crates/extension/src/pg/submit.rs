@@ -35,14 +35,15 @@ impl Submitted {
     }
 
     /// On abort: whatever happens to the record now happens without us.
-    pub fn let_go(&self) {
+    pub fn let_go(&self, node: &NodeShared) {
         let slot = self.slot();
         if slot.detach(self.generation).is_some() {
-            return;
+            return node.mark_slot(self.number);
         }
         match slot.state_of(self.generation) {
             Some(SlotState::Committing) => {
                 slot.swap(self.generation, SlotState::Committing, SlotState::Detached);
+                node.mark_slot(self.number);
             }
             Some(state @ (SlotState::Abort | SlotState::Filling | SlotState::Decided)) => {
                 slot.free(self.generation, state)
@@ -110,7 +111,7 @@ fn submit_as(
         return Err(error);
     }
     slot.swap(generation, SlotState::Filling, SlotState::Queued);
-    node.wake_log_worker();
+    node.mark_slot(number);
     Ok(submitted)
 }
 
@@ -145,8 +146,7 @@ impl Asked {
 
     /// Do not wait for the answer.
     pub fn let_go(&self, node: &NodeShared) {
-        self.0.let_go();
-        node.wake_log_worker();
+        self.0.let_go(node);
     }
 }
 
@@ -412,7 +412,7 @@ fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<U
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
-    node.wake_log_worker();
+    node.mark_slot(submitted.number);
     node.wake_apply_worker();
     let error = let_go(node, slot, reason, decided);
     if reason == GiveUp::Terminate {

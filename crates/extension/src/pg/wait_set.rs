@@ -24,20 +24,20 @@ impl WaitSet {
         }
     }
 
-    /// Wait. Returns on any event, or at the time-out. Zero does not wait.
-    pub fn wait(&self, timeout: Duration) {
+    /// Wait. Returns on any event, or at the time-out; zero does not wait. Which of the descriptors are readable is told by
+    /// the bits of the answer, in the order of [`Self::new`]; it may lag by one call.
+    pub fn wait(&self, timeout: Duration) -> u32 {
         // A remainder below a millisecond is rounded up: sleeping too short would spin.
         let milliseconds = timeout.as_micros().div_ceil(1000).min(3_600_000) as i64;
         let mut events: [pg_sys::WaitEvent; 4] = Default::default();
         // SAFETY: the set is ours and complete; events has room for 4.
         unsafe {
-            pg_sys::WaitEventSetWait(
-                self.0,
-                milliseconds,
-                events.as_mut_ptr(),
-                4,
-                super::wait_event::default_number(),
-            );
+            let event = super::wait_event::default_number();
+            let count = pg_sys::WaitEventSetWait(self.0, milliseconds, events.as_mut_ptr(), 4, event);
+            events[..usize::try_from(count).unwrap_or(0)]
+                .iter()
+                .filter(|event| event.events & pg_sys::WL_SOCKET_READABLE != 0 && event.pos >= 2)
+                .fold(0, |readable, event| readable | 1 << (event.pos - 2))
         }
     }
 }

@@ -161,12 +161,12 @@ fn after_abort() {
     if let Some(turn) = turn {
         turn.give_back();
     }
-    if let Some(submitted) = submitted {
-        submitted.let_go();
+    if let Some(submitted) = submitted
+        && let Some(node) = shmem::slot_node(submitted.slot())
+    {
+        submitted.let_go(node);
         // If the group commits it, it is the apply worker's from now on.
-        if let Some(node) = shmem::my_node() {
-            node.wake_apply_worker();
-        }
+        node.wake_apply_worker();
     }
     cleanup();
 }

@@ -161,6 +161,11 @@ impl Peer {
         self.queue.push_back(message);
     }
 
+    /// Messages wait.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Do what can be done. `ready`: the socket was found ready (or the resolver has answered). True when the link came
     /// up or its failure is new: worth a line in the server log.
     pub fn drive(&mut self, me: &Identity, resolver: &Resolver, now: Duration, ready: bool) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use synod_paxos::{Action, DurableRecord, Event, Message};
 
-use super::{PaxosLog, TAIL_AGAIN_AFTER, now_ms};
+use super::{PaxosLog, TAIL_AGAIN_AFTER, Unwritten, now_ms};
 use crate::storage::{Completion, Record};
 use crate::{LogEvent, NodeId, Position, Transport, segment};
 
@@ -63,17 +63,22 @@ impl<T: Transport> PaxosLog<T> {
         }
     }
 
-    pub(super) fn take_messages(&mut self) {
-        let mut received = std::mem::take(&mut self.received);
-        self.transport.receive(&mut received);
+    /// The clock of leases: again whenever this thread may have waited.
+    pub(super) fn tell_time(&mut self) {
         if let Some(lease) = &self.lease {
-            // After everything that is handled now has come in, the owner's questions included.
             match (lease.clock)() {
                 Some(now) => self.paxos.set_clock(now_ms(now)),
                 // No time passes: what was promised holds, but nothing may be built on what others have promised.
                 None => self.paxos.want_lease(false),
             }
         }
+    }
+
+    pub(super) fn take_messages(&mut self) {
+        let mut received = std::mem::take(&mut self.received);
+        self.transport.receive(&mut received);
+        // After everything that is handled now has come in, the owner's questions included.
+        self.tell_time();
         for (from, bytes) in received.drain(..) {
             // The transport must not corrupt; a frame that does not check out is as good as lost, and is sent again.
             if let Ok(message) = Message::decode(bytes) {
@@ -110,7 +115,7 @@ impl<T: Transport> PaxosLog<T> {
                 }
             }
             Action::Persist { ticket, records, then } => self.persist(ticket, records, then),
-            Action::Note(record) => self.storage.note(vec![to_record(record)]),
+            Action::Note(record) => self.unwritten.records.push(to_record(record)),
             Action::Chosen(entries) => self.delivery.chosen(entries),
             Action::ReadEntries { to, from, max_bytes } => self.read_entries(to, from, max_bytes),
             Action::Tail { token, position } => {
@@ -137,7 +142,7 @@ impl<T: Transport> PaxosLog<T> {
                     chosen: position,
                     membership: membership.clone(),
                 };
-                self.storage.note(vec![to_record(base)]);
+                self.unwritten.records.push(to_record(base));
                 self.distrusted
                     .retain(|node| membership.members.iter().any(|member| member.id == *node));
                 events.push(LogEvent::Membership(membership));
@@ -164,24 +169,34 @@ impl<T: Transport> PaxosLog<T> {
             self.held.push_back((ticket, then));
             return self.persisted(ticket);
         }
-        let mut trimmed = None;
         for record in &records {
             match record {
                 DurableRecord::Accept(entry) => self.places.accepted(entry.position, ticket),
-                DurableRecord::Trimmed(below) => trimmed = Some(*below),
+                DurableRecord::Trimmed(below) => self.trimmed(*below),
                 _ => {}
             }
         }
         self.held.push_back((ticket, then));
-        self.storage.write(ticket, records.into_iter().map(to_record).collect());
-        if let Some(below) = trimmed {
-            self.trimmed(below);
+        self.unwritten.ticket = Some(ticket);
+        self.unwritten.records.extend(records.into_iter().map(to_record));
+    }
+
+    /// Give the storage what has come together. It may be durable when this returns.
+    pub(super) fn write_out(&mut self) {
+        let Unwritten { records, ticket, trim } = std::mem::take(&mut self.unwritten);
+        match ticket {
+            Some(ticket) => self.storage.write_now(ticket, records),
+            None if records.is_empty() => {}
+            None => self.storage.note(records),
+        }
+        // The mark is on its way to the disk, ahead of the deletion: the storage does both in order.
+        if let Some(below) = trim {
+            self.storage.trim(below);
         }
     }
 
-    /// The mark is on its way to the disk, ahead of the deletion: the storage does both in order.
     fn trimmed(&mut self, below: Position) {
-        self.storage.trim(below);
+        self.unwritten.trim = Some(below);
         self.places.trim(below);
         if let Some(first) = self.places.get(below) {
             self.reader.forget_below(first.segment);

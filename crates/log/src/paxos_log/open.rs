@@ -9,7 +9,7 @@ use bytes::Bytes;
 use synod_paxos::{DurableRecord, Options, Paxos, Recovered};
 
 use super::drive::to_record;
-use super::{PaxosLog, Tail};
+use super::{PaxosLog, Tail, Unwritten};
 use crate::delivery::Delivery;
 use crate::error::StorageError;
 use crate::places::Places;
@@ -112,6 +112,8 @@ impl<T: Transport> PaxosLog<T> {
             places,
             delivery,
             held: VecDeque::new(),
+            unwritten: Unwritten::default(),
+            has_waited: false,
             proposals: Vec::new(),
             tail: Tail::default(),
             distrusted: Vec::new(),
