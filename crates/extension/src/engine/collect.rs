@@ -43,13 +43,13 @@ impl<L: SharedLog> Engine<L> {
             let (generation, state) = slot.read();
             match state {
                 _ if slot.node.load(Ordering::Relaxed) != index => {}
-                SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) == self.incarnation && !open => {
-                    self.node.marked[number as usize / 64].fetch_or(1 << (number % 64), Ordering::SeqCst);
-                }
                 SlotState::Queued if slot.incarnation.load(Ordering::Relaxed) != self.incarnation => {
                     // Handed to the worker before this one: its id would not be the one that its user was told.
                     slot.abort(generation, SlotState::Queued, Outcome::Stopped, 0);
                     latch::wake(number);
+                }
+                SlotState::Queued if !open => {
+                    self.node.marked[number as usize / 64].fetch_or(1 << (number % 64), Ordering::SeqCst);
                 }
                 SlotState::Queued if slot.swap(generation, SlotState::Queued, SlotState::Proposed) => {
                     self.take(number, slot, generation);
