@@ -165,6 +165,8 @@ impl<L: SharedLog> Engine<L> {
             .iter()
             .for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
         engine.publish();
+        // The worker before this one may have left it asleep for a moment.
+        node.wake_apply_worker();
         engine
     }
 

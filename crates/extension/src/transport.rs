@@ -109,7 +109,13 @@ impl Links {
 impl Inner {
     fn drive(&mut self, now: Duration, ready: bool) -> Duration {
         self.now = now;
-        let ready = if ready { self.poller.ready() } else { Vec::new() };
+        // PostgreSQL 15 does not look at descriptors while the latch is set, as it always is under load.
+        let dialling = self.peers.values().any(|peer| !peer.is_up());
+        let ready = if ready || dialling {
+            self.poller.ready()
+        } else {
+            Vec::new()
+        };
         let resolved = ready.iter().any(|one| one.token == RESOLVER);
         if resolved {
             self.resolver.clear();

@@ -66,6 +66,10 @@ impl Paxos {
     /// Whether this node asks for leases when it leads. Any mixture of answers in a group is safe.
     pub fn want_lease(&mut self, wanted: bool) {
         self.leases.wanted = wanted;
+        if !wanted && let Role::Leader(leader) = &mut self.role {
+            // A round that asks for nothing must not confirm one that did.
+            leader.lease.end();
+        }
     }
 
     /// The host's clock, in milliseconds: one that goes on while the process is stopped and while the machine sleeps. Leases
@@ -116,6 +120,7 @@ impl Paxos {
         let member = self.membership.member(self.options.id).is_some();
         let Role::Leader(leader) = &mut self.role else { return 0 };
         let Some(now_ms) = leases.clock_ms.filter(|_| leases.wanted && member) else {
+            leader.lease.end();
             return 0;
         };
         if leader.lease.rounds.len() == ROUNDS {

@@ -267,6 +267,16 @@ impl Certifier {
         Ok(())
     }
 
+    /// The decided record that a proposed one, which had passed [`check`](Self::check), will lose to for certain: whatever
+    /// position it gets lies above that record's. A DDL lock is no reason to lose: it may be gone by then.
+    #[must_use]
+    pub fn lost(&self, by: TransactionId, keys: impl IntoIterator<Item = (Key, u64)>) -> Option<Conflict> {
+        let owns = self.owns_ddl_lock(by);
+        let free = keys.into_iter().filter(|(key, _)| !(owns && self.is_locked(*key)));
+        free.filter(|(_, base)| self.window.covers(*base))
+            .find_map(|(key, base)| self.window.conflict(key, base))
+    }
+
     /// Everything up to here has its verdict.
     #[must_use]
     pub const fn position(&self) -> u64 {

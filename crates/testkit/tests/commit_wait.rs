@@ -227,7 +227,7 @@ fn incarnation(cluster: &Cluster) -> Option<i64> {
 
 #[test]
 fn a_killed_backend_at_any_moment_of_a_commit() {
-    let mut cluster = Cluster::start(3);
+    let cluster = Cluster::start(3);
     make_table(&cluster);
     let mut outcomes = Vec::new();
     for step in 0..6 {

@@ -161,10 +161,8 @@ impl<L: SharedLog> Engine<L> {
             return;
         };
         let keys = keys.iter().map(|local| (local.key, local.base));
-        if let Err(CheckFailure::Conflict(conflict)) = self
-            .certifier
-            .check(self.own(slot.record_transaction.load(Ordering::Relaxed)), keys)
-        {
+        let by = self.own(slot.record_transaction.load(Ordering::Relaxed));
+        if let Some(conflict) = self.certifier.lost(by, keys) {
             self.refuse(number, slot, generation, Outcome::Conflict, conflict.position);
         }
     }

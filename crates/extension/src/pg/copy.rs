@@ -1,6 +1,6 @@
 //! Copying replicated tables to a node that joins: the snapshot there, `COPY FROM` here, and the applied CSN with it.
 //!
-//! What comes out of [`copy_in`] and [`create_origin`] is part of the caller's transaction: rows and applied CSN appear
+//! What comes out of [`copy_in`] and [`move_origin`] is part of the caller's transaction: rows and applied CSN appear
 //! together or not at all.
 
 use std::cell::RefCell;

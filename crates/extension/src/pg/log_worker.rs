@@ -160,7 +160,10 @@ fn lease_hooks(node: &'static NodeShared) -> Option<LeaseHooks> {
     Some(LeaseHooks {
         clock: Arc::new(clock::awake_and_asleep),
         publish: Arc::new(move |until_ms, tail| {
-            node.lease_tail.store(tail, Ordering::SeqCst);
+            // The tail never goes back: a reader may have read the end of the lease that is over.
+            if until_ms != 0 {
+                node.lease_tail.store(tail, Ordering::SeqCst);
+            }
             node.lease_until_ms.store(until_ms, Ordering::SeqCst);
         }),
     })

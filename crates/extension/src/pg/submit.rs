@@ -95,7 +95,7 @@ fn submit_as(
     }
     let number = latch::my_number();
     let slot = shmem::slot(number).ok_or_else(errors::not_preloaded)?;
-    let generation = take_slot(slot)?;
+    let generation = take_slot(node, number, slot)?;
     let submitted = Submitted { number, generation };
     slot.node.store(node.index() as u32, Ordering::Relaxed);
     slot.outcome.store(Outcome::None as u32, Ordering::Relaxed);
@@ -194,12 +194,16 @@ pub fn interrupted() -> bool {
 }
 
 /// The previous record of this backend may still be in the log worker's hands if it was given up.
-fn take_slot(slot: &Slot) -> Result<u64, UserError> {
+fn take_slot(node: &NodeShared, number: i32, slot: &Slot) -> Result<u64, UserError> {
     let deadline = Instant::now() + commit_timeout();
     loop {
         if let Some(generation) = slot.take() {
             return Ok(generation);
         }
+        // Whose it was may be another database's process, whose log worker did not come to free it.
+        slot.node.store(node.index() as u32, Ordering::SeqCst);
+        node.mark_slot(number);
+        super::give_way::check()?;
         if Instant::now() >= deadline {
             return Err(errors::no_quorum());
         }

@@ -22,7 +22,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(writer: Writer) -> Shared {
+    pub fn new(mut writer: Writer) -> Shared {
+        // Before either writes: what follows no beginning is taken for an unused segment.
+        writer.begin();
         Shared {
             writer: Arc::new(Mutex::new(writer)),
             queued: Arc::default(),
@@ -44,7 +46,6 @@ impl Shared {
 
     /// The storage thread: work until the queue is closed or an error ends the log's writing.
     pub fn run(&self, queue: &Receiver<Job>) {
-        self.lock().begin();
         while self.step(queue) {}
         let mut writer = self.lock();
         if let Next::Preparing(thread) = std::mem::replace(&mut writer.next, Next::Absent) {

@@ -36,7 +36,9 @@ pub(super) unsafe fn is_point(query: *const pg_sys::QueryDesc) -> bool {
     unsafe {
         let plan = (*query).plannedstmt;
         let root = (*plan).planTree;
+        // A rule's own statement does not count its rows.
         if ![CMD_UPDATE, CMD_DELETE].contains(&(*plan).commandType)
+            || !(*plan).canSetTag
             || (*root).type_ != pg_sys::NodeTag::T_ModifyTable
             || (*plan).hasReturning
             || (*plan).hasModifyingCTE

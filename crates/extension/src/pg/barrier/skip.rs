@@ -1,4 +1,4 @@
-//! Statements that skip the barrier, because the commit proves what they read ([`inserts`], [`points`]).
+//! Statements that skip the barrier, because the commit proves what they read (`inserts`, `points`).
 //!
 //! What they tell before the commit is proved when it is told: if the query's snapshot covers the tail asked for then, it was up
 //! to date. If not, a failure becomes 40001, and the session's next statement passes the barrier, so that a retry gets a

@@ -19,25 +19,32 @@ use crate::pg::shmem::{self, NodeShared, NodeState};
 /// # Safety
 /// `plan` is the plan of a query about to start.
 pub unsafe fn before_write(plan: *const pg_sys::PlannedStmt) -> Result<(), UserError> {
-    let Some(node) = waits() else { return Ok(()) };
+    if is_done() {
+        return Ok(());
+    }
     // SAFETY: by contract.
     let concerned = unsafe {
         let writes = (*plan).commandType != pg_sys::CmdType::CMD_SELECT || (*plan).hasModifyingCTE;
         writes && super::reads_strong_table(plan)
     };
-    if concerned { catch_up(node) } else { Ok(()) }
+    if concerned {
+        catch_up(crate::node::required()?)
+    } else {
+        Ok(())
+    }
 }
 
 /// As [`before_write`], before COPY into a table.
 pub fn before_copy_into(relation: pg_sys::Oid) -> Result<(), UserError> {
-    match waits() {
-        Some(node) if relation::is_strong(relation) => catch_up(node),
-        _ => Ok(()),
+    if is_done() || !relation::is_strong(relation) {
+        return Ok(());
     }
+    catch_up(crate::node::required()?)
 }
 
-fn waits() -> Option<&'static NodeShared> {
-    shmem::my_node().filter(|node| !node.caught_up.load(Ordering::Acquire))
+/// A member that has only just started is not even known here yet: then it is not done.
+fn is_done() -> bool {
+    shmem::shared().is_none() || shmem::my_node().is_some_and(|node| node.caught_up.load(Ordering::Acquire))
 }
 
 fn catch_up(node: &NodeShared) -> Result<(), UserError> {

@@ -21,6 +21,9 @@ pub(super) struct Output {
     pub(super) sink: Sink,
     pub(super) keys: KeySet,
     pub(super) rows: u64,
+    /// Some versions came and went: without any other change the keys go through the log all the same, because statements
+    /// that pass no read barrier are proved by it.
+    pub(super) passed: bool,
 }
 
 /// A table whose rows are being sealed.
@@ -118,6 +121,7 @@ impl Emitter {
     /// another node's row with these keys. `after`: the row that replaced it.
     pub(super) fn pass(&mut self, old: &Image<'_>, after: Option<&Image<'_>>, base: u64, out: &mut Output) {
         self.claim_unique(old, after, base, out);
+        out.passed = true;
     }
 
     /// Whether the two versions of a row differ in some unique or exclusion key.

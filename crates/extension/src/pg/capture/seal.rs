@@ -68,6 +68,7 @@ impl Sealer {
                 sink: Sink::new(),
                 keys: KeySet::default(),
                 rows: 0,
+                passed: false,
             },
             scratch,
         }
@@ -387,7 +388,7 @@ impl Sealer {
         for emitter in self.emitters.into_values() {
             emitter.close();
         }
-        if self.out.sink.is_empty() {
+        if self.out.sink.is_empty() && !self.out.passed {
             return Ok(Sealed {
                 keys: Vec::new(),
                 body: SealedBody::Inline(Vec::new()),
