@@ -463,6 +463,14 @@ COMMENT ON FUNCTION synod._check_tables(text, text, boolean) IS
 REVOKE ALL ON FUNCTION synod._check_tables(text, text, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._check_tables(text, text, boolean) TO synod_admin, synod_replicator;
 
+CREATE FUNCTION synod._release_tables() RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'release_tables_wrapper';
+COMMENT ON FUNCTION synod._release_tables() IS
+    'internal: makes the replicated tables of a node that was set aside ordinary ones';
+REVOKE ALL ON FUNCTION synod._release_tables() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._release_tables() TO synod_admin, synod_replicator;
+
 CREATE FUNCTION synod._copy_tables(via text, snapshot text, node text, csn bigint, replace boolean) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'copy_tables_wrapper';

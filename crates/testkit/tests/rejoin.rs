@@ -71,12 +71,33 @@ fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     let ledger = Ledger::on(&cluster);
     cluster.on_all("CREATE SEQUENCE bulk_id");
     cluster.create_table("bulk", "CREATE TABLE bulk (id bigint PRIMARY KEY, filler text)");
+    cluster
+        .client(0)
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+             CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);
+             CREATE TABLE parts_rest PARTITION OF parts DEFAULT",
+        )
+        .unwrap();
+    cluster
+        .client(0)
+        .batch_execute("SELECT synod.replicate_table('parts')")
+        .unwrap();
+    let mut rows = cluster.client(0);
+    rows.batch_execute("INSERT INTO parts SELECT i, 'row ' || i FROM generate_series(1, 200) AS i")
+        .unwrap();
     ledger.write_until(&cluster, &[0, 1, 2], 20);
     write_much(&cluster, 0, 2);
-    assert_converged(&cluster, &["bulk"]);
+    assert_converged(&cluster, &["bulk", "parts"]);
     cluster.server_mut(2).configure(&[("synod.auto_rejoin", "off")]);
     cluster.server_mut(2).stop(StopMode::Fast);
     write_much(&cluster, 0, 50);
+    // Changes of definitions that the node misses.
+    rows.batch_execute("ALTER TABLE bulk ADD COLUMN extra int DEFAULT 7")
+        .unwrap();
+    rows.batch_execute("CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (1000) TO (2000)")
+        .unwrap();
+    rows.batch_execute("INSERT INTO parts VALUES (1001, 'high')").unwrap();
     wait_until(DEADLINE, "the others to trim their logs", || {
         (0..2)
             .all(|node| number(&mut cluster.client(node), "SELECT trimmed FROM synod.stat_log") > 40)
@@ -107,7 +128,7 @@ fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     cluster.wait_for_voters(3);
     ledger.write_until(&cluster, &[0, 1, 2], 10);
     ledger.assert_kept(&cluster);
-    assert_converged(&cluster, &["bulk"]);
+    assert_converged(&cluster, &["bulk", "parts", "parts_high"]);
     assert_eq!(number(&mut client, "SELECT count(*) FROM synod.stat_progress_join"), 0);
     let outcome = client.batch_execute("SELECT synod.rejoin_group()");
     refused("rejoin_group", outcome, &["55000"]);

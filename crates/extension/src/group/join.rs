@@ -231,11 +231,16 @@ impl Join<'_> {
         progress::enter(Phase::Schema);
         let told = |error| explain(error, "this database");
         let bare = self.own.query(schema::IS_BARE, &[]).map_err(told)?;
-        let bare = bare.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+        let bare = !self.replace && bare.first().and_then(|row| row.first()?.as_deref()) == Some("t");
         let tables = (!bare).then_some(&*self.missing);
         let sql = schema::dump(self.via_dsn, snapshot, tables, site.path())?;
         // The dump sets what it needs, the search path too, until the end of the transaction.
         self.own.execute("SET LOCAL synod.ddl = local").map_err(told)?;
+        if self.replace {
+            self.own.query("SELECT synod._release_tables()", &[]).map_err(told)?;
+            let drop = format!("DROP TABLE IF EXISTS {}", self.missing.join(", "));
+            self.own.execute(&drop).map_err(told)?;
+        }
         self.own.execute(&sql).map_err(told)?;
         self.own
             .execute("SET search_path = pg_catalog, pg_temp; SET row_security = off; SET client_min_messages = notice")

@@ -178,10 +178,11 @@ pub fn check_no_traces() -> Result<(), UserError> {
 
 /// Remove the rows that are to be replaced. Readers of this node wait until the new ones are there.
 fn truncate(tables: &[Table]) -> Result<(), UserError> {
-    if tables.is_empty() {
+    if tables.iter().all(|table| table.definition.partitioned_by.is_some()) {
         return Ok(());
     }
-    let names: Vec<String> = tables.iter().map(Table::name).collect();
+    let stored = tables.iter().filter(|table| table.definition.partitioned_by.is_none());
+    let names: Vec<String> = stored.map(Table::name).collect();
     Spi::run(&format!("TRUNCATE ONLY {}", names.join(", ONLY "))).map_err(|error| {
         refused(
             "the rows of the replicated tables cannot be replaced",
@@ -237,7 +238,8 @@ impl Table {
     }
 }
 
-/// `synod._check_tables`: refuse what `_copy_tables` would refuse; the tables of the group that are missing here.
+/// `synod._check_tables`: refuse what `_copy_tables` would refuse; the tables of the group that are missing here. `replace`: all
+/// of them if any is missing or defined differently: the node has missed a change of a definition.
 #[pg_extern(sql = false)]
 fn check_tables(via: &str, node: &str, replace: bool) -> SetOfIterator<'static, String> {
     let checked = || -> Result<Vec<String>, UserError> {
@@ -246,10 +248,27 @@ fn check_tables(via: &str, node: &str, replace: bool) -> SetOfIterator<'static, 
         let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
         let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
         let (here, missing) = look_up(&tables, TableLock::Look);
-        compare(&here, node, replace)?;
-        Ok(missing)
+        match compare(&here, node, replace) {
+            _ if replace && !missing.is_empty() => Ok(own_to_users(&tables)),
+            Err(_) if replace => Ok(own_to_users(&tables)),
+            compared => compared.map(|()| missing),
+        }
     };
     SetOfIterator::new(checked().unwrap_or_else(|error| error.raise()))
+}
+
+/// Names of the tables that are not the extension's own.
+fn own_to_users(tables: &[Table]) -> Vec<String> {
+    tables.iter().filter(|table| !table.is_own()).map(Table::name).collect()
+}
+
+/// `synod._release_tables`: the tables of a node that was set aside are ordinary ones, until the end of a transaction that
+/// makes it a node again.
+#[pg_extern(sql = false)]
+fn release_tables() {
+    let released = check_under_way().and_then(|()| super::rejoin::check_set_aside());
+    released.unwrap_or_else(|error| error.raise());
+    copy::unreplicate_all();
 }
 
 /// `synod._copy_tables`: copy the group's tables as of an exported snapshot of the node behind `via`, which shows the records
