@@ -219,7 +219,14 @@ fn refusals_say_what_to_do_instead() {
         .batch_execute("INSERT INTO refusing VALUES (1, 1); CREATE TABLE ordinary (id int)")
         .unwrap();
     let before = same_definition(&cluster, "refusing");
+    client
+        .batch_execute(
+            "CREATE FUNCTION making() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT made()'; RETURN 1; END $$;
+             CREATE FUNCTION made() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TABLE inner_table (id int); RETURN 1; END $$",
+        )
+        .unwrap();
     for sql in [
+        "ALTER TABLE ordinary ADD COLUMN c int DEFAULT making()",
         "ALTER TABLE refusing ADD COLUMN r float DEFAULT random()",
         "ALTER TABLE refusing ADD COLUMN s serial",
         "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
@@ -458,4 +465,76 @@ fn a_migration_is_whole_or_not_at_all() {
         assert!(column || !acknowledged, "an acknowledged migration is gone");
         assert_converged(&cluster, &["whole"]);
     }
+}
+
+/// What a role's functions do while its statement runs on the other nodes, they do as that role, and nothing is left for later.
+#[test]
+fn replayed_statements_have_no_more_rights_than_their_role() {
+    let cluster = CLUSTER.lease();
+    for node in 0..cluster.len() {
+        cluster.client(node).batch_execute("CREATE ROLE mallory").unwrap();
+    }
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "CREATE SCHEMA lair AUTHORIZATION mallory; SET ROLE mallory; SET search_path = lair;
+             CREATE TABLE trap (a int); CREATE TABLE victim (a int);
+             CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN insufficient_privilege THEN NULL; END; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER later AFTER INSERT ON trap DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+             ALTER TABLE trap ENABLE ALWAYS TRIGGER later;
+             CREATE FUNCTION spring() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM set_config('synod.ddl', 'local', false); INSERT INTO lair.trap VALUES (1); RETURN 1; END $$;
+             CREATE FUNCTION calm() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN lair.spring(); END $$",
+        )
+        .unwrap();
+    client
+        .batch_execute("ALTER TABLE victim ADD COLUMN b int DEFAULT calm()")
+        .unwrap();
+    client
+        .batch_execute("RESET ALL; RESET ROLE; CREATE TABLE after_the_trap (id int)")
+        .unwrap();
+    assert_ne!(same_definition(&cluster, "after_the_trap"), "");
+    for node in 0..cluster.len() {
+        let row = cluster
+            .client(node)
+            .query_one("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'", &[])
+            .unwrap();
+        assert!(!row.get::<_, bool>(0), "node {node}");
+    }
+}
+
+/// A partition that comes meets no row that another node puts into the default partition meanwhile.
+#[test]
+fn attaching_a_partition_keeps_writers_off_the_default() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "parts",
+        "CREATE TABLE parts (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE parts_rest PARTITION OF parts DEFAULT",
+    );
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("CREATE TABLE parts_1 (id int PRIMARY KEY, v int)")
+        .unwrap();
+    same_definition(&cluster, "parts_1");
+    client
+        .batch_execute("BEGIN; ALTER TABLE parts ATTACH PARTITION parts_1 FOR VALUES FROM (0) TO (100)")
+        .unwrap();
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| cluster.client(1).batch_execute("INSERT INTO parts VALUES (5, 5)"));
+        wait_until(DEADLINE, "the writer to wait", || {
+            let query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IN ('parts'::regclass, 'parts_rest'::regclass)";
+            let waits: i64 = cluster.client(1).query_one(query, &[]).ok()?.get(0);
+            (waits > 0).then_some(())
+        });
+        client.batch_execute("COMMIT").unwrap();
+        writer.join().unwrap()
+    });
+    // A row that waited goes where it belongs, or its transaction is tried again.
+    if written.is_err() {
+        failed("the row", written, &["40001"]);
+    }
+    assert_converged(&cluster, &["parts", "parts_1", "parts_rest"]);
+    let query = "SELECT count(*) FROM parts_rest";
+    assert_eq!(client.query_one(query, &[]).unwrap().get::<_, i64>(0), 0);
 }

@@ -86,6 +86,7 @@ pub unsafe fn before(
         let Plan::Group(mut need) = plan::of(utility)? else {
             return nothing;
         };
+        refuse_inside_another()?;
         let text = environment::text(statement, source)?;
         // Once the lock is there a look again: what the statement names may have changed meanwhile.
         while !lock::covers(node, &need) {
@@ -261,6 +262,19 @@ pub fn writing_begins() {
 /// It pauses, or ends.
 pub fn writing_ends() {
     WRITING.set(WRITING.get().saturating_sub(1));
+}
+
+/// What a statement does by itself is done by it on every node: if its inner statements travelled, too, they would run twice.
+fn refuse_inside_another() -> Result<(), UserError> {
+    if DEPTH.get() == 0 {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot change definitions of the group inside a statement that changes definitions",
+        "The statement is in an event trigger, or in a function that the outer statement calls.",
+        "Give it by itself; or enable the event trigger ALWAYS and add SET synod.ddl = local to its function, so that each node runs it.",
+    ))
 }
 
 /// Rows that a running statement has written already are captured when it ends: they could not travel ahead.

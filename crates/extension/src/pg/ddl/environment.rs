@@ -89,3 +89,16 @@ pub fn capture(text: String, of_group: bool) -> DdlStatement {
 pub fn setting(name: &str) -> Option<&'static std::ffi::CStr> {
     SETTINGS.into_iter().find(|known| known.to_bytes() == name.as_bytes())
 }
+
+/// Whether a statement means something else without the setting.
+pub fn is_essential(name: &std::ffi::CStr) -> bool {
+    const ESSENTIAL: [&std::ffi::CStr; 6] = [
+        c"search_path",
+        c"DateStyle",
+        c"IntervalStyle",
+        c"TimeZone",
+        c"standard_conforming_strings",
+        c"backslash_quote",
+    ];
+    ESSENTIAL.contains(&name)
+}

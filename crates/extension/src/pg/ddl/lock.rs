@@ -68,7 +68,8 @@ pub fn covers(node: &NodeShared, need: &Need) -> bool {
 
 /// Take the lock, or extend it, and wait until everything before it is here.
 pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> {
-    if incarnation() != 0 && incarnation() != node.incarnation.load(Ordering::Acquire) {
+    let incarnation = node.incarnation.load(Ordering::Acquire);
+    if ![0, incarnation].contains(&self::incarnation()) {
         return Err(errors::ddl_lock_lost());
     }
     if node.origin.load(Ordering::Acquire) == 0 {
@@ -83,16 +84,18 @@ pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> 
             None => wait_until_free(node, deadline)?,
         }
     };
-    HELD.with_borrow_mut(|held| {
-        held.incarnation = node.incarnation.load(Ordering::Acquire);
-        held.all |= need.all;
-        held.tables.extend_from_slice(&need.tables);
-    });
     let far = Instant::now() + Duration::from_secs(24 * 3600);
     wait::applied(node, csn, deadline.unwrap_or(far)).map_err(|error| match deadline {
         Some(deadline) if Instant::now() >= deadline => timed_out(),
         _ => error,
-    })
+    })?;
+    // Only now: who failed to wait, and goes on behind a savepoint, asks and waits again.
+    HELD.with_borrow_mut(|held| {
+        held.incarnation = incarnation;
+        held.all |= need.all;
+        held.tables.extend_from_slice(&need.tables);
+    });
+    Ok(())
 }
 
 /// The position of the lock; nothing when another transaction has it.

@@ -343,6 +343,10 @@ unsafe fn tables(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
                 }
             }
             // They look at, or change, every table that uses the type.
+            // Rows travel with the labels of their enum values.
+            Tag::T_AlterEnumStmt if !(*statement.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() => {
+                *need = Need::everything();
+            }
             Tag::T_AlterDomainStmt | Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => *need = Need::everything(),
             _ => {}
         }
@@ -394,7 +398,12 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, need: &mut Need) -> Re
                 }
                 if let Some(partition) = guard::named(partition.name) {
                     need.table(partition);
+                    heirs(partition, need);
                 }
+                // The server lets writers pass while a partition comes; but a row for it that another node has in the default
+                // partition must be seen by the check of that one.
+                need.table(oid);
+                heirs(oid, need);
             }
             if command.subtype == Kind::AT_AddInherit
                 && let Some(parent) = guard::named(command.def.cast())

@@ -1,7 +1,7 @@
 //! Running another node's statements, inside the apply worker's transaction: as its role, with its settings, at its time.
 //!
 //! A statement on the group's own tables must succeed, or apply stops there. Any other is left out, with a warning in the server
-//! log, where its objects are not there or are there already: what does not belong to the group may differ from node to node.
+//! log, where it fails for a reason that will not pass: what does not belong to the group may differ from node to node.
 
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -77,34 +77,34 @@ fn leniently(statement: &DdlStatement) {
             PgSqlErrorCode::ERRCODE_WARNING,
             "a statement of another node was left out here",
             format!("{}: {reason}", statement.text),
-            "It concerns objects that this node does not have, or has already, and no table of the group.",
+            "It concerns no table of the group, whose nodes may differ in all else: run it here by hand where it is needed.",
         )
         .report(pgrx::PgLogLevel::WARNING);
     }
 }
 
-/// Why a statement that concerns no table of the group can be left out.
+/// Why a statement that concerns no table of the group can be left out: whatever it is, but for what passes by itself (a
+/// cancel, a conflict, a lack of resources) and for what the server itself got wrong. These are tried again.
 fn reason(error: &CaughtError) -> Option<String> {
     use PgSqlErrorCode as Code;
     let CaughtError::PostgresError(report) = error else {
         return None;
     };
-    matches!(
-        report.sql_error_code(),
-        Code::ERRCODE_UNDEFINED_TABLE
-            | Code::ERRCODE_UNDEFINED_OBJECT
-            | Code::ERRCODE_UNDEFINED_FUNCTION
-            | Code::ERRCODE_UNDEFINED_COLUMN
-            | Code::ERRCODE_INVALID_SCHEMA_NAME
-            | Code::ERRCODE_DUPLICATE_TABLE
-            | Code::ERRCODE_DUPLICATE_OBJECT
-            | Code::ERRCODE_DUPLICATE_FUNCTION
-            | Code::ERRCODE_DUPLICATE_SCHEMA
-            | Code::ERRCODE_DUPLICATE_COLUMN
-            | Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
-            | Code::ERRCODE_WRONG_OBJECT_TYPE
-    )
-    .then(|| report.message().to_owned())
+    // The class of an SQLSTATE is in its low twelve bits.
+    let class = |code: Code| code as u32 & 0xfff;
+    let code = report.sql_error_code();
+    let tried_again = code == Code::ERRCODE_LOCK_NOT_AVAILABLE
+        || [
+            Code::ERRCODE_CONNECTION_EXCEPTION,
+            Code::ERRCODE_TRANSACTION_ROLLBACK,
+            Code::ERRCODE_INSUFFICIENT_RESOURCES,
+            Code::ERRCODE_OPERATOR_INTERVENTION,
+            Code::ERRCODE_SYSTEM_ERROR,
+            Code::ERRCODE_INTERNAL_ERROR,
+        ]
+        .into_iter()
+        .any(|other| class(other) == class(code));
+    (!tried_again).then(|| report.message().to_owned())
 }
 
 fn execute(statement: &DdlStatement) {
@@ -122,14 +122,14 @@ fn execute(statement: &DdlStatement) {
             missing_role(&statement.role).raise();
         }
         let level = pg_sys::NewGUCNestLevel();
-        set(c"check_function_bodies", "off");
+        set(c"check_function_bodies", "off", true);
         for (name, value) in &statement.settings {
             if let Some(name) = environment::setting(name) {
-                set(name, value);
+                set(name, value, statement.of_group || environment::is_essential(name));
             }
         }
         set_time(statement.transaction_time_us);
-        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | restrictions(role));
         (user, context, level)
     };
     if let Err(error) = pgrx::Spi::run(&statement.text) {
@@ -144,9 +144,22 @@ fn execute(statement: &DdlStatement) {
     // SAFETY: as above.
     unsafe {
         pg_sys::SetUserIdAndSecContext(user, context);
-        pg_sys::AtEOXact_GUC(true, level);
+        // What the statement's functions have set goes, too: nothing of it may reach what the worker does next.
+        pg_sys::AtEOXact_GUC(false, level);
         pg_sys::CommandCounterIncrement();
     }
+}
+
+/// The statement may call functions of the role's choice, and the worker is a superuser: nothing that they leave behind (a
+/// deferred trigger, a cursor, a prepared statement) may run once the worker is itself again. The server refuses these things in a
+/// restricted operation. A superuser's functions could have had it simpler.
+fn restrictions(role: pg_sys::Oid) -> i32 {
+    // SAFETY: a look-up inside a transaction.
+    let restricted = match unsafe { pg_sys::superuser_arg(role) } {
+        true => 0,
+        false => pg_sys::SECURITY_RESTRICTED_OPERATION,
+    };
+    (pg_sys::SECURITY_LOCAL_USERID_CHANGE | restricted) as i32
 }
 
 fn missing_role(role: &str) -> UserError {
@@ -158,7 +171,13 @@ fn missing_role(role: &str) -> UserError {
     )
 }
 
-unsafe fn set(name: &std::ffi::CStr, value: &str) {
+/// A setting that this server does not take is an error where `must`, and else a warning.
+unsafe fn set(name: &std::ffi::CStr, value: &str, must: bool) {
+    let level = if must {
+        pgrx::PgLogLevel::ERROR
+    } else {
+        pgrx::PgLogLevel::WARNING
+    };
     let value = CString::new(value).unwrap_or_default();
     // SAFETY: inside a transaction and a nest level of its own; the apply worker is a superuser.
     unsafe {
@@ -169,7 +188,7 @@ unsafe fn set(name: &std::ffi::CStr, value: &str) {
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,
-            0,
+            level as i32,
             false,
         );
     }
