@@ -109,7 +109,7 @@ fn the_first_insert_after_a_crash_gets_a_fresh_value() {
         // Time enough to draw a value, if it does not wait.
         let mut observer = cluster.client(0);
         wait_until(DEADLINE, "the first insert to be on its way", || {
-            let query = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'Extension' AND query LIKE 'INSERT%'";
+            let query = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event_type = 'Extension' AND query LIKE 'INSERT%'";
             (number(&mut observer, query) > 0).then_some(())
         });
         server.resume_process(apply_worker);
