@@ -141,18 +141,31 @@ fn tables_that_are_missing_are_made() {
     let mut cluster = Cluster::start(1);
     let ledger = Ledger::on(&cluster);
     ledger.write_until(&cluster, &[0], 5);
+    let prepare = |cluster: &Cluster, node| {
+        cluster
+            .client(node)
+            .batch_execute(
+                "CREATE FUNCTION grab(text) RETURNS bool LANGUAGE plpgsql AS
+                 'BEGIN ALTER ROLE mallory SUPERUSER; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END'",
+            )
+            .unwrap();
+    };
+    cluster.client(0).batch_execute("CREATE ROLE mallory").unwrap();
+    prepare(&cluster, 0);
     cluster
         .client(0)
         .batch_execute(
             "CREATE SCHEMA \"a schema\"; CREATE TYPE \"a schema\".mood AS ENUM ('sad', 'ok');
              CREATE TABLE \"a schema\".moods (id serial PRIMARY KEY, mood \"a schema\".mood, note text CHECK (note <> ''));
              CREATE INDEX ON \"a schema\".moods (mood);
-             INSERT INTO \"a schema\".moods (mood) VALUES ('ok'), ('sad')",
+             INSERT INTO \"a schema\".moods (mood) VALUES ('ok'), ('sad');
+             CREATE TABLE trap (id int PRIMARY KEY, v text CHECK (grab(v)));
+             ALTER TABLE trap OWNER TO mallory; SET ROLE mallory; INSERT INTO trap VALUES (1, 'x'); RESET ROLE",
         )
         .unwrap();
     cluster
         .client(0)
-        .batch_execute("SELECT synod.replicate_table('\"a schema\".moods')")
+        .batch_execute("SELECT synod.replicate_table('\"a schema\".moods'); SELECT synod.replicate_table('trap')")
         .unwrap();
     // Into a database without any table, and into one that has all but one.
     let bare = cluster.add_server();
@@ -167,14 +180,23 @@ fn tables_that_are_missing_are_made() {
         )
         .unwrap();
     for node in [bare, partial] {
+        cluster.client(node).batch_execute("CREATE ROLE mallory").unwrap();
+        if node == partial {
+            prepare(&cluster, node);
+        }
         join(&cluster, 0, node).unwrap();
+        let row = cluster
+            .client(node)
+            .query_one("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'", &[])
+            .unwrap();
+        assert!(!row.get::<_, bool>(0), "what COPY runs is run as the owner");
         cluster
             .client(node)
             .batch_execute("INSERT INTO \"a schema\".moods (id, mood) VALUES (100 + random() * 1e6, 'sad')")
             .unwrap();
     }
     cluster.wait_for_voters(3);
-    assert_converged(&cluster, &["ledger", "\"a schema\".moods"]);
+    assert_converged(&cluster, &["ledger", "\"a schema\".moods", "trap"]);
 }
 
 #[test]

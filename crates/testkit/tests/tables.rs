@@ -96,6 +96,53 @@ fn partitions_are_certified_as_one_table() {
     assert_converged(&cluster, &["area", "place", "spot", "area_1", "area_2"]);
 }
 
+/// The apply worker is a superuser: the functions of a table's owner must not be.
+#[test]
+fn functions_of_a_table_run_as_its_owner_elsewhere() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE ROLE mallory;
+         CREATE FUNCTION volatile_part() RETURNS void LANGUAGE plpgsql AS
+         'BEGIN
+            IF session_user = ''mallory'' THEN RETURN; END IF;
+            BEGIN ALTER ROLE mallory SUPERUSER; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+            BEGIN SET ROLE NONE; ALTER ROLE mallory SUPERUSER; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+          END';
+         CREATE FUNCTION grab(given text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+         'BEGIN PERFORM public.volatile_part(); RETURN current_user; END';
+         CREATE FUNCTION mirror(given text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+         'BEGIN PERFORM public.volatile_part(); RETURN given; END'",
+    );
+    // As somebody who can do nothing yet: what the server itself evaluates here must not count.
+    cluster.on_all(
+        "GRANT CREATE ON SCHEMA public TO mallory; SET SESSION AUTHORIZATION mallory;
+         CREATE DOMAIN trapped AS text CHECK (mirror(VALUE) <> '');
+         CREATE TABLE trap (id int PRIMARY KEY, v trapped, who text GENERATED ALWAYS AS (grab(v)) STORED);
+         CREATE INDEX ON trap (mirror(v)) WHERE mirror(v || 'x') <> ''",
+    );
+    cluster.replicate("trap");
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "SET SESSION AUTHORIZATION mallory; INSERT INTO trap VALUES (1, 'a'), (2, 'b'), (3, 'c');
+             UPDATE trap SET v = 'd' WHERE id = 2; DELETE FROM trap WHERE id = 3",
+        )
+        .unwrap();
+    for node in 0..cluster.len() {
+        let row = cluster
+            .client(node)
+            .query_one(
+                "SELECT (SELECT string_agg(v || who, ',' ORDER BY id) FROM trap),
+                        (SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory')",
+                &[],
+            )
+            .unwrap();
+        let found: (String, bool) = (row.get(0), row.get(1));
+        assert_eq!(found, ("amallory,dmallory".to_owned(), false), "node {node}");
+    }
+    assert_converged(&cluster, &["trap"]);
+}
+
 /// Refuses, and changes nothing: what could get around the group.
 #[test]
 fn what_cannot_be_replicated_or_done_to_it() {

@@ -12,6 +12,7 @@ use synod_change::{TableDefinition, TableId};
 
 use super::capture::trigger;
 use super::client::{Client, explain};
+use super::owner::{AsOwner, Owner};
 use super::relcache::Relation;
 use super::service::draws;
 use super::shmem::{NodeLock, NodeShared};
@@ -132,6 +133,8 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
         shown: super::progress::mine(),
     };
     SOURCE.with_borrow_mut(|place| *place = Some(source));
+    // CHECKs, types and triggers are the owner's.
+    let user = Owner::to_become(relation).map(AsOwner::enter);
     // SAFETY: inside a transaction, with a lock on the table that allows writing; as copy_table() in tablesync.c does.
     unsafe {
         let state = pg_sys::make_parsestate(std::ptr::null_mut());
@@ -158,6 +161,7 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
         pg_sys::EndCopyFrom(copy);
         pg_sys::CommandCounterIncrement();
     }
+    drop(user);
     match SOURCE.take() {
         Some(source) => source.client,
         None => UserError::new(

@@ -33,6 +33,7 @@ pub mod list;
 pub mod log_worker;
 pub mod mixed;
 pub mod origin_state;
+pub mod owner;
 pub mod partition;
 pub mod peers;
 pub mod poller;

@@ -8,6 +8,7 @@ use synod_change::Row;
 use super::error::ApplyError;
 use super::find::{ByIndex, by_scan};
 use crate::pg::compat::{self, IndexUpdate};
+use crate::pg::owner::{AsOwner, Owner};
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
 use crate::pg::row::{self, RowError};
@@ -35,6 +36,8 @@ pub struct Target {
     /// The row to write, or the identity to look for.
     row: *mut pg_sys::TupleTableSlot,
     generated: bool,
+    /// Whose functions its columns and indexes may call.
+    owner: Option<Owner>,
 }
 
 impl Target {
@@ -42,6 +45,9 @@ impl Target {
     pub fn open(table: Rc<StrongTable>, state: *mut pg_sys::EState) -> Result<Self, ApplyError> {
         let relation =
             Relation::open_locked(table.oid, pg_sys::RowExclusiveLock).ok_or(ApplyError::UnknownTable(table.id))?;
+        let owner = Owner::to_become(&relation);
+        // Expressions of indexes are simplified here.
+        let _user = owner.map(AsOwner::enter);
         // SAFETY: inside a transaction; everything is allocated in the executor state's memory and closed in `close`, or
         // by abort. Without triggers in the info none fires.
         unsafe {
@@ -70,6 +76,7 @@ impl Target {
                 found,
                 row,
                 generated,
+                owner,
             })
         }
     }
@@ -95,6 +102,7 @@ impl Target {
     /// A new row. A unique violation is raised as such.
     pub fn insert(&mut self, new: Row<'_>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
         // SAFETY: `row` is a virtual slot of this table; the memory of its values lives until the next row.
         unsafe {
             row::fill_slot(&self.table, new, std::ptr::null_mut(), self.row)
@@ -109,6 +117,7 @@ impl Target {
     /// Change the row with this identity.
     pub fn update(&mut self, key: Row<'_>, new: Row<'_>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
         loop {
             self.find(key, "update")?;
             // SAFETY: as in `insert`; `found` holds the row, whose values the new one may share.
@@ -133,6 +142,7 @@ impl Target {
     /// Delete the row with this identity.
     pub fn delete(&mut self, key: Row<'_>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
         loop {
             self.find(key, "delete")?;
             // SAFETY: `found` holds the row.
