@@ -504,6 +504,54 @@ fn replayed_statements_have_no_more_rights_than_their_role() {
     }
 }
 
+/// Temporary objects stay in the session, also those that `search_path` makes so; and who may not change a table does not lock it.
+#[test]
+fn what_travels_is_neither_temporary_nor_forbidden() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("guarded", "CREATE TABLE guarded (id int PRIMARY KEY, v int)");
+    for node in 0..cluster.len() {
+        cluster.client(node).batch_execute("CREATE ROLE nobody").unwrap();
+    }
+    let mut client = cluster.client(1);
+    client
+        .batch_execute(
+            "CREATE TABLE shadowed (id int); SET search_path = pg_temp, public; CREATE TABLE shadowed (a int, b int);
+             CREATE TYPE passing_mood AS ENUM ('short'); ALTER TABLE shadowed ADD COLUMN c int; RESET search_path",
+        )
+        .unwrap();
+    for sql in [
+        "DROP TABLE shadowed, guarded",
+        "CREATE TABLE likewise (LIKE shadowed)",
+        "CREATE VIEW over_temporary AS SELECT * FROM shadowed",
+    ] {
+        failed(sql, client.batch_execute(sql), &["0A000"]);
+    }
+    client
+        .batch_execute("DROP TABLE shadowed; CREATE TABLE after_temporary (id int)")
+        .unwrap();
+    same_definition(&cluster, "after_temporary");
+    assert!(same_definition(&cluster, "public.shadowed").contains("\"id\""));
+    // The lock is somebody's: who would ask for it would wait.
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; ALTER TABLE guarded ADD COLUMN held int")
+        .unwrap();
+    client
+        .batch_execute("SET ROLE nobody; SET lock_timeout = '5s'")
+        .unwrap();
+    for sql in [
+        "ALTER TABLE guarded ADD COLUMN c int",
+        "DROP TABLE guarded CASCADE",
+        "CREATE INDEX ON guarded (v)",
+        "ALTER TABLE guarded RENAME TO mine",
+        "DROP OWNED BY nobody",
+    ] {
+        failed(sql, client.batch_execute(sql), &["42501"]);
+    }
+    holder.batch_execute("COMMIT").unwrap();
+    same_definition(&cluster, "guarded");
+}
+
 /// A partition that comes meets no row that another node puts into the default partition meanwhile.
 #[test]
 fn attaching_a_partition_keeps_writers_off_the_default() {

@@ -29,6 +29,7 @@ mod environment;
 mod lock;
 mod plan;
 pub mod replay;
+mod rights;
 
 pub use lock::{forget as forget_lock, incarnation as lock_incarnation, tables as locked_tables};
 pub use plan::{Need, Plan};
@@ -90,6 +91,7 @@ pub unsafe fn before(
         let text = environment::text(statement, source)?;
         // Once the lock is there a look again: what the statement names may have changed meanwhile.
         while !lock::covers(node, &need) {
+            rights::check(utility, &need)?;
             lock::acquire(node, &need)?;
             match plan::of(utility)? {
                 Plan::Group(again) => need = again,

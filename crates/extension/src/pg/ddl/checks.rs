@@ -60,6 +60,12 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
                 _ => Ok(()),
             };
         }
+        // The server makes a view of temporary tables a temporary one by itself.
+        if (*statement).type_ == pg_sys::NodeTag::T_ViewStmt
+            && super::plan::is_temporary_name((*statement.cast::<pg_sys::ViewStmt>()).view)
+        {
+            return Err(super::plan::mixed());
+        }
         if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return Ok(());
         }

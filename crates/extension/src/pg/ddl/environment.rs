@@ -102,3 +102,23 @@ pub fn is_essential(name: &std::ffi::CStr) -> bool {
     ];
     ESSENTIAL.contains(&name)
 }
+
+/// A `search_path` in which no temporary object of the process that replays can take the place of another: they are looked at last,
+/// if there are any. (Otherwise `pg_temp` is left out, for where no other schema exists it would be the place of new objects.)
+pub fn without_temporary(path: &str) -> String {
+    let mut quoted = false;
+    let parts = path.split(|character: char| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    });
+    let is_temporary = |part: &str| part == "\"pg_temp\"" || part.eq_ignore_ascii_case("pg_temp");
+    let mut kept: Vec<&str> = parts.map(str::trim).filter(|part| !is_temporary(part)).collect();
+    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    // SAFETY: reads the state of this process.
+    unsafe { pg_sys::GetTempNamespaceState(&mut schema, &mut toast) };
+    if schema != pg_sys::InvalidOid {
+        kept.retain(|part| !part.is_empty());
+        kept.push("pg_temp");
+    }
+    kept.join(", ")
+}

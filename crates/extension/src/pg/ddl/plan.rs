@@ -26,6 +26,8 @@ pub struct Need {
     pub of_group: bool,
     /// It may reach any table.
     pub all: bool,
+    /// It changes whatever a role owns.
+    pub sweeping: bool,
     /// Tables of the group that it needs for itself.
     pub tables: Vec<TableId>,
 }
@@ -157,7 +159,7 @@ unsafe fn is_local_by_nature(statement: *mut pg_sys::Node) -> Result<bool, UserE
     use pg_sys::NodeTag as Tag;
     // SAFETY: the tag says what the pointer may be cast to.
     unsafe {
-        if is_temporary(statement) {
+        if is_temporary(statement)? {
             return Ok(true);
         }
         Ok(match (*statement).type_ {
@@ -218,28 +220,30 @@ unsafe fn refuse_concurrent(range: *mut pg_sys::RangeVar, what: &str) -> Result<
 }
 
 /// Whether a statement concerns temporary relations only: they are the session's.
-unsafe fn is_temporary(statement: *mut pg_sys::Node) -> bool {
+unsafe fn is_temporary(statement: *mut pg_sys::Node) -> Result<bool, UserError> {
     use pg_sys::NodeTag as Tag;
     // SAFETY: the tag says what the pointer may be cast to.
     unsafe {
-        match (*statement).type_ {
+        Ok(match (*statement).type_ {
             Tag::T_CreateStmt => new_is_temporary((*statement.cast::<pg_sys::CreateStmt>()).relation),
             Tag::T_CreateSeqStmt => new_is_temporary((*statement.cast::<pg_sys::CreateSeqStmt>()).sequence),
             Tag::T_ViewStmt => new_is_temporary((*statement.cast::<pg_sys::ViewStmt>()).view),
+            Tag::T_CreateFunctionStmt => name_is_temporary((*statement.cast::<pg_sys::CreateFunctionStmt>()).funcname),
+            Tag::T_CompositeTypeStmt => new_is_temporary((*statement.cast::<pg_sys::CompositeTypeStmt>()).typevar),
+            Tag::T_CreateEnumStmt => name_is_temporary((*statement.cast::<pg_sys::CreateEnumStmt>()).typeName),
+            Tag::T_CreateDomainStmt => name_is_temporary((*statement.cast::<pg_sys::CreateDomainStmt>()).domainname),
             Tag::T_IndexStmt => is_temporary_name((*statement.cast::<pg_sys::IndexStmt>()).relation),
             Tag::T_AlterTableStmt => is_temporary_name((*statement.cast::<pg_sys::AlterTableStmt>()).relation),
             Tag::T_RenameStmt => is_temporary_name((*statement.cast::<pg_sys::RenameStmt>()).relation),
             Tag::T_AlterSeqStmt => is_temporary_name((*statement.cast::<pg_sys::AlterSeqStmt>()).sequence),
             Tag::T_CreateTrigStmt => is_temporary_name((*statement.cast::<pg_sys::CreateTrigStmt>()).relation),
             Tag::T_RuleStmt => is_temporary_name((*statement.cast::<pg_sys::RuleStmt>()).relation),
-            Tag::T_DropStmt => {
-                let drop = &*statement.cast::<pg_sys::DropStmt>();
-                let relations = drop_names_relations(drop.removeType);
-                relations
-                    && list::pointers::<pg_sys::List>(drop.objects)
-                        .into_iter()
-                        .all(|name| guard::named(pg_sys::makeRangeVarFromNameList(name)).is_some_and(of_session))
+            Tag::T_CreatePolicyStmt => is_temporary_name((*statement.cast::<pg_sys::CreatePolicyStmt>()).table),
+            Tag::T_AlterPolicyStmt => is_temporary_name((*statement.cast::<pg_sys::AlterPolicyStmt>()).table),
+            Tag::T_AlterObjectSchemaStmt => {
+                is_temporary_name((*statement.cast::<pg_sys::AlterObjectSchemaStmt>()).relation)
             }
+            Tag::T_DropStmt => are_temporary(&super::rights::dropped(&*statement.cast()))?,
             Tag::T_CommentStmt => {
                 let comment = &*statement.cast::<pg_sys::CommentStmt>();
                 comment.objtype == pg_sys::ObjectType::OBJECT_TABLE
@@ -249,32 +253,50 @@ unsafe fn is_temporary(statement: *mut pg_sys::Node) -> bool {
                 let grant = &*statement.cast::<pg_sys::GrantStmt>();
                 grant.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT
                     && grant.objtype == pg_sys::ObjectType::OBJECT_TABLE
-                    && list::pointers::<pg_sys::RangeVar>(grant.objects)
-                        .into_iter()
-                        .all(|range| is_temporary_name(range))
+                    && are_temporary(&list::pointers::<pg_sys::RangeVar>(grant.objects))?
             }
             _ => false,
-        }
+        })
     }
 }
 
-fn drop_names_relations(kind: pg_sys::ObjectType::Type) -> bool {
-    use pg_sys::ObjectType as Kind;
-    matches!(
-        kind,
-        Kind::OBJECT_TABLE | Kind::OBJECT_VIEW | Kind::OBJECT_SEQUENCE | Kind::OBJECT_INDEX
+/// Whether all of the relations are; some of them only is refused, for the others' part is every node's.
+unsafe fn are_temporary(ranges: &[*mut pg_sys::RangeVar]) -> Result<bool, UserError> {
+    // SAFETY: by contract of `named`.
+    let temporary = unsafe { ranges.iter().filter(|range| is_temporary_name(**range)).count() };
+    if temporary == 0 || temporary == ranges.len() {
+        return Ok(temporary > 0);
+    }
+    Err(mixed())
+}
+
+/// A statement that concerns temporary objects and others.
+pub fn mixed() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot change definitions of the group by a statement that names temporary relations, too",
+        "The statement runs on every node, and temporary relations are in this session only.",
+        "Name the temporary relations in a statement of their own.",
     )
 }
 
+/// Where the server would make it: `pg_temp` may also come first in `search_path`.
 unsafe fn new_is_temporary(range: *mut pg_sys::RangeVar) -> bool {
-    // SAFETY: a RangeVar of the grammar; `pg_temp.name` is temporary, too.
+    // SAFETY: a RangeVar of the grammar. A schema that is not there is the error that the statement itself would raise.
     unsafe {
-        let schema = (*range).schemaname;
-        (*range).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP || !schema.is_null() && c_text(schema) == "pg_temp"
+        (*range).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+            || pg_sys::isTempOrTempToastNamespace(pg_sys::RangeVarGetCreationNamespace(range))
     }
 }
 
-unsafe fn is_temporary_name(range: *mut pg_sys::RangeVar) -> bool {
+/// As [`new_is_temporary`], of a type or a function.
+unsafe fn name_is_temporary(name: *mut pg_sys::List) -> bool {
+    let mut last = std::ptr::null_mut();
+    // SAFETY: a qualified name of the grammar.
+    unsafe { pg_sys::isTempOrTempToastNamespace(pg_sys::QualifiedNameGetCreationNamespace(name, &mut last)) }
+}
+
+pub unsafe fn is_temporary_name(range: *mut pg_sys::RangeVar) -> bool {
     // SAFETY: by contract of `named`.
     unsafe { guard::named(range) }.is_some_and(of_session)
 }
@@ -296,7 +318,7 @@ unsafe fn tables(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
         match (*statement).type_ {
             Tag::T_AlterTableStmt => alter_table(&*statement.cast(), need)?,
             Tag::T_CreateStmt => {
-                create_table(&*statement.cast(), need);
+                create_table(&*statement.cast(), need)?;
                 // What it refers to is the group's; the new table is not.
                 need.of_group = false;
             }
@@ -347,7 +369,11 @@ unsafe fn tables(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             Tag::T_AlterEnumStmt if !(*statement.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() => {
                 *need = Need::everything();
             }
-            Tag::T_AlterDomainStmt | Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => *need = Need::everything(),
+            Tag::T_AlterDomainStmt => *need = Need::everything(),
+            Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => {
+                *need = Need::everything();
+                need.sweeping = true;
+            }
             _ => {}
         }
     }
@@ -447,7 +473,7 @@ fn referenced_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     })
 }
 
-unsafe fn create_table(statement: &pg_sys::CreateStmt, need: &mut Need) {
+unsafe fn create_table(statement: &pg_sys::CreateStmt, need: &mut Need) -> Result<(), UserError> {
     // SAFETY: lists of the types that the grammar puts there.
     unsafe {
         for parent in list::pointers::<pg_sys::RangeVar>(statement.inhRelations) {
@@ -457,12 +483,18 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt, need: &mut Need) {
             }
         }
         for element in list::pointers::<pg_sys::Node>(statement.tableElts) {
+            if (*element).type_ == pg_sys::NodeTag::T_TableLikeClause
+                && is_temporary_name((*element.cast::<pg_sys::TableLikeClause>()).relation)
+            {
+                return Err(mixed());
+            }
             references(element, need);
         }
         for constraint in list::pointers::<pg_sys::Node>(statement.constraints) {
             references(constraint, need);
         }
     }
+    Ok(())
 }
 
 /// The tables that a new foreign key refers to.

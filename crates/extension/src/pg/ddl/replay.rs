@@ -125,7 +125,12 @@ fn execute(statement: &DdlStatement) {
         set(c"check_function_bodies", "off", true);
         for (name, value) in &statement.settings {
             if let Some(name) = environment::setting(name) {
-                set(name, value, statement.of_group || environment::is_essential(name));
+                let must = statement.of_group || environment::is_essential(name);
+                if name == c"search_path" {
+                    set(name, &environment::without_temporary(value), must);
+                } else {
+                    set(name, value, must);
+                }
             }
         }
         set_time(statement.transaction_time_us);
