@@ -123,6 +123,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE busy ADD COLUMN made timestamptz NOT NULL DEFAULT now()",
     "CREATE TYPE mood AS ENUM ('good', 'bad'); ALTER TABLE busy ADD COLUMN mood mood DEFAULT 'good'",
     "ALTER TYPE mood ADD VALUE 'fair'",
+    "ALTER TYPE mood RENAME VALUE 'good' TO 'merry'",
     "ALTER TABLE busy ALTER COLUMN v TYPE bigint USING v * 2",
     "ALTER TABLE busy ALTER COLUMN v SET DEFAULT 7, ALTER COLUMN note SET DEFAULT 'none'",
     "CREATE INDEX busy_note ON busy (note)",
@@ -221,7 +222,8 @@ fn refusals_say_what_to_do_instead() {
     let before = same_definition(&cluster, "refusing");
     client
         .batch_execute(
-            "CREATE FUNCTION making() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT made()'; RETURN 1; END $$;
+            "CREATE FUNCTION steady() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+             CREATE FUNCTION making() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT made()'; RETURN 1; END $$;
              CREATE FUNCTION made() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TABLE inner_table (id int); RETURN 1; END $$",
         )
         .unwrap();
@@ -229,6 +231,9 @@ fn refusals_say_what_to_do_instead() {
         "ALTER TABLE ordinary ADD COLUMN c int DEFAULT making()",
         "ALTER TABLE refusing ADD COLUMN r float DEFAULT random()",
         "ALTER TABLE refusing ADD COLUMN s serial",
+        "ALTER TABLE refusing ADD COLUMN t int DEFAULT steady()",
+        "ALTER TABLE refusing ADD COLUMN t text DEFAULT session_user",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v + steady()",
         "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
         "CREATE UNIQUE INDEX CONCURRENTLY ON refusing (v)",
         "ALTER TABLE refusing SET UNLOGGED",

@@ -254,7 +254,7 @@ fn partitions_come_and_go() {
         0,
         "TABLE grow; INSERT INTO grow_1 VALUES (500, 'alone'); ALTER TABLE grow ADD COLUMN n int DEFAULT 7",
     );
-    on(1, "INSERT INTO grow VALUES (160, 'n', 8)");
+    on(1, "TABLE grow; INSERT INTO grow VALUES (160, 'n', 8)");
     assert_converged(&cluster, &["grow", "grow_1", "grow_2", "grow_3"]);
     on(0, "DROP TABLE grow_2");
     on(1, "TABLE grow; DELETE FROM grow WHERE id = 301");

@@ -123,6 +123,20 @@ pub unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     }
 }
 
+/// `object_ownercheck` of a type; before 16 `pg_type_ownercheck`.
+///
+/// # Safety
+/// Inside a transaction; the type exists.
+pub unsafe fn owns_type(kind: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_type_ownercheck(kind, user);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::TypeRelationId, kind, user);
+    }
+}
+
 /// `USER_TIMEOUT` (utils/timeout.h): 17 added a time-out of its own before it.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub const USER_TIMEOUT: i32 = 12;

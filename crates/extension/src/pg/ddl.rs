@@ -30,6 +30,7 @@ mod lock;
 mod plan;
 pub mod replay;
 mod rights;
+mod types;
 
 pub use lock::{forget as forget_lock, incarnation as lock_incarnation, tables as locked_tables};
 pub use plan::{Need, Plan};
@@ -100,6 +101,7 @@ pub unsafe fn before(
         }
         refuse_while_writing()?;
         checks::before(utility)?;
+        types::keep_writers_off(utility)?;
         let rows = capture::section()?;
         let statement = environment::capture(text, need.of_group);
         let number = note(statement, rows);

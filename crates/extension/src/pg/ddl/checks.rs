@@ -32,11 +32,11 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
                 continue;
             }
             let using = (*command.def.cast::<pg_sys::ColumnDef>()).raw_default;
-            if !using.is_null() && has_rows(oid) && calls_volatile_function(using) {
+            if !using.is_null() && has_rows(oid) && calls_unlike(using) {
                 return Err(differs(
                     "convert a column",
                     oid,
-                    "The expression after USING calls a volatile function, whose results would differ from node to node.",
+                    "The expression after USING calls a function whose results could differ from node to node.",
                     "Add a column, UPDATE it, and drop the old one.",
                 ));
             }
@@ -82,11 +82,11 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
                 continue;
             }
             let column = c_text((*command.def.cast::<pg_sys::ColumnDef>()).colname);
-            if has_rows(oid) && default_is_volatile(oid, &column) {
+            if has_rows(oid) && default_is_unlike(oid, &column) {
                 return Err(differs(
-                    &format!("add column \"{column}\" with a volatile default"),
+                    &format!("add column \"{column}\" with such a default"),
                     oid,
-                    "It is evaluated for each row that is there, and the results would differ from node to node.",
+                    "It is evaluated for each row that is there, and the results could differ from node to node.",
                     "Add the column without the default, SET DEFAULT, and UPDATE the rows.",
                 ));
             }
@@ -110,7 +110,7 @@ fn has_rows(oid: pg_sys::Oid) -> bool {
 }
 
 /// The default that a new column's old rows were given: its own, or its domain's.
-fn default_is_volatile(oid: pg_sys::Oid, column: &str) -> bool {
+fn default_is_unlike(oid: pg_sys::Oid, column: &str) -> bool {
     let Some(relation) = Relation::open(oid) else {
         return false;
     };
@@ -126,12 +126,55 @@ fn default_is_volatile(oid: pg_sys::Oid, column: &str) -> bool {
     // SAFETY: an open relation and one of its columns; an expression, or null.
     unsafe {
         let default = pg_sys::build_column_default(relation.raw(), place as i32 + 1);
-        !default.is_null() && pg_sys::contain_volatile_functions(default)
+        !default.is_null()
+            && (pg_sys::contain_volatile_functions(default)
+                || pg_sys::contain_mutable_functions(default) && asks_server(default))
     }
 }
 
-/// Whether an expression that was not analysed yet may call a volatile function, by name.
-unsafe fn calls_volatile_function(expression: *mut pg_sys::Node) -> bool {
+/// Stable functions of the server's that come out alike on every node: the transaction's time, the settings and the role travel.
+const ALIKE: &str = "ARRAY['now', 'transaction_timestamp', 'date', 'time', 'timetz', 'timestamp', 'timestamptz', 'timezone',
+    'to_char', 'to_date', 'to_timestamp', 'to_number', 'date_trunc', 'date_part', 'extract', 'age', 'concat', 'concat_ws', 'format',
+    'array_to_string', 'to_json', 'to_jsonb', 'json_build_object', 'jsonb_build_object', 'json_build_array', 'jsonb_build_array',
+    'numeric', 'money', 'interval', 'text', 'timestamptz_pl_interval', 'timestamptz_mi_interval', 'interval_pl_timestamptz']";
+
+/// From `SESSION_USER` on (then the database, and the schema) the names of the standard say what differs from node to node.
+const FIRST_OF_NODE: u32 = pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER;
+
+/// What follows a label in the text of an expression.
+fn numbers(text: &str, label: &str) -> Vec<u32> {
+    let found = text.split(label).skip(1);
+    found
+        .filter_map(|rest| rest.split([' ', '}', ')']).next()?.parse().ok())
+        .collect()
+}
+
+fn names_of_node(text: &str) -> bool {
+    numbers(text, "{SQLVALUEFUNCTION :op ")
+        .into_iter()
+        .any(|name| name >= FIRST_OF_NODE)
+}
+
+/// Whether an analysed expression asks for what differs from node to node: any stable function but those known not to.
+unsafe fn asks_server(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: a valid expression.
+    let text = unsafe { c_text(pg_sys::nodeToString(expression.cast())) };
+    let mut called = numbers(&text, ":funcid ");
+    called.extend(numbers(&text, ":opfuncid "));
+    let called: Vec<pg_sys::Oid> = called.into_iter().map(pg_sys::Oid::from).collect();
+    let query = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE oid = ANY ($1) AND provolatile <> 'i'
+                        AND (oid >= 16384 OR proname <> ALL ({ALIKE})))"
+    );
+    names_of_node(&text)
+        || !matches!(
+            pgrx::Spi::get_one_with_args::<bool>(&query, &[called.into()]),
+            Ok(Some(false))
+        )
+}
+
+/// Whether an expression that was not analysed yet may call a function, by name, whose results differ from node to node.
+unsafe fn calls_unlike(expression: *mut pg_sys::Node) -> bool {
     // SAFETY: a raw expression; its text form names functions as `:funcname ("schema" "name")`.
     let text = unsafe {
         let text = pg_sys::nodeToString(expression.cast());
@@ -147,12 +190,16 @@ unsafe fn calls_volatile_function(expression: *mut pg_sys::Node) -> bool {
                 .map(|name| name.trim_matches('"').to_owned()),
         );
     }
+    if names_of_node(&text) {
+        return true;
+    }
     if names.is_empty() {
         return false;
     }
-    let found = pgrx::Spi::get_one_with_args::<bool>(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = ANY ($1::pg_catalog.text[]) AND provolatile = 'v')",
-        &[names.into()],
+    let query = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = ANY ($1::pg_catalog.text[]) AND provolatile <> 'i'
+                        AND (provolatile = 'v' OR oid >= 16384 OR proname <> ALL ({ALIKE})))"
     );
+    let found = pgrx::Spi::get_one_with_args::<bool>(&query, &[names.into()]);
     !matches!(found, Ok(Some(false)))
 }

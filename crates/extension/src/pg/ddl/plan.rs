@@ -364,12 +364,16 @@ unsafe fn tables(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
                         .any(|range| guard::named(range).is_some_and(relation::is_strong));
                 }
             }
-            // They look at, or change, every table that uses the type.
-            // Rows travel with the labels of their enum values.
-            Tag::T_AlterEnumStmt if !(*statement.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() => {
-                *need = Need::everything();
+            // They look at every table that uses the type, or change what its rows travel with.
+            Tag::T_AlterDomainStmt | Tag::T_AlterEnumStmt => {
+                if let Some(kind) = super::types::changed(statement) {
+                    // An old snapshot may not see all of them.
+                    need.all = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
+                    for oid in super::types::users(kind)? {
+                        need.table(oid);
+                    }
+                }
             }
-            Tag::T_AlterDomainStmt => *need = Need::everything(),
             Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => {
                 *need = Need::everything();
                 need.sweeping = true;

@@ -29,6 +29,16 @@ pub unsafe fn check(statement: *mut pg_sys::Node, need: &Need) -> Result<(), Use
             "Name the objects in statements of their own, or ask a member of synod_admin.",
         ));
     }
+    // SAFETY: by contract; the type was just found.
+    let foreign = unsafe { super::types::changed(statement).is_some_and(|kind| !compat::owns_type(kind, user)) };
+    if foreign {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "must be owner of the type",
+            "The tables that use it would be locked on every node of the group.",
+            "Ask its owner.",
+        ));
+    }
     // SAFETY: by contract.
     for range in unsafe { changed(statement) } {
         // SAFETY: by contract of `named`; the relation was just found.

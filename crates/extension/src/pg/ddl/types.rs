@@ -1,0 +1,75 @@
+//! The types that a statement changes, and the tables in which their values are.
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::errors::UserError;
+use crate::pg::relation;
+
+/// The domain, or the enum whose label changes, that a statement is about.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn changed(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    use pg_sys::NodeTag as Tag;
+    // SAFETY: the tag says what the pointer may be cast to; a type that is not there is left to the statement itself.
+    unsafe {
+        let names = match (*statement).type_ {
+            Tag::T_AlterDomainStmt => (*statement.cast::<pg_sys::AlterDomainStmt>()).typeName,
+            Tag::T_AlterEnumStmt if renames_label(statement) => (*statement.cast::<pg_sys::AlterEnumStmt>()).typeName,
+            _ => return None,
+        };
+        let name = pg_sys::makeTypeNameFromNameList(names);
+        let found = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
+        (found != pg_sys::InvalidOid).then_some(found)
+    }
+}
+
+unsafe fn renames_label(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller looked at the tag.
+    unsafe { !(*statement.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() }
+}
+
+/// Whatever depends on the type, however far away: arrays, composites, ranges, other domains.
+const USERS: &str = "
+    WITH RECURSIVE used (classid, objid) AS (
+        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, $1
+        UNION
+        SELECT d.classid, d.objid FROM used JOIN pg_catalog.pg_depend d ON d.refclassid = used.classid AND d.refobjid = used.objid)
+    SELECT coalesce(pg_catalog.array_agg(c.oid ORDER BY c.oid), '{}')
+    FROM used JOIN pg_catalog.pg_class c ON c.oid = used.objid
+    WHERE used.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relkind IN ('r', 'p')";
+
+/// The tables of the group that use the type.
+pub fn users(kind: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, UserError> {
+    let found = pgrx::Spi::get_one_with_args::<Vec<pg_sys::Oid>>(USERS, &[kind.into()]);
+    let found = found.map_err(|error| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("could not look up the tables that use a type: {error}"),
+            "",
+            "",
+        )
+    })?;
+    let mut tables = found.unwrap_or_default();
+    tables.retain(|table| relation::is_strong(*table));
+    Ok(tables)
+}
+
+/// Rows travel with the labels of their enum values, and renaming one locks no table: writers of this node, who may have rows with
+/// the old one on their way, are kept off here, as the lock of the group keeps off those of the others.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn keep_writers_off(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: by contract; the locks are given back at the end of the transaction.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_AlterEnumStmt {
+            return Ok(());
+        }
+        let Some(kind) = changed(statement) else { return Ok(()) };
+        for table in users(kind)? {
+            pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
+        }
+    }
+    Ok(())
+}
