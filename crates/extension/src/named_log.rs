@@ -1,7 +1,7 @@
 //! SQL: named logs.
 
-use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 use synod_change::{Append, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};
 
 use crate::errors::UserError;
@@ -27,6 +27,7 @@ fn append_jsonb(fcinfo: pg_sys::FunctionCallInfo) -> Option<i64> {
     append(&Arguments::of(fcinfo), ValueKind::Jsonb)
 }
 
+/// `None`: it was appended, but trimmed before its round could be read.
 fn append(arguments: &Arguments, kind: ValueKind) -> Option<i64> {
     let name = arguments.get::<String>(0)?;
     let value = match kind {
@@ -35,12 +36,12 @@ fn append(arguments: &Arguments, kind: ValueKind) -> Option<i64> {
     };
     let after = arguments.get::<i64>(2);
     match appended(&name, kind, value, after) {
-        Ok(round) => Some(round as i64),
+        Ok(round) => round.map(|round| round as i64),
         Err(error) => error.raise(),
     }
 }
 
-fn appended(name: &str, kind: ValueKind, value: Vec<u8>, after: Option<i64>) -> Result<u64, UserError> {
+fn appended(name: &str, kind: ValueKind, value: Vec<u8>, after: Option<i64>) -> Result<Option<u64>, UserError> {
     check_name(name)?;
     service::check_may_write(c"synod.append()")?;
     if value.len() > MAX_LOG_VALUE {
@@ -63,7 +64,33 @@ fn appended(name: &str, kind: ValueKind, value: Vec<u8>, after: Option<i64>) -> 
         value,
     };
     let csn = service::call(node, Service::Append(append), Vec::new())?;
-    log::round_at(csn).ok_or_else(|| moved_on(name, after.unwrap_or_default() as i64))
+    crate::pg::failpoint::hit("appended");
+    if let Some(round) = log::round_at(csn) {
+        return Ok(Some(round));
+    }
+    match after {
+        // Without a condition it was appended, whatever became of it since.
+        None => {
+            trimmed_since(name, csn).report(PgLogLevel::WARNING);
+            Ok(None)
+        }
+        Some(after) if may_be_trimmed(name, after, csn) => Err(trimmed_since(name, csn)),
+        Some(after) => Err(moved_on(name, after as i64)),
+    }
+}
+
+/// Whether the entry behind `after` could be that of this CSN, and trimmed since. The last entry of a log never is.
+fn may_be_trimmed(name: &str, after: u64, csn: u64) -> bool {
+    log::first_kept(name).is_some_and(|(round, at)| round > after.saturating_add(1) && at > csn)
+}
+
+fn trimmed_since(name: &str, csn: u64) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        format!("log \"{name}\" was trimmed before the round of the new entry could be read"),
+        format!("What was asked for stands in the shared log at CSN {csn}; the log has later entries."),
+        "Do not append it again without reading the log.",
+    )
 }
 
 /// `synod.trim_log(log, before)`

@@ -169,6 +169,34 @@ fn a_log_is_trimmed_but_for_its_last_entry() {
     assert_eq!(append(&mut client, "short", "d"), 4);
 }
 
+/// An entry that was appended is never said not to be, though it is gone before its session looks.
+#[test]
+fn an_entry_may_be_trimmed_before_its_round_is_read() {
+    let cluster = CLUSTER.lease();
+    append(&mut cluster.client(0), "hasty", "1");
+    let mut told = |last: i64, sql: &'static str| {
+        let mut client = cluster.client(0);
+        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+        client.batch_execute("SET synod.failpoint = 'stop appended'").unwrap();
+        std::thread::scope(|scope| {
+            let appending = scope.spawn(move || client.query_one(sql, &[]).map(|row| row.get::<_, Option<i64>>(0)));
+            cluster.server(0).wait_frozen(pid);
+            let mut other = cluster.client(1);
+            assert_eq!(append(&mut other, "hasty", "later"), last);
+            other.batch_execute("SELECT synod.trim_log('hasty', 1000)").unwrap();
+            cluster
+                .client(0)
+                .batch_execute("SELECT * FROM synod.log('hasty')")
+                .unwrap();
+            cluster.server(0).resume_process(pid);
+            appending.join().unwrap()
+        })
+    };
+    assert_eq!(told(3, "SELECT synod.append('hasty', 'x')").unwrap(), None);
+    let unknown = told(5, "SELECT synod.append('hasty', 'x', 3)").expect_err("it is gone");
+    assert_eq!(sqlstate(&unknown), Some("08007"), "{unknown:?}");
+}
+
 #[test]
 fn what_cannot_be_appended_is_refused() {
     let cluster = CLUSTER.lease();

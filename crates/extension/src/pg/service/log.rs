@@ -140,6 +140,14 @@ pub fn round_at(csn: u64) -> Option<u64> {
     table.first(&[at], false, |row| row.get(ROUND).value() as u64)
 }
 
+/// The first entry of a log that was not trimmed: its round and CSN.
+pub fn first_kept(log: &str) -> Option<(u64, u64)> {
+    let of_log = Condition::equal(LOG, pg_sys::F_TEXTEQ, text(log));
+    open(pg_sys::AccessShareLock)?.first(&[of_log], false, |row| {
+        (row.get(ROUND).value() as u64, row.get(CSN).value() as u64)
+    })
+}
+
 /// The last round of a log that is applied here; 0: it has no entry.
 pub fn last_applied(log: &str) -> u64 {
     open(pg_sys::AccessShareLock).map_or(0, |table| last_round(&table, text(log)))
