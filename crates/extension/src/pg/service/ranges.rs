@@ -62,7 +62,7 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     if room(node, &sequence) >= need + ahead {
         return Ok(());
     }
-    if !refill(node, &sequence, need + ahead)? && room(node, &sequence) == 0 {
+    if !refill(node, &sequence, need + ahead)? && room(node, &sequence) == 0 && nothing_left(&sequence) {
         exhaust(node, &sequence);
     }
     Ok(())
@@ -160,13 +160,14 @@ fn ask(
     count: u64,
     exact: bool,
 ) -> Result<Option<Range>, UserError> {
-    let feeds = feeds_of(sequence.oid());
-    let Some(feed) = feeds.first().copied() else {
-        return Ok(None);
-    };
     let mut attempts = 0;
-    let csn = loop {
+    let (feed, csn) = loop {
         attempts += 1;
+        // Anew each time: what we lose to may be a change of the columns.
+        let feeds = feeds_of(sequence.oid());
+        let Some(feed) = feeds.first().copied() else {
+            return Ok(None);
+        };
         let grant = Grant {
             feeds: feeds.clone(),
             first,
@@ -178,7 +179,7 @@ fn ask(
             exact,
         };
         match super::call(node, Service::Grant(grant), keys(node, &feeds)) {
-            Ok(csn) => break csn,
+            Ok(csn) => break (feed, csn),
             // A TRUNCATE, say; one that tells us to give way comes again at once.
             Err(error) if error.code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE && attempts < ATTEMPTS => {}
             Err(error) => return Err(error),
@@ -232,6 +233,26 @@ fn take_into_use(node: &NodeShared, sequence: &Sequence, granted: Range, size: u
         node.ranges.set(sequence.oid(), range, size, now);
         ((), change)
     });
+}
+
+/// Whether the group has no value left to grant. That nothing came of asking may have other reasons: the sequence is no
+/// longer the group's, or has begun again.
+fn nothing_left(sequence: &Sequence) -> bool {
+    let feeds = feeds_of(sequence.oid());
+    if feeds.is_empty() {
+        return false;
+    }
+    let one = Grant {
+        first: sequence.look(|state| sequence.next(state)),
+        feeds,
+        count: 1,
+        increment: sequence.increment(),
+        least: sequence.least(),
+        greatest: sequence.greatest(),
+        cycle: sequence.cycles(),
+        exact: false,
+    };
+    one.range(grants::granted(&one.feeds)).is_none()
 }
 
 /// All values were granted, the rest of them to others: `nextval` shall say so.
