@@ -289,6 +289,8 @@ fn a_missing_table_is_created_on_the_other_nodes() {
                  tags text[] DEFAULT '{}'::text[], during int4range, EXCLUDE USING gist (during WITH &&)) WITH (fillfactor = 70);
              CREATE INDEX ON \"My app\".\"Things\" (lower(owner::text)) WHERE n > 1;
              CREATE UNIQUE INDEX things_u ON \"My app\".\"Things\" (shade, n DESC);
+             CREATE UNIQUE INDEX things_n ON \"My app\".\"Things\" (n);
+             ALTER TABLE \"My app\".\"Things\" REPLICA IDENTITY USING INDEX things_n;
              CREATE TRIGGER stamped BEFORE INSERT ON \"My app\".\"Things\" FOR EACH ROW EXECUTE FUNCTION stamped();
              GRANT SELECT, UPDATE ON \"My app\".\"Things\" TO pg_monitor; GRANT SELECT (id) ON \"My app\".owners TO PUBLIC;
              ALTER TABLE \"My app\".owners ENABLE ROW LEVEL SECURITY;
@@ -309,6 +311,8 @@ fn a_missing_table_is_created_on_the_other_nodes() {
         same_definition(&cluster, table);
     }
     assert_converged(&cluster, &tables);
+    let identity = "SELECT FROM pg_index WHERE indisreplident AND indexrelid = '\"My app\".things_n'::regclass";
+    assert_eq!(cluster.client(0).query(identity, &[]).unwrap().len(), 1);
     cluster
         .client(0)
         .batch_execute("INSERT INTO \"My app\".\"Things\" (id, owner, n) VALUES (9, 4, 3)")

@@ -81,6 +81,10 @@ SELECT statement FROM (
         r.oid::pg_catalog.regclass, pg_catalog.pg_get_expr(r.relpartbound, r.oid))
     FROM tree JOIN pg_catalog.pg_class r USING (oid) JOIN pg_catalog.pg_inherits h ON h.inhrelid = r.oid
     WHERE r.relispartition AND level > 0
+    UNION ALL
+    SELECT 8, level, i.indexrelid, pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', tree.oid::pg_catalog.regclass, c.relname)
+    FROM tree JOIN pg_catalog.pg_index i ON i.indrelid = tree.oid AND i.indisreplident JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)
 ) AS statements WHERE statement IS NOT NULL ORDER BY step, level, oid";
 
 /// As above; each may be left out.
