@@ -21,7 +21,7 @@ use pgrx::pg_sys;
 
 use super::protect::Failure;
 use super::shmem::{self, ApplyState, NodeShared, NodeState};
-use super::{compat, relation, xact};
+use super::{compat, list, relation, xact};
 use crate::errors::UserError;
 use crate::settings::{self, ReadConsistency};
 
@@ -191,6 +191,11 @@ pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
     unsafe {
         let node = (*statement).utilityStmt;
         let pushed = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && before_copy(node.cast());
+        match (*node).type_ {
+            pg_sys::NodeTag::T_TruncateStmt => before_whole_tables((*node.cast::<pg_sys::TruncateStmt>()).relations),
+            pg_sys::NodeTag::T_LockStmt => before_whole_tables((*node.cast::<pg_sys::LockStmt>()).relations),
+            _ => {}
+        }
         SESSION.with(|session| {
             if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
                 session.command.set(session.command.get() + 1);
@@ -263,6 +268,30 @@ fn before_first_snapshot() {
     let Some(node) = shmem::my_node() else { return };
     if is_working(node) && reach(node, consistency).is_ok() {
         SESSION.with(|session| session.covered_transaction.set(compat::local_transaction_id()));
+    }
+}
+
+/// TRUNCATE and LOCK TABLE claim tables as a whole: what was committed elsewhere before they began must be here, or they
+/// would lose to it.
+///
+/// # Safety
+/// A list of RangeVars, inside a transaction.
+unsafe fn before_whole_tables(relations: *mut pg_sys::List) {
+    let consistency = settings::READ_CONSISTENCY.get();
+    if consistency == ReadConsistency::Local || SESSION.with(|session| session.exempt.get()) {
+        return;
+    }
+    // SAFETY: by contract.
+    let strong = unsafe {
+        list::pointers::<pg_sys::RangeVar>(relations)
+            .into_iter()
+            .any(|name| crate::pg::guard::named(name).is_some_and(relation::is_strong))
+    };
+    if strong {
+        let reached = crate::node::required().and_then(|node| reach(node, consistency));
+        if let Err(error) = reached {
+            error.raise();
+        }
     }
 }
 

@@ -182,7 +182,10 @@ fn where_users_put_a_sequence() {
     cluster.create_table("moved", "CREATE TABLE moved (id bigserial PRIMARY KEY, v int)");
     let insert = "INSERT INTO moved (v) VALUES (1) RETURNING id";
     let mut clients: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
-    let mut id = |node: usize| -> i64 { clients[node].query_one(insert, &[]).unwrap().get(0) };
+    // What another node has just done to the sequence or the table may not be here yet.
+    let mut id = |node: usize| -> i64 {
+        wait_until(DEADLINE, "an id", || clients[node].query_one(insert, &[]).ok()).get(0)
+    };
     assert_eq!(id(0), 1);
     assert!(id(1) > 1);
     // Forward: everybody goes on behind it, sooner or later.
