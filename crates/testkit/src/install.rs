@@ -13,6 +13,7 @@ pub struct PgInstall {
     library: PathBuf,
     share: PathBuf,
     major: u32,
+    ssl: bool,
 }
 
 impl PgInstall {
@@ -37,6 +38,7 @@ impl PgInstall {
             major: major
                 .parse()
                 .expect("pg_config --version begins with the major version"),
+            ssl: ask(&pg_config, "--configure").contains("ssl"),
         }
     }
 
@@ -48,6 +50,11 @@ impl PgInstall {
     /// 15, 18, ...
     pub fn major(&self) -> u32 {
         self.major
+    }
+
+    /// Whether it was built with SSL.
+    pub fn has_ssl(&self) -> bool {
+        self.ssl
     }
 
     /// What is missing of the extension's files, or nothing.
