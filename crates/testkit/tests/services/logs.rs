@@ -174,7 +174,7 @@ fn a_log_is_trimmed_but_for_its_last_entry() {
 fn an_entry_may_be_trimmed_before_its_round_is_read() {
     let cluster = CLUSTER.lease();
     append(&mut cluster.client(0), "hasty", "1");
-    let mut told = |last: i64, sql: &'static str| {
+    let told = |last: i64, sql: &'static str| {
         let mut client = cluster.client(0);
         let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
         client.batch_execute("SET synod.failpoint = 'stop appended'").unwrap();
