@@ -14,6 +14,7 @@ pub struct PgInstall {
     share: PathBuf,
     major: u32,
     ssl: bool,
+    icu: bool,
 }
 
 impl PgInstall {
@@ -39,6 +40,7 @@ impl PgInstall {
                 .parse()
                 .expect("pg_config --version begins with the major version"),
             ssl: ask(&pg_config, "--configure").contains("ssl"),
+            icu: ask(&pg_config, "--configure").contains("--with-icu"),
         }
     }
 
@@ -55,6 +57,11 @@ impl PgInstall {
     /// Whether it was built with SSL.
     pub fn has_ssl(&self) -> bool {
         self.ssl
+    }
+
+    /// Whether it was built with ICU, and says so.
+    pub fn has_icu(&self) -> bool {
+        self.icu
     }
 
     /// What is missing of the extension's files, or nothing.

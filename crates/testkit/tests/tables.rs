@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use synod_testkit::{
-    Cluster, Options, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate, wait_until,
+    Cluster, Options, PgInstall, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate, wait_until,
 };
 
 /// The servers' own fsync does not matter here; without it, DDL is fast.
@@ -25,6 +25,15 @@ macro_rules! scripts {
 }
 
 scripts! { types keys foreign_keys contrib access columns partitions }
+
+#[test]
+fn collations() {
+    if PgInstall::from_environment().has_icu() {
+        run_script(&CLUSTER.lease(), "collations", include_str!("tables/collations.sql"));
+    } else {
+        eprintln!("collations: skipped, this PostgreSQL was built without ICU");
+    }
+}
 
 /// Two transactions on two nodes, both before either commits; returns what each was told.
 fn race(cluster: &Cluster, first: &str, second: &str) -> [Option<String>; 2] {
@@ -450,6 +459,11 @@ fn other_encodings() {
         .batch_execute("SELECT synod.replicate_table('words'); INSERT INTO words VALUES ('Grüße', 1)")
         .unwrap();
     let mut second = server.client_to("latin_b");
+    // Until the node knows, the table is an ordinary one there.
+    wait_until(Duration::from_secs(20), "the table among those of the second", || {
+        let row = second.query_one("SELECT count(*) FROM synod.tables", &[]).ok()?;
+        (row.get::<_, i64>(0) == 1).then_some(())
+    });
     second
         .batch_execute("UPDATE words SET n = 2, word = word || 'ß' WHERE word = 'Grüße'")
         .unwrap();

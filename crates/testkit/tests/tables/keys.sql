@@ -1,5 +1,5 @@
 -- Keys of all kinds.
---- tables: expressions, partial, nulls, deferred, excluded, keyless, included, collated, classes, many, only_unique, hashed
+--- tables: expressions, partial, nulls, deferred, excluded, keyless, included, classes, many, only_unique, hashed
 CREATE TABLE expressions (id int PRIMARY KEY, a text, b text);
 CREATE UNIQUE INDEX ON expressions (lower(a), (b || '!'));
 CREATE TABLE partial (id int PRIMARY KEY, live bool, name text);
@@ -9,8 +9,6 @@ CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, pos int
 CREATE TABLE excluded (room int, during int4range, v int, EXCLUDE USING gist (during WITH &&));
 CREATE TABLE keyless (a int, b text);
 CREATE TABLE included (id int, a int, b text, PRIMARY KEY (id) INCLUDE (b), UNIQUE (a) INCLUDE (b));
-CREATE COLLATION ignore_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-CREATE TABLE collated (name text COLLATE ignore_case PRIMARY KEY, v int);
 CREATE TABLE classes (id int PRIMARY KEY, t text);
 CREATE UNIQUE INDEX ON classes (t text_pattern_ops DESC NULLS FIRST);
 CREATE TABLE many (a int, b text, c uuid, d date, e numeric, v int, PRIMARY KEY (a, b, c, d, e));
@@ -88,16 +86,6 @@ UPDATE included SET b = 'c' WHERE id = 1; UPDATE included SET a = 3 - a WHERE id
 
 UPDATE included SET a = a + 10, b = b || '!'
 
-INSERT INTO collated VALUES ('Straße', 1), ('äpfel', 2)
-
-INSERT INTO collated VALUES ('ÄPFEL', 3)
-
-INSERT INTO collated VALUES ('ÄPFEL', 3) ON CONFLICT (name) DO UPDATE SET v = 4, name = excluded.name
-
-UPDATE collated SET name = 'STRASSE' WHERE name = 'straße'
-
-DELETE FROM collated WHERE name = 'äPFEL'
-
 INSERT INTO classes VALUES (1, 'x'), (2, 'y')
 
 UPDATE classes SET t = CASE t WHEN 'x' THEN 'z' ELSE 'x' END
@@ -116,4 +104,4 @@ INSERT INTO hashed VALUES (1, 1), (1, 1); UPDATE hashed SET v = 2 WHERE id = 1
 
 TABLE expressions ORDER BY id; TABLE partial ORDER BY id; TABLE nulls ORDER BY id; TABLE deferred ORDER BY id; TABLE excluded ORDER BY during; TABLE keyless ORDER BY a, b
 
-TABLE included ORDER BY id; TABLE collated ORDER BY v; TABLE classes ORDER BY id; TABLE many ORDER BY a; TABLE only_unique ORDER BY a; TABLE hashed
+TABLE included ORDER BY id; TABLE classes ORDER BY id; TABLE many ORDER BY a; TABLE only_unique ORDER BY a; TABLE hashed
