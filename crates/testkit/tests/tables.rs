@@ -91,13 +91,15 @@ fn partitions_are_certified_as_one_table() {
             "SELECT FROM area WHERE id = 1 FOR UPDATE; INSERT INTO place VALUES (4, NULL)",
         ),
     ] {
-        // TRUNCATE itself reads nothing, and would lose to what is not here yet.
-        client.batch_execute("TABLE area").unwrap();
         client
             .batch_execute("TRUNCATE area, place, spot; INSERT INTO area VALUES (1, 0), (101, 0)")
             .unwrap();
-        // So that both begin with it.
-        cluster.on_all("TABLE area");
+        // So that both begin with it. A reader that waits for a TRUNCATE has the table's lock already, and gives way.
+        for node in 0..2 {
+            wait_until(Duration::from_secs(20), "the new rows", || {
+                cluster.client(node).batch_execute("TABLE area").ok()
+            });
+        }
         let told = race(&cluster, first, second);
         let lost = told.iter().flatten().collect::<Vec<_>>();
         assert_eq!(lost, ["40001"], "{first}\n{second}: {told:?}");
