@@ -41,7 +41,8 @@ pub fn for_log() -> Result<&'static NodeShared, UserError> {
                 PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
                 "the log worker of this database did not start in time",
                 not_started_detail(),
-                "See the server log; max_worker_processes must leave room for two workers per member database.",
+                "See the server log, and synod.stat_log and synod.nodes for who is reachable; max_worker_processes must leave room for three workers per \
+                 member database.",
             ));
         }
         moment();

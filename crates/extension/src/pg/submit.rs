@@ -321,7 +321,7 @@ fn wait_until(
         }
         let until = doomed.waits_until(slot, generation).unwrap_or(deadline).min(deadline);
         if let Some(reason) = why_give_up(deadline, node, &doomed) {
-            if let Some(error) = give_up(node, submitted, reason) {
+            if let Some(error) = give_up(node, submitted, reason, &doomed) {
                 return Err(error);
             }
             continue;
@@ -344,6 +344,11 @@ struct Doomed {
 }
 
 impl Doomed {
+    /// Whether the verdict was waited for as long as `synod.lock_grace` allows.
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
     /// Returns until when to wait for a verdict; `None`: this transaction is in nobody's way, or must not wait.
     fn waits_until(&mut self, slot: &Slot, generation: u64) -> Option<Instant> {
         if !super::give_way::is_doomed() {
@@ -351,7 +356,7 @@ impl Doomed {
         }
         let grace = Duration::from_millis(crate::settings::LOCK_GRACE_MS.get().max(0) as u64);
         let until = *self.until.get_or_insert_with(|| Instant::now() + grace);
-        self.must_end = slot.state_of(generation) != Some(SlotState::Proposed) || Instant::now() >= until;
+        self.must_end = slot.state_of(generation) != Some(SlotState::Proposed) || self.is_over();
         (!self.must_end).then_some(until)
     }
 }
@@ -389,7 +394,7 @@ fn why_give_up(deadline: Instant, node: &NodeShared, doomed: &Doomed) -> Option<
 }
 
 /// Win the record from the log worker, then say what that means. `None`: the state moved on, look again.
-fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<UserError> {
+fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp, doomed: &Doomed) -> Option<UserError> {
     let (slot, generation) = (submitted.slot(), submitted.generation);
     let spilled = slot.spilled.load(Ordering::Acquire);
     if slot.swap(generation, SlotState::Queued, SlotState::Free) {
@@ -405,6 +410,10 @@ fn give_up(node: &NodeShared, submitted: &Submitted, reason: GiveUp) -> Option<U
                 errors::canceled()
             }
         });
+    }
+    if reason == GiveUp::Doomed && !doomed.is_over() && slot.state_of(generation) == Some(SlotState::Proposed) {
+        // It was queued when we looked, and has been proposed since: its verdict has the whole grace.
+        return None;
     }
     let decided = slot.detach(generation)? == SlotState::Turn;
     node.detached.fetch_add(1, Ordering::Relaxed);

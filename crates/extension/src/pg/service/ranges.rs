@@ -305,7 +305,8 @@ impl RefillLock {
                 locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
             };
             let result = pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, !wait);
-            (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Self(tag))
+            // Not `then_some`: that makes one to drop, which would release what is not held.
+            (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| Self(tag))
         }
     }
 }
