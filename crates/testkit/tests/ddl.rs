@@ -215,6 +215,7 @@ fn rows_and_definitions_in_one_transaction() {
 fn refusals_say_what_to_do_instead() {
     let cluster = CLUSTER.lease();
     cluster.create_table("refusing", "CREATE TABLE refusing (id int PRIMARY KEY, v int)");
+    cluster.create_table("fed", "CREATE TABLE fed (first text, id bigserial, v bigint)");
     let mut client = cluster.client(0);
     client
         .batch_execute("INSERT INTO refusing VALUES (1, 1); CREATE TABLE ordinary (id int)")
@@ -231,6 +232,8 @@ fn refusals_say_what_to_do_instead() {
         "ALTER TABLE ordinary ADD COLUMN c int DEFAULT making()",
         "ALTER TABLE refusing ADD COLUMN r float DEFAULT random()",
         "ALTER TABLE refusing ADD COLUMN s serial",
+        "ALTER TABLE fed DROP COLUMN first",
+        "ALTER SEQUENCE fed_id_seq OWNED BY fed.v",
         "ALTER TABLE refusing ADD COLUMN t int DEFAULT steady()",
         "ALTER TABLE refusing ADD COLUMN t text DEFAULT session_user",
         "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v + steady()",

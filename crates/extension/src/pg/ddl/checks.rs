@@ -13,6 +13,9 @@ use crate::pg::{catalog, guard, list, relation, replicate};
 pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     // SAFETY: the tag says what the pointer may be cast to.
     unsafe {
+        if (*statement).type_ == pg_sys::NodeTag::T_AlterSeqStmt {
+            return refuse_new_owner(&*statement.cast());
+        }
         if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return Ok(());
         }
@@ -106,6 +109,35 @@ fn differs(what: &str, oid: pg_sys::Oid, detail: &str, hint: &str) -> UserError 
         detail,
         hint,
     )
+}
+
+/// OWNED BY gives a sequence to another column, for which the group knows of no ranges: two nodes could draw the same values.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn refuse_new_owner(statement: &pg_sys::AlterSeqStmt) -> Result<(), UserError> {
+    // SAFETY: by contract: the options are DefElems.
+    let named = unsafe {
+        let gives = list::pointers::<pg_sys::DefElem>(statement.options)
+            .into_iter()
+            .any(|option| c_text((*option).defname) == "owned_by");
+        gives.then(|| guard::named(statement.sequence)).flatten()
+    };
+    let feeds = |sequence: pg_sys::Oid| {
+        let mut tables = catalog::all()
+            .into_iter()
+            .filter_map(|(_, table)| relation::by_oid(table));
+        tables.any(|table| table.sequences.iter().any(|fed| fed.sequence == sequence))
+    };
+    match named {
+        Some(sequence) if feeds(sequence) => Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot change the owner column of a sequence that feeds a replicated table",
+            "The group grants its ranges to the column.",
+            "Make a new sequence for the other column.",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The ranges of a sequence are granted to a column by its number among the columns that are left: dropping one before it
