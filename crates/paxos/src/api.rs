@@ -74,7 +74,8 @@ impl Options {
             heartbeat_ms: 100,
             resend_ms: 2000,
             tail_timeout_ms: 2000,
-            tell_ms: 2,
+            // What is told late is seen late, and a write to it elsewhere loses.
+            tell_ms: 0,
             window_bytes: 8 << 20,
             chunk_bytes: 1 << 20,
             unchosen_bytes: 32 << 20,

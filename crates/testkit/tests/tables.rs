@@ -310,6 +310,8 @@ fn nodes_may_have_dropped_other_columns() {
     cluster.replicate("worn");
     for node in 0..3 {
         let mut client = cluster.client(node);
+        // A read waits for what the node before has written; a write by key may lose to it.
+        client.batch_execute("TABLE worn").unwrap();
         client
             .batch_execute(&format!(
                 "INSERT INTO worn SELECT i, 'a' || i, ARRAY[i, NULL], NULL FROM generate_series({node} * 10, {node} * 10 + 9) i;

@@ -15,8 +15,9 @@ use crate::pg::{latch, turn};
 /// What the index says of an entry whose verdict was given elsewhere ([`synod_log::Verdict`]).
 const VERDICT_UNKNOWN: u8 = 0;
 
-/// Remote records that nobody waits for may lie so long, so that several are applied by one transaction.
-const APPLY_AFTER: Duration = Duration::from_millis(2);
+/// Remote records that nobody waits for may lie so long, so that several are applied by one transaction. Not at all: a
+/// statement that skips the read barrier would find an old row more often, and lose.
+const APPLY_AFTER: Duration = Duration::ZERO;
 
 impl<L: SharedLog> Engine<L> {
     /// Give verdicts on newly chosen entries and tell who waits for them.
