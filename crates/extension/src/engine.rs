@@ -87,8 +87,6 @@ pub struct Engine<L> {
     membership_asked: bool,
     /// When this round began.
     now: Duration,
-    /// When to wake the apply worker for what nobody waits for.
-    apply_at: Option<Duration>,
     /// When the figures for views were published.
     published: Duration,
     /// The membership does not list this node any more.
@@ -156,7 +154,6 @@ impl<L: SharedLog> Engine<L> {
             ddl_watch: ddl_lock::Watch::default(),
             membership_asked: false,
             now: Duration::ZERO,
-            apply_at: None,
             published: Duration::ZERO,
             removed: false,
             last_membership: None,
@@ -165,8 +162,6 @@ impl<L: SharedLog> Engine<L> {
             .iter()
             .for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
         engine.publish();
-        // The worker before this one may have left it asleep for a moment.
-        node.wake_apply_worker();
         engine
     }
 
@@ -196,14 +191,13 @@ impl<L: SharedLog> Engine<L> {
             self.published = now;
             self.publish();
         }
-        self.wake_apply();
         self.serve_tails();
         self.feed_uploads();
         self.forget_orphans();
         self.end_ddl_lock();
         self.watch_ddl_owner(now);
         self.checkpoint_if_due()?;
-        Ok(self.apply_at.map_or(next, |at| at.min(next)))
+        Ok(next)
     }
 
     /// The log, for its owner to wait on.

@@ -43,9 +43,6 @@ pub struct Options {
     pub resend_ms: u64,
     /// A question for the tail not answered after this time fails.
     pub tail_timeout_ms: u64,
-    /// What is chosen is told with the next entries or heartbeat, and by itself when nothing else was sent for this long:
-    /// a message wakes processes. Whoever waits for it, the proposer or one who asks for the tail, is told at once.
-    pub tell_ms: u64,
     /// Bytes sent to one peer and not yet acknowledged.
     pub window_bytes: usize,
     /// Values in one message, in bytes (a single larger value still travels, alone).
@@ -74,8 +71,6 @@ impl Options {
             heartbeat_ms: 100,
             resend_ms: 2000,
             tail_timeout_ms: 2000,
-            // What is told late is seen late, and a write to it elsewhere loses.
-            tell_ms: 0,
             window_bytes: 8 << 20,
             chunk_bytes: 1 << 20,
             unchosen_bytes: 32 << 20,

@@ -47,8 +47,6 @@ pub(crate) struct Leader {
     /// Counts heartbeats.
     pub(crate) round: u64,
     pub(crate) heartbeat_at_ms: u64,
-    /// When those who were not told of what is chosen are told.
-    pub(crate) tell_at_ms: Option<u64>,
     /// Since when this ballot leads: nobody can have answered before.
     since_ms: u64,
     pub(crate) waiters: VecDeque<Waiter>,
@@ -73,7 +71,6 @@ impl Leader {
             peers: BTreeMap::new(),
             round: 0,
             heartbeat_at_ms: now_ms,
-            tell_at_ms: None,
             since_ms: now_ms,
             waiters: VecDeque::new(),
             lease: Held::default(),
@@ -97,9 +94,6 @@ impl Leader {
 
     pub(crate) fn command_chosen(&mut self, id: ProposalId) {
         self.known.remove(&id);
-        if let Some(proposer) = self.peers.get_mut(&id.node) {
-            proposer.is_curious = true;
-        }
     }
 
     /// The next value to propose, if there is one and it may be.
@@ -146,8 +140,7 @@ impl Paxos {
             leader.peers.remove(&id);
         }
         for member in membership.members.iter().filter(|member| member.id != me) {
-            let peer = leader.peers.entry(member.id);
-            peer.or_insert_with(|| Peer::new(leader.next)).is_curious = true;
+            leader.peers.entry(member.id).or_insert_with(|| Peer::new(leader.next));
         }
     }
 
@@ -335,32 +328,22 @@ impl Paxos {
         }
     }
 
-    /// Who has nothing to accept learns of the watermark all the same: who waits for it at once, the others soon.
+    /// Who has nothing to accept learns of the watermark all the same: proposers wait for it.
     fn tell_chosen(&mut self) {
-        let (chosen, now_ms) = (self.acceptor.chosen, self.now_ms);
+        let chosen = self.acceptor.chosen;
         let Role::Leader(leader) = &mut self.role else { return };
-        let at_ms = leader.tell_at_ms.unwrap_or(now_ms + self.options.tell_ms);
-        let mut told = Vec::new();
-        leader.tell_at_ms = None;
-        for (id, peer) in &mut leader.peers {
-            let is_curious = std::mem::take(&mut peer.is_curious);
-            if peer.told_chosen >= chosen {
-                continue;
-            }
-            if is_curious || at_ms <= now_ms {
-                peer.told_chosen = chosen;
-                told.push(*id);
-            } else {
-                leader.tell_at_ms = Some(at_ms);
-            }
-        }
-        let (ballot, entries) = (leader.ballot, Vec::new());
+        let untold = leader.peers.iter_mut().filter(|(_, peer)| peer.told_chosen < chosen);
+        let untold = untold.map(|(id, peer)| {
+            peer.told_chosen = chosen;
+            *id
+        });
+        let (ballot, untold) = (leader.ballot, untold.collect());
         self.outbox.send_all(
-            told,
+            untold,
             Body::Accept {
                 ballot,
                 chosen,
-                entries,
+                entries: Vec::new(),
             },
         );
     }

@@ -142,12 +142,7 @@ impl Paxos {
     /// When the next [`Event::Tick`] is due at the latest, on the host's clock.
     pub fn next_tick_ms(&self) -> u64 {
         let step_ms = match &self.role {
-            Role::Leader(leader) => {
-                let at_ms = leader
-                    .tell_at_ms
-                    .map_or(leader.heartbeat_at_ms, |at_ms| at_ms.min(leader.heartbeat_at_ms));
-                at_ms.saturating_sub(self.now_ms)
-            }
+            Role::Leader(leader) => leader.heartbeat_at_ms.saturating_sub(self.now_ms),
             Role::Candidate(_) => self.options.heartbeat_ms,
             _ => self.election_at_ms.saturating_sub(self.now_ms),
         };

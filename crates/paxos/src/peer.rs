@@ -21,8 +21,6 @@ pub(crate) struct Peer {
     pub(crate) in_flight_bytes: usize,
     /// The watermark it was last sent.
     pub(crate) told_chosen: Position,
-    /// Somebody there waits for a later one.
-    pub(crate) is_curious: bool,
     /// The last round it has confirmed.
     pub(crate) round: u64,
     /// The round before which `known_last` was learnt: an answer to a later one may not say less.
@@ -41,7 +39,6 @@ impl Peer {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             told_chosen: 0,
-            is_curious: false,
             round: 0,
             last_round: 0,
             heard_ms: None,

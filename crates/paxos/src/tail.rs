@@ -164,12 +164,6 @@ impl Paxos {
                     position,
                 },
             );
-            // It waits until it knows everything up to the tail to be chosen.
-            if let Role::Leader(leader) = &mut self.role
-                && let Some(peer) = leader.peers.get_mut(&node)
-            {
-                peer.is_curious = true;
-            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! From the log to verdicts: every entry in order, the same on every node.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use synod_change::{DecodeError, Record};
 use synod_log::{ChosenEntry, SharedLog, Value};
@@ -15,17 +14,12 @@ use crate::pg::{latch, turn};
 /// What the index says of an entry whose verdict was given elsewhere ([`synod_log::Verdict`]).
 const VERDICT_UNKNOWN: u8 = 0;
 
-/// Remote records that nobody waits for may lie so long, so that several are applied by one transaction. Not at all: a
-/// statement that skips the read barrier would find an old row more often, and lose.
-const APPLY_AFTER: Duration = Duration::ZERO;
-
 impl<L: SharedLog> Engine<L> {
     /// Give verdicts on newly chosen entries and tell who waits for them.
     pub(super) fn decide(&mut self, entries: Vec<ChosenEntry>) -> Result<(), Stop> {
         let mut previous = self.certifier.last_commit();
         let mut waiting = Vec::new();
         let mut decided = Vec::new();
-        let in_no_hurry = !self.is_apply_awaited();
         for chosen in &entries {
             let position = chosen.entry.position;
             if position <= self.certifier.position() {
@@ -55,9 +49,7 @@ impl<L: SharedLog> Engine<L> {
         self.publish_ddl_lock();
         self.node.certified.store(self.certifier.position(), Ordering::SeqCst);
         for (previous, slot) in waiting {
-            if turn::announce(self.node, previous, slot, in_no_hurry) {
-                self.apply_at.get_or_insert(self.now + APPLY_AFTER);
-            }
+            turn::announce(self.node, previous, slot);
         }
         for transaction in decided {
             self.adopt(transaction);
@@ -76,25 +68,6 @@ impl<L: SharedLog> Engine<L> {
                 .map_err(files)?;
         }
         Ok(())
-    }
-
-    /// Somebody waits for remote records to be applied: a reader, or a transaction of this node that comes after them.
-    fn is_apply_awaited(&self) -> bool {
-        let node = self.node;
-        !self.flights.is_empty()
-            || node.applied_waiters.load(Ordering::SeqCst) != 0
-            || node.tail_requested.load(Ordering::SeqCst) != node.tail_served.load(Ordering::SeqCst)
-    }
-
-    /// Wake the apply worker when its time has come.
-    pub(super) fn wake_apply(&mut self) {
-        if self
-            .apply_at
-            .is_some_and(|at| at <= self.now || self.is_apply_awaited())
-        {
-            self.apply_at = None;
-            self.node.wake_apply_worker();
-        }
     }
 
     fn certify(&mut self, chosen: &ChosenEntry) -> Result<(Verdict, Option<Flight>), Stop> {

@@ -133,20 +133,17 @@ fn set_asynchronous_commit() {
     }
 }
 
-/// Announce which record follows the one at `prev`, committed by `slot` (or by the apply worker), and wake it when its turn
-/// has come already. True: that is so, and it is the apply worker, who is left asleep because the caller is in no hurry.
-pub fn announce(node: &NodeShared, prev: u64, slot: Option<i32>, in_no_hurry: bool) -> bool {
+/// Announce that the record at `csn` follows `prev`, committed by `slot` (or by the apply worker), and wake it when its
+/// turn has come already.
+pub fn announce(node: &NodeShared, prev: u64, slot: Option<i32>) {
     let tag = slot.map_or(0, |slot| slot as u64 + 1);
     node.next_of[prev as usize % NEXT_OF].store(prev << 16 | tag, Ordering::SeqCst);
-    if node.applied.load(Ordering::SeqCst) != prev {
-        return false;
+    if node.applied.load(Ordering::SeqCst) == prev {
+        match slot {
+            Some(slot) => wake_committer(node, slot, prev),
+            None => node.wake_apply_worker(),
+        }
     }
-    match slot {
-        Some(slot) => wake_committer(node, slot, prev),
-        None if in_no_hurry => return true,
-        None => node.wake_apply_worker(),
-    }
-    false
 }
 
 /// Wake who commits after `csn`. An unknown successor is the apply worker's business: it reads the log.

@@ -98,8 +98,6 @@ pub struct World {
     pub leases: bool,
     /// Reads that needed no round.
     pub leased: u64,
-    /// [`Options::tell_ms`]: 0 in schedules, whose seed is 1.
-    tell_ms: u64,
     pub acknowledged: u64,
     pub tails: u64,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -128,7 +126,6 @@ impl World {
             mutant,
             leases: false,
             leased: 0,
-            tell_ms: (seed.wrapping_sub(1) % 3) * 4,
             acknowledged: 0,
             tails: 0,
             queue: BinaryHeap::new(),
@@ -221,7 +218,6 @@ impl World {
         options.queue_bytes = 20_000;
         options.cache_bytes = 1000;
         options.promote_lag = 20;
-        options.tell_ms = self.tell_ms;
         options.mutant = self.mutant;
         options
     }

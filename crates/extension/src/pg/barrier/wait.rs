@@ -49,8 +49,6 @@ impl<'a> Announced<'a> {
             Goal::Applied(csn) => {
                 slot.awaits_applied.store(csn, Ordering::SeqCst);
                 node.applied_waiters.fetch_add(1, Ordering::SeqCst);
-                // What nobody waits for it applies at leisure.
-                node.wake_apply_worker();
             }
         }
         Self { node, slot, goal }
