@@ -22,6 +22,7 @@ mod key;
 mod record;
 mod row;
 mod service;
+pub mod stream;
 pub mod wire;
 
 pub use body::{BodyReader, BodyWriter, MAX_ITEM_BYTES};

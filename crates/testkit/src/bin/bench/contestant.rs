@@ -85,9 +85,8 @@ impl Contestant {
                     settings: &SETTINGS,
                     ..Options::default()
                 });
-                for node in cluster.nodes() {
-                    create(&node.server);
-                }
+                // Definitions travel.
+                create(cluster.server(0));
                 for table in pgbench::TABLES.into_iter().chain([INSERT_TABLE, probe::TABLE]) {
                     cluster.replicate(table);
                 }

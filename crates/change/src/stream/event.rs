@@ -1,0 +1,250 @@
+//! What happened, as every format is told.
+//!
+//! Text is in the encoding of the database, as the server's output functions give it; names are unquoted. Times are in
+//! microseconds since 2000-01-01 UTC, PostgreSQL's own epoch. Positions in the WAL are plain numbers.
+
+use crate::Row;
+
+/// A table as of the rows that follow. A new one is made when its definition changes, so a format may keep what it has worked
+/// out for one by [`Table::version`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Different for every table and every change of its definition, within one reader's session.
+    pub version: u64,
+    /// `pg_class.oid` here.
+    pub oid: u32,
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+    /// Its columns in order, without dropped ones and without those that the reader does not want.
+    pub columns: Vec<Column>,
+    /// What the old version of a row holds.
+    pub identity: ReplicaIdentity,
+}
+
+/// A column of a [`Table`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// The type's name without modifier, schema-qualified where needed: `format_type_be`.
+    pub type_name: String,
+    /// The type's name with its modifier: `format_type_with_typemod`.
+    pub full_type_name: String,
+    /// `pg_type.oid`.
+    pub type_oid: u32,
+    /// `pg_attribute.atttypmod`; -1: none.
+    pub type_modifier: i32,
+    /// `pg_attribute.attnum`.
+    pub number: i16,
+    /// How its text is written as a literal.
+    pub class: TypeClass,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// GENERATED ALWAYS AS (expression), stored or virtual.
+    pub generated: bool,
+    /// GENERATED ... AS IDENTITY, and if so ALWAYS (`a`) or BY DEFAULT (`d`).
+    pub identity: Option<char>,
+    /// A column of the primary key.
+    pub in_primary_key: bool,
+    /// A column of the replica identity: the old version of a row has it.
+    pub in_identity: bool,
+    /// Its text comes from a mask, not from the row.
+    pub masked: bool,
+}
+
+/// How a value's text is written as a literal, in JSON and in SQL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TypeClass {
+    /// int2, int4, int8, oid: digits.
+    Integer,
+    /// float4, float8, numeric: digits, or NaN and the infinities.
+    Number,
+    /// `t` or `f`.
+    Boolean,
+    /// bit, varbit.
+    Bits,
+    /// json, jsonb: text that is JSON itself.
+    Json,
+    /// bytea, in the hex form.
+    Bytes,
+    /// Anything else.
+    #[default]
+    Text,
+}
+
+/// `pg_class.relreplident`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    /// The primary key, if there is one.
+    #[default]
+    Default,
+    /// An index.
+    Index,
+    /// The whole row.
+    Full,
+    /// Nothing.
+    Nothing,
+}
+
+/// The transaction that an event belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transaction<'a> {
+    /// Its number on this server.
+    pub xid: u32,
+    /// Where its commit (or prepare) record begins; `None` while it is in progress.
+    pub commit_lsn: Option<u64>,
+    /// Where the next record after that begins.
+    pub end_lsn: Option<u64>,
+    /// When it was committed (or prepared).
+    pub commit_time_us: Option<i64>,
+    /// The replication origin that it came from.
+    pub origin: Option<&'a str>,
+    /// Its position there.
+    pub origin_lsn: u64,
+    /// Group and CSN, when it wrote strong tables.
+    pub csn: Option<(&'a str, u64)>,
+    /// Its name, when it was prepared.
+    pub gid: Option<&'a str>,
+    /// Who did it, a JSON object in UTF-8, when it is known and asked for.
+    pub context: Option<&'a str>,
+}
+
+/// Names an event for ever: the same on every reading and, for strong tables, on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventId<'a> {
+    /// Of a strong transaction: the group, its CSN, and which of its changes, from 1.
+    Group {
+        /// The group's uuid.
+        group: &'a str,
+        /// The transaction's CSN.
+        csn: u64,
+        /// From 1.
+        ordinal: u64,
+    },
+    /// Of another committed or prepared transaction of this server. Ascends with the stream.
+    Commit {
+        /// [`Transaction::commit_lsn`].
+        lsn: u64,
+        /// From 1.
+        ordinal: u64,
+    },
+    /// Of one in progress; its commit tells the LSN that these come to belong to.
+    Open {
+        /// The transaction's number.
+        xid: u32,
+        /// From 1, counted over the whole transaction.
+        ordinal: u64,
+    },
+}
+
+/// A change of rows.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// A new row.
+    Insert {
+        /// Where.
+        table: &'a Table,
+        /// One value per column.
+        new: Row<'a>,
+    },
+    /// A row that changed.
+    Update {
+        /// Where.
+        table: &'a Table,
+        /// What the identity holds of the version before; `None` when the identity did not change or there is none. Columns that
+        /// are not of the identity are NULL.
+        old: Option<Row<'a>>,
+        /// One value per column; [`crate::Value::Same`]: unchanged and not in the WAL.
+        new: Row<'a>,
+    },
+    /// A row that is gone.
+    Delete {
+        /// Where.
+        table: &'a Table,
+        /// As for an update; `None`: nothing says which row.
+        old: Option<Row<'a>>,
+    },
+    /// Tables that were emptied.
+    Truncate {
+        /// Which, those that the reader wants.
+        tables: &'a [&'a Table],
+        /// CASCADE.
+        cascade: bool,
+        /// RESTART IDENTITY.
+        restart_identity: bool,
+    },
+}
+
+/// A logical message (`pg_logical_emit_message`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Part of its transaction; otherwise it stands for itself, whatever becomes of the transaction.
+    pub transactional: bool,
+    /// Where it stands in the WAL.
+    pub lsn: u64,
+    /// What kind of message it is.
+    pub prefix: &'a str,
+    /// Any bytes.
+    pub content: &'a [u8],
+}
+
+/// A change of definitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ddl<'a> {
+    /// The command tag: `ALTER TABLE`.
+    pub tag: &'a str,
+    /// What kind of object: `table`; empty when not known.
+    pub object_type: &'a str,
+    /// Its schema-qualified, quoted name; empty when not known.
+    pub object: &'a str,
+    /// The statement.
+    pub sql: &'a str,
+    /// The search path that its names were looked up in.
+    pub search_path: &'a str,
+    /// The tables that it made or changed, as they are now.
+    pub tables: Vec<&'a Table>,
+}
+
+/// What a reader is told, in the order of the stream.
+///
+/// ```text
+/// committed:   Begin, { Row | Message | Ddl | Context }*, Commit
+/// prepared:    BeginPrepare, ..., Prepare; later CommitPrepared or RollbackPrepared
+/// in progress: { StreamStart, ..., StreamStop }+, then StreamCommit, StreamAbort or StreamPrepare; blocks of several interleave
+/// anywhere:    Message that is not transactional
+/// ```
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A transaction that has committed begins.
+    Begin(Transaction<'a>),
+    /// It ends.
+    Commit(Transaction<'a>),
+    /// One that was prepared begins.
+    BeginPrepare(Transaction<'a>),
+    /// It ends.
+    Prepare(Transaction<'a>),
+    /// It has been committed.
+    CommitPrepared(Transaction<'a>),
+    /// It has been rolled back.
+    RollbackPrepared(Transaction<'a>),
+    /// A block of changes of a transaction in progress begins.
+    StreamStart(Transaction<'a>),
+    /// It ends.
+    StreamStop(Transaction<'a>),
+    /// A (sub)transaction of which blocks were told has been rolled back: what `xid` did is void.
+    StreamAbort(Transaction<'a>, u32),
+    /// A transaction of which blocks were told has been prepared.
+    StreamPrepare(Transaction<'a>),
+    /// A transaction of which blocks were told has committed.
+    StreamCommit(Transaction<'a>),
+    /// Rows changed.
+    Row(EventId<'a>, Change<'a>),
+    /// A message.
+    Message(EventId<'a>, Message<'a>),
+    /// Definitions changed.
+    Ddl(EventId<'a>, Ddl<'a>),
+    /// Who does what follows in this transaction, a JSON object in UTF-8.
+    Context(&'a str),
+}
