@@ -1,9 +1,82 @@
 //! The change stream: what a reader of logical decoding is told, and the formats it can be told in.
 //!
 //! The server's side (the extension's `pg/decode`) turns what was decoded into [`Event`]s, one at a time and in the order in
-//! which transactions committed; a format writes each into the bytes of one message. Formats are pure: they see no server,
+//! which transactions committed; a [`Format`] writes each into the bytes of one message. Formats are pure: they see no server,
 //! and what they write depends on nothing but the events so far and their options.
+//!
+//! A new format is a struct in a file (or folder) of its own that implements [`Format`], and a line in [`new_format`]. The rest
+//! is the server's side's, alike for all: which tables, columns, rows, operations and origins are told, masks, whether
+//! transactions that changed nothing are told (`skip-empty-xacts`), whether transactions in progress are (`stream-changes`).
 
 pub mod event;
+pub mod option;
+mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, ReplicaIdentity, Table, Transaction, TypeClass};
+pub use option::OptionError;
+pub use text::Text;
+
+/// One way to write events.
+pub trait Format {
+    /// The options that it takes, beside those of all formats.
+    fn options(&self) -> &'static [&'static str];
+
+    /// Take one of [`Self::options`]; each comes at most once. No value: the reader gave the name alone.
+    fn set(&mut self, option: &str, value: Option<&[u8]>) -> Result<(), OptionError>;
+
+    /// All options are there: whether they go together.
+    fn check(&mut self) -> Result<(), OptionError> {
+        Ok(())
+    }
+
+    /// Append the message that tells `event`. Nothing appended: no message is sent.
+    ///
+    /// Called for every row: it must not allocate once `out` is large enough, and takes what it needs of a table (quoted names,
+    /// say) from what it worked out when it first saw its [`Table::version`].
+    fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
+
+    /// No row of this version of a table will come: drop what was worked out for it.
+    fn forget(&mut self, version: u64) {
+        let _ = version;
+    }
+
+    /// The messages are bytes, not text: `pg_logical_slot_get_binary_changes` and its like only.
+    fn is_binary(&self) -> bool {
+        false
+    }
+
+    /// Events come in UTF-8 whatever the database's encoding. Otherwise messages are in the database's encoding, and the server
+    /// converts them for the client as it does any text.
+    fn wants_utf8(&self) -> bool {
+        false
+    }
+
+    /// Values of integers, floats, booleans, uuid, bytea, dates and times come as [`crate::Value::Binary`].
+    fn wants_binary_values(&self) -> bool {
+        false
+    }
+
+    /// [`Column::default`] is filled in.
+    fn wants_defaults(&self) -> bool {
+        false
+    }
+}
+
+/// What a format needs of the server and cannot work out itself.
+#[derive(Clone, Copy)]
+pub struct Environment {
+    /// Append a time as the server prints a `timestamptz` in ISO style, in the session's time zone.
+    pub time: fn(i64, &mut Vec<u8>),
+}
+
+/// The formats that there are.
+pub const FORMATS: &[&str] = &["text"];
+
+/// The format with this name.
+#[must_use]
+pub fn new_format(name: &str, environment: Environment) -> Option<Box<dyn Format>> {
+    Some(match name {
+        "text" => Box::new(Text::new(environment)),
+        _ => return None,
+    })
+}

@@ -1,7 +1,8 @@
 //! What happened, as every format is told.
 //!
-//! Text is in the encoding of the database, as the server's output functions give it; names are unquoted. Times are in
-//! microseconds since 2000-01-01 UTC, PostgreSQL's own epoch. Positions in the WAL are plain numbers.
+//! Text, names included, is bytes in the encoding of the database (any bytes, if that is SQL_ASCII), or in UTF-8 for a format that
+//! asks for it ([`super::Format::wants_utf8`]); names are unquoted. Times are in microseconds since 2000-01-01 UTC, PostgreSQL's
+//! own epoch. Positions in the WAL are plain numbers.
 
 use crate::Row;
 
@@ -14,9 +15,11 @@ pub struct Table {
     /// `pg_class.oid` here.
     pub oid: u32,
     /// Schema name.
-    pub schema: String,
+    pub schema: Vec<u8>,
     /// Table name.
-    pub name: String,
+    pub name: Vec<u8>,
+    /// `schema.name` as in SQL: each quoted where the server would.
+    pub quoted_name: Vec<u8>,
     /// Its columns in order, without dropped ones and without those that the reader does not want.
     pub columns: Vec<Column>,
     /// What the old version of a row holds.
@@ -27,21 +30,29 @@ pub struct Table {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
-    pub name: String,
+    pub name: Vec<u8>,
+    /// The same as in SQL: quoted where the server would.
+    pub quoted_name: Vec<u8>,
     /// The type's name without modifier, schema-qualified where needed: `format_type_be`.
-    pub type_name: String,
+    pub type_name: Vec<u8>,
     /// The type's name with its modifier: `format_type_with_typemod`.
-    pub full_type_name: String,
-    /// `pg_type.oid`.
+    pub full_type_name: Vec<u8>,
+    /// For a domain what [`Self::type_name`] is of the type that it is made of, otherwise the same.
+    pub base_type_name: Vec<u8>,
+    /// As [`Self::full_type_name`] for that type.
+    pub full_base_type_name: Vec<u8>,
+    /// `pg_type.oid`, of the domain if it is one.
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`; -1: none.
     pub type_modifier: i32,
     /// `pg_attribute.attnum`.
     pub number: i16,
-    /// How its text is written as a literal.
+    /// How its text is written as a literal. Goes by the type itself: a domain is [`TypeClass::Text`], as is what a mask wrote.
     pub class: TypeClass,
     /// NOT NULL.
     pub not_null: bool,
+    /// The expression of its DEFAULT, for a format that asks for it ([`super::Format::wants_defaults`]).
+    pub default: Option<Vec<u8>>,
     /// GENERATED ALWAYS AS (expression), stored or virtual.
     pub generated: bool,
     /// GENERATED ... AS IDENTITY, and if so ALWAYS (`a`) or BY DEFAULT (`d`).
@@ -100,15 +111,15 @@ pub struct Transaction<'a> {
     /// When it was committed (or prepared).
     pub commit_time_us: Option<i64>,
     /// The replication origin that it came from.
-    pub origin: Option<&'a str>,
+    pub origin: Option<&'a [u8]>,
     /// Its position there.
     pub origin_lsn: u64,
     /// Group and CSN, when it wrote strong tables.
     pub csn: Option<(&'a str, u64)>,
     /// Its name, when it was prepared.
-    pub gid: Option<&'a str>,
-    /// Who did it, a JSON object in UTF-8, when it is known and asked for.
-    pub context: Option<&'a str>,
+    pub gid: Option<&'a [u8]>,
+    /// Who did it, a JSON object, when it is known and asked for.
+    pub context: Option<&'a [u8]>,
 }
 
 /// Names an event for ever: the same on every reading and, for strong tables, on every node.
@@ -185,7 +196,7 @@ pub struct Message<'a> {
     /// Where it stands in the WAL.
     pub lsn: u64,
     /// What kind of message it is.
-    pub prefix: &'a str,
+    pub prefix: &'a [u8],
     /// Any bytes.
     pub content: &'a [u8],
 }
@@ -194,15 +205,15 @@ pub struct Message<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ddl<'a> {
     /// The command tag: `ALTER TABLE`.
-    pub tag: &'a str,
+    pub tag: &'a [u8],
     /// What kind of object: `table`; empty when not known.
-    pub object_type: &'a str,
+    pub object_type: &'a [u8],
     /// Its schema-qualified, quoted name; empty when not known.
-    pub object: &'a str,
+    pub object: &'a [u8],
     /// The statement.
-    pub sql: &'a str,
+    pub sql: &'a [u8],
     /// The search path that its names were looked up in.
-    pub search_path: &'a str,
+    pub search_path: &'a [u8],
     /// The tables that it made or changed, as they are now.
     pub tables: Vec<&'a Table>,
 }
@@ -245,6 +256,6 @@ pub enum Event<'a> {
     Message(EventId<'a>, Message<'a>),
     /// Definitions changed.
     Ddl(EventId<'a>, Ddl<'a>),
-    /// Who does what follows in this transaction, a JSON object in UTF-8.
-    Context(&'a str),
+    /// Who does what follows in this transaction, a JSON object.
+    Context(&'a [u8]),
 }
