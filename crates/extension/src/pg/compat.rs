@@ -416,3 +416,45 @@ pub unsafe fn on_signal(signal: i32, handler: pg_sys::pqsigfunc) {
         pg_sys::pqsignal_be(signal, handler);
     }
 }
+
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+unsafe extern "C-unwind" {
+    /// replication/message.h; not bound by pgrx.
+    #[link_name = "LogLogicalMessage"]
+    fn log_logical_message_raw(
+        prefix: *const std::ffi::c_char,
+        message: *const std::ffi::c_char,
+        size: usize,
+        transactional: bool,
+    ) -> pg_sys::XLogRecPtr;
+}
+
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+unsafe extern "C-unwind" {
+    /// replication/message.h; not bound by pgrx. 17 can flush at once.
+    #[link_name = "LogLogicalMessage"]
+    fn log_logical_message_raw(
+        prefix: *const std::ffi::c_char,
+        message: *const std::ffi::c_char,
+        size: usize,
+        transactional: bool,
+        flush: bool,
+    ) -> pg_sys::XLogRecPtr;
+}
+
+/// `LogLogicalMessage`, as part of the running transaction (which gets an id if it has none). May raise.
+///
+/// # Safety
+/// Inside a transaction that may write.
+pub unsafe fn log_logical_message(prefix: &std::ffi::CStr, content: &[u8]) {
+    let (name, bytes) = (prefix.as_ptr(), content.as_ptr().cast());
+    // SAFETY: by contract; the server copies what it is given before it returns.
+    unsafe {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            log_logical_message_raw(name, bytes, content.len(), true);
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            log_logical_message_raw(name, bytes, content.len(), true, false);
+        });
+    }
+}

@@ -56,6 +56,7 @@ pub mod server;
 pub mod service;
 pub mod shmem;
 pub mod slot;
+pub mod stream_slots;
 pub mod strong_table;
 pub mod submit;
 pub mod threads;
