@@ -12,7 +12,7 @@ pub mod event;
 pub mod option;
 mod text;
 
-pub use event::{Change, Column, Ddl, Event, EventId, Message, ReplicaIdentity, Table, Transaction, TypeClass};
+pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
 pub use option::OptionError;
 pub use text::Text;
 

@@ -112,6 +112,8 @@ pub struct Transaction<'a> {
     pub commit_time_us: Option<i64>,
     /// The replication origin that it came from.
     pub origin: Option<&'a [u8]>,
+    /// Its number here; 0: none.
+    pub origin_id: u16,
     /// Its position there.
     pub origin_lsn: u64,
     /// Group and CSN, when it wrote strong tables.
@@ -150,6 +152,17 @@ pub enum EventId<'a> {
     },
 }
 
+/// Where something stands in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Its name.
+    pub id: EventId<'a>,
+    /// Its own record in the WAL.
+    pub lsn: u64,
+    /// The transaction or subtransaction that did it: what an [`Event::StreamAbort`] names. 0: none.
+    pub xid: u32,
+}
+
 /// A change of rows.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
@@ -177,7 +190,8 @@ pub enum Change<'a> {
         /// As for an update; `None`: nothing says which row.
         old: Option<Row<'a>>,
     },
-    /// Tables that were emptied.
+    /// Tables that were emptied. Takes one ordinal for each of them, from that of its event id on: a format that tells of one
+    /// table at a time needs as many ids.
     Truncate {
         /// Which, those that the reader wants.
         tables: &'a [&'a Table],
@@ -193,8 +207,6 @@ pub enum Change<'a> {
 pub struct Message<'a> {
     /// Part of its transaction; otherwise it stands for itself, whatever becomes of the transaction.
     pub transactional: bool,
-    /// Where it stands in the WAL.
-    pub lsn: u64,
     /// What kind of message it is.
     pub prefix: &'a [u8],
     /// Any bytes.
@@ -251,11 +263,11 @@ pub enum Event<'a> {
     /// A transaction of which blocks were told has committed.
     StreamCommit(Transaction<'a>),
     /// Rows changed.
-    Row(EventId<'a>, Change<'a>),
+    Row(Place<'a>, Change<'a>),
     /// A message.
-    Message(EventId<'a>, Message<'a>),
+    Message(Place<'a>, Message<'a>),
     /// Definitions changed.
-    Ddl(EventId<'a>, Ddl<'a>),
+    Ddl(Place<'a>, Ddl<'a>),
     /// Who does what follows in this transaction, a JSON object.
     Context(&'a [u8]),
 }
