@@ -10,7 +10,9 @@ mod reader;
 mod writer;
 
 pub use reader::BodyReader;
+pub(crate) use reader::read_row;
 pub use writer::BodyWriter;
+pub(crate) use writer::put_row;
 
 /// The largest item a reader takes unless told otherwise: two rows of the largest size that PostgreSQL can handle.
 pub const MAX_ITEM_BYTES: u64 = 2 << 30;

@@ -8,6 +8,7 @@
 //! is the server's side's, alike for all: which tables, columns, rows, operations and origins are told, masks, whether
 //! transactions that changed nothing are told (`skip-empty-xacts`), whether transactions in progress are (`stream-changes`).
 
+pub mod binary;
 pub mod event;
 pub mod option;
 mod text;

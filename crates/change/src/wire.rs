@@ -237,12 +237,17 @@ impl<'a> Decoder<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Corrupt`].
-    pub fn string(&mut self) -> Result<String, DecodeError> {
+    pub fn text(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.bytes()?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(_) => Err(self.corrupt("a text is not UTF-8")),
-        }
+        std::str::from_utf8(bytes).map_err(|_| self.corrupt("a text is not UTF-8"))
+    }
+
+    /// As [`text`](Self::text), to keep.
+    ///
+    /// # Errors
+    /// [`DecodeError::Corrupt`].
+    pub fn string(&mut self) -> Result<String, DecodeError> {
+        self.text().map(str::to_owned)
     }
 
     /// A byte 0 or 1.

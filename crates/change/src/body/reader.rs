@@ -205,7 +205,13 @@ fn read_table_item(buffer: &[u8]) -> Result<TableId, DecodeError> {
     Ok(table)
 }
 
-fn read_row(decoder: &mut Decoder<'_>, item_length: usize, cells: &mut Vec<Cell>) -> Result<(), DecodeError> {
+/// The counterpart of [`put_row`](super::put_row): `cells` point into the item, which is `item_length` long and ends where `decoder`
+/// does.
+pub(crate) fn read_row(
+    decoder: &mut Decoder<'_>,
+    item_length: usize,
+    cells: &mut Vec<Cell>,
+) -> Result<(), DecodeError> {
     cells.clear();
     let count = decoder.count(MAX_COLUMNS, 1)?;
     for _ in 0..count {

@@ -164,7 +164,8 @@ fn row_length(row: Row<'_>) -> u64 {
     varint_length(row.len() as u64) + row.iter().map(value_length).sum::<u64>()
 }
 
-fn put_row(out: &mut Vec<u8>, row: Row<'_>) {
+/// The number of values, then each: tag and length as one varint, bytes.
+pub(crate) fn put_row(out: &mut Vec<u8>, row: Row<'_>) {
     put_varint(out, row.len() as u64);
     for value in row.iter() {
         put_varint(out, value_head(&value));

@@ -11,7 +11,7 @@ use synod_change::{
     TableId, TransactionId, Value, Wire, WriteRecord,
 };
 
-fn fixture(name: &str, encoded: &[u8]) -> Bytes {
+pub fn fixture(name: &str, encoded: &[u8]) -> Bytes {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name);

@@ -7,3 +7,4 @@ mod key;
 mod made;
 mod record;
 mod service;
+mod stream;

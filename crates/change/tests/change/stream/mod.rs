@@ -1,0 +1,5 @@
+//! The change stream's formats.
+
+mod binary;
+mod made;
+mod shop;
