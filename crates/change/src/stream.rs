@@ -71,13 +71,14 @@ pub struct Environment {
 }
 
 /// The formats that there are.
-pub const FORMATS: &[&str] = &["text"];
+pub const FORMATS: &[&str] = &["text", "binary"];
 
 /// The format with this name.
 #[must_use]
 pub fn new_format(name: &str, environment: Environment) -> Option<Box<dyn Format>> {
     Some(match name {
         "text" => Box::new(Text::new(environment)),
+        "binary" => Box::new(binary::Writer::default()),
         _ => return None,
     })
 }

@@ -90,8 +90,7 @@ impl Reader {
             MESSAGE => return self.message(decoder, tell),
             DDL => return self.ddl(decoder, tell),
             CONTEXT => {
-                let context = std::str::from_utf8(payload).map_err(|_| decoder.corrupt("a text is not UTF-8"))?;
-                tell(&Event::Context(context));
+                tell(&Event::Context(payload));
                 return Ok(());
             }
             STREAM_ABORT => {
@@ -235,7 +234,7 @@ impl Reader {
         self.here.read(&mut decoder)?;
         let message = Message {
             transactional: decoder.bool()?,
-            prefix: decoder.text()?,
+            prefix: decoder.bytes()?,
             content: decoder.bytes()?,
         };
         decoder.finish()?;
@@ -246,11 +245,11 @@ impl Reader {
     fn ddl(&mut self, mut decoder: Decoder<'_>, tell: &mut dyn FnMut(&Event<'_>)) -> Result<(), DecodeError> {
         self.here.read(&mut decoder)?;
         let ddl = Ddl {
-            tag: decoder.text()?,
-            object_type: decoder.text()?,
-            object: decoder.text()?,
-            sql: decoder.text()?,
-            search_path: decoder.text()?,
+            tag: decoder.bytes()?,
+            object_type: decoder.bytes()?,
+            object: decoder.bytes()?,
+            sql: decoder.bytes()?,
+            search_path: decoder.bytes()?,
             tables: known_list(&self.tables, &mut decoder)?,
         };
         decoder.finish()?;

@@ -14,7 +14,7 @@ const HAS_IDENTITY: u8 = 64;
 const FLAGS: u8 = 127;
 
 /// The least that a column takes.
-const COLUMN_BYTES: usize = 9;
+const COLUMN_BYTES: usize = 11;
 
 /// In the order of their numbers.
 const CLASSES: [TypeClass; 7] = [
@@ -41,8 +41,9 @@ fn number_of<T: PartialEq>(all: &[T], one: &T) -> u8 {
 pub(super) fn put(out: &mut Vec<u8>, table: &Table) {
     put_varint(out, table.version);
     put_varint(out, table.oid.into());
-    put_bytes(out, table.schema.as_bytes());
-    put_bytes(out, table.name.as_bytes());
+    put_bytes(out, &table.schema);
+    put_bytes(out, &table.name);
+    put_bytes(out, &table.quoted_name);
     out.push(number_of(&IDENTITIES, &table.identity));
     put_varint(out, table.columns.len() as u64);
     table.columns.iter().for_each(|column| put_column(out, column));
@@ -60,15 +61,20 @@ fn put_column(out: &mut Vec<u8>, column: &Column) {
             | flag(column.identity.is_some(), HAS_IDENTITY),
     );
     out.push(number_of(&CLASSES, &column.class));
-    put_bytes(out, column.name.as_bytes());
-    put_bytes(out, column.type_name.as_bytes());
-    put_bytes(out, column.full_type_name.as_bytes());
-    put_bytes(out, column.domain_type_name.as_bytes());
+    let names = [
+        &column.name,
+        &column.quoted_name,
+        &column.type_name,
+        &column.full_type_name,
+        &column.base_type_name,
+        &column.full_base_type_name,
+    ];
+    names.into_iter().for_each(|name| put_bytes(out, name));
     put_varint(out, column.type_oid.into());
     put_signed(out, column.type_modifier.into());
     put_signed(out, column.number.into());
     if let Some(default) = &column.default {
-        put_bytes(out, default.as_bytes());
+        put_bytes(out, default);
     }
     if let Some(letter) = column.identity {
         put_varint(out, u32::from(letter).into());
@@ -78,7 +84,7 @@ fn put_column(out: &mut Vec<u8>, column: &Column) {
 pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
     let version = decoder.varint()?;
     let oid = decoder.varint_u32()?;
-    let (schema, name) = (decoder.string()?, decoder.string()?);
+    let [schema, name, quoted_name] = [decoder.bytes()?, decoder.bytes()?, decoder.bytes()?].map(<[u8]>::to_vec);
     let identity = IDENTITIES.get(usize::from(decoder.u8()?)).copied();
     let identity = identity.ok_or(decoder.corrupt("a replica identity is unknown"))?;
     let count = decoder.count(MAX_COLUMNS, COLUMN_BYTES)?;
@@ -88,6 +94,7 @@ pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
         oid,
         schema,
         name,
+        quoted_name,
         columns,
         identity,
     })
@@ -101,10 +108,12 @@ fn read_column(decoder: &mut Decoder<'_>) -> Result<Column, DecodeError> {
     let class = CLASSES.get(usize::from(decoder.u8()?)).copied();
     let mut column = Column {
         class: class.ok_or(decoder.corrupt("a type class is unknown"))?,
-        name: decoder.string()?,
-        type_name: decoder.string()?,
-        full_type_name: decoder.string()?,
-        domain_type_name: decoder.string()?,
+        name: decoder.bytes()?.to_vec(),
+        quoted_name: decoder.bytes()?.to_vec(),
+        type_name: decoder.bytes()?.to_vec(),
+        full_type_name: decoder.bytes()?.to_vec(),
+        base_type_name: decoder.bytes()?.to_vec(),
+        full_base_type_name: decoder.bytes()?.to_vec(),
         type_oid: decoder.varint_u32()?,
         type_modifier: i32::try_from(decoder.signed()?).map_err(|_| decoder.corrupt("a modifier is out of range"))?,
         number: i16::try_from(decoder.signed()?).map_err(|_| decoder.corrupt("a column number is out of range"))?,
@@ -116,7 +125,7 @@ fn read_column(decoder: &mut Decoder<'_>) -> Result<Column, DecodeError> {
         ..Column::default()
     };
     if flags & HAS_DEFAULT != 0 {
-        column.default = Some(decoder.string()?);
+        column.default = Some(decoder.bytes()?.to_vec());
     }
     if flags & HAS_IDENTITY != 0 {
         let letter = char::from_u32(decoder.varint_u32()?);

@@ -37,7 +37,7 @@ pub(super) fn put(out: &mut Vec<u8>, transaction: &Transaction<'_>) {
         put_signed(out, time);
     }
     if let Some(origin) = transaction.origin {
-        put_bytes(out, origin.as_bytes());
+        put_bytes(out, origin);
     }
     if numbers {
         put_varint(out, transaction.origin_id.into());
@@ -48,7 +48,7 @@ pub(super) fn put(out: &mut Vec<u8>, transaction: &Transaction<'_>) {
         put_varint(out, csn);
     }
     for text in [transaction.gid, transaction.context].into_iter().flatten() {
-        put_bytes(out, text.as_bytes());
+        put_bytes(out, text);
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) fn read<'a>(decoder: &mut Decoder<'a>) -> Result<Transaction<'a>, Dec
         transaction.commit_time_us = Some(decoder.signed()?);
     }
     if flags & ORIGIN != 0 {
-        transaction.origin = Some(decoder.text()?);
+        transaction.origin = Some(decoder.bytes()?);
     }
     if flags & ORIGIN_NUMBERS != 0 {
         transaction.origin_id = decoder.varint_u16()?;
@@ -78,10 +78,10 @@ pub(super) fn read<'a>(decoder: &mut Decoder<'a>) -> Result<Transaction<'a>, Dec
         transaction.csn = Some((decoder.text()?, decoder.varint()?));
     }
     if flags & GID != 0 {
-        transaction.gid = Some(decoder.text()?);
+        transaction.gid = Some(decoder.bytes()?);
     }
     if flags & CONTEXT != 0 {
-        transaction.context = Some(decoder.text()?);
+        transaction.context = Some(decoder.bytes()?);
     }
     Ok(transaction)
 }

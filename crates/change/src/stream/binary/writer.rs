@@ -9,7 +9,8 @@ use super::{
     TRUNCATE, UPDATE, UPDATE_WITH_OLD, VERSION, frame, table, transaction,
 };
 use crate::body::put_row;
-use crate::stream::{Change, Ddl, Event, Message, Place, Table, Transaction};
+use crate::stream::option::boolean;
+use crate::stream::{Change, Ddl, Event, Format, Message, OptionError, Place, Table, Transaction};
 use crate::wire::{put_bytes, put_varint};
 
 /// A table that the reader knows.
@@ -23,6 +24,7 @@ struct Told {
 #[derive(Debug, Default)]
 pub struct Writer {
     properties: Vec<(String, String)>,
+    binary_values: bool,
     begun: bool,
     /// By the tables' oid: a reader keeps one version of each.
     tables: HashMap<u32, Told>,
@@ -40,8 +42,7 @@ impl Writer {
         }
     }
 
-    /// Appends an event, and before it what a reader has to know to understand it.
-    pub fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+    fn tell(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         if !self.begun {
             self.begun = true;
             self.header(out);
@@ -69,7 +70,7 @@ impl Writer {
             Event::Ddl(place, ddl) => self.ddl(place, ddl, out),
             Event::Context(context) => {
                 let start = frame::begin(out, CONTEXT);
-                out.extend_from_slice(context.as_bytes());
+                out.extend_from_slice(context);
                 frame::end(out, start);
             }
         }
@@ -162,7 +163,7 @@ impl Writer {
         let start = frame::begin(out, MESSAGE);
         self.here.put(place, out);
         out.push(message.transactional.into());
-        put_bytes(out, message.prefix.as_bytes());
+        put_bytes(out, message.prefix);
         put_bytes(out, message.content);
         frame::end(out, start);
     }
@@ -172,10 +173,38 @@ impl Writer {
         let start = frame::begin(out, DDL);
         self.here.put(place, out);
         for text in [ddl.tag, ddl.object_type, ddl.object, ddl.sql, ddl.search_path] {
-            put_bytes(out, text.as_bytes());
+            put_bytes(out, text);
         }
         put_slots(out, &slots);
         frame::end(out, start);
+    }
+}
+
+impl Format for Writer {
+    fn options(&self) -> &'static [&'static str] {
+        &["binary-values"]
+    }
+
+    fn set(&mut self, option: &str, value: Option<&[u8]>) -> Result<(), OptionError> {
+        self.binary_values = boolean(option, value)?;
+        Ok(())
+    }
+
+    /// Appends an event, and before it what a reader has to know to understand it.
+    fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        self.tell(event, out);
+    }
+
+    fn is_binary(&self) -> bool {
+        true
+    }
+
+    fn wants_utf8(&self) -> bool {
+        true
+    }
+
+    fn wants_binary_values(&self) -> bool {
+        self.binary_values
     }
 }
 

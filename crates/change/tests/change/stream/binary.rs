@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_change::DecodeError;
 use synod_change::stream::binary::{Reader, Writer};
-use synod_change::stream::{Event, Table};
+use synod_change::stream::{Event, Format, Table};
 
 use super::made::{self, OwnedEvent};
 use super::shop::shop;

@@ -44,19 +44,19 @@ pub enum What {
     Update(usize, Option<Vec<OwnedValue>>, Vec<OwnedValue>),
     Delete(usize, Option<Vec<OwnedValue>>),
     Truncate(Vec<usize>, bool, bool),
-    Message(bool, String, Vec<u8>),
-    Ddl([String; 5], Vec<usize>),
-    Context(String),
+    Message(bool, Vec<u8>, Vec<u8>),
+    Ddl([Vec<u8>; 5], Vec<usize>),
+    Context(Vec<u8>),
 }
 
 /// A transaction that owns its texts.
 #[derive(Clone, Debug, Default)]
 pub struct OwnedTransaction {
     pub numbers: Transaction<'static>,
-    pub origin: Option<String>,
+    pub origin: Option<Vec<u8>>,
     pub csn: Option<(String, u64)>,
-    pub gid: Option<String>,
-    pub context: Option<String>,
+    pub gid: Option<Vec<u8>>,
+    pub context: Option<Vec<u8>>,
 }
 
 impl OwnedTransaction {
@@ -183,6 +183,14 @@ impl OwnedEvent {
 /// How many columns the tables of [`tables`] have.
 pub const COLUMNS: [usize; 4] = [0, 1, 3, 3];
 
+/// Names are bytes: a database in SQL_ASCII has them as they come.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => ".{0,6}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..6),
+    ]
+}
+
 pub fn column() -> impl Strategy<Value = Column> {
     let class = prop::sample::select(vec![
         TypeClass::Integer,
@@ -193,18 +201,20 @@ pub fn column() -> impl Strategy<Value = Column> {
         TypeClass::Bytes,
         TypeClass::Text,
     ]);
-    let texts = (".{0,6}", ".{0,6}", ".{0,6}", ".{0,6}", prop::option::of(".{0,6}"));
+    let texts = (vec(bytes(), 6), prop::option::of(bytes()));
     let numbers = (any::<u32>(), any::<i32>(), any::<i16>());
     let flags = (
         any::<[bool; 5]>(),
         prop::option::of(prop::sample::select(vec!['a', 'd'])),
     );
     (texts, class, numbers, flags).prop_map(|(texts, class, numbers, (flags, identity))| Column {
-        name: texts.0,
-        type_name: texts.1,
-        full_type_name: texts.2,
-        domain_type_name: texts.3,
-        default: texts.4,
+        name: texts.0[0].clone(),
+        quoted_name: texts.0[1].clone(),
+        type_name: texts.0[2].clone(),
+        full_type_name: texts.0[3].clone(),
+        base_type_name: texts.0[4].clone(),
+        full_base_type_name: texts.0[5].clone(),
+        default: texts.1,
         type_oid: numbers.0,
         type_modifier: numbers.1,
         number: numbers.2,
@@ -227,14 +237,18 @@ pub fn tables() -> impl Strategy<Value = Vec<Table>> {
         ReplicaIdentity::Nothing,
     ]);
     let table = |number: usize| {
-        (vec(column(), COLUMNS[number]), ".{0,6}", ".{0,6}", identity.clone()).prop_map(
-            move |(columns, schema, name, identity)| Table {
-                version: 100 + number as u64,
-                oid: 16_384 + number.min(2) as u32,
-                schema,
-                name,
-                columns,
-                identity,
+        (vec(column(), COLUMNS[number]), vec(bytes(), 3), identity.clone()).prop_map(
+            move |(columns, names, identity)| {
+                let [schema, name, quoted_name] = names.try_into().unwrap();
+                Table {
+                    version: 100 + number as u64,
+                    oid: 16_384 + number.min(2) as u32,
+                    schema,
+                    name,
+                    quoted_name,
+                    columns,
+                    identity,
+                }
             },
         )
     };
@@ -259,9 +273,9 @@ fn transaction() -> impl Strategy<Value = OwnedTransaction> {
         any::<(u16, u64)>(),
     );
     let texts = (
-        any::<Option<String>>(),
-        any::<Option<String>>(),
-        any::<Option<String>>(),
+        any::<Option<Vec<u8>>>(),
+        any::<Option<Vec<u8>>>(),
+        any::<Option<Vec<u8>>>(),
     );
     (numbers, texts, prop::option::of((".{0,3}", 0..3u64))).prop_map(
         |((xid, lsns, commit_time_us, (origin_id, origin_lsn)), (origin, gid, context), csn)| OwnedTransaction {
@@ -299,9 +313,9 @@ pub fn event() -> impl Strategy<Value = OwnedEvent> {
         3 => of_table().prop_map(|(number, new, old, some)| What::Update(number, some.then_some(old), new)),
         3 => of_table().prop_map(|(number, _, old, some)| What::Delete(number, some.then_some(old))),
         1 => (numbers(4), any::<bool>(), any::<bool>()).prop_map(|(numbers, cascade, restart)| What::Truncate(numbers, cascade, restart)),
-        1 => (any::<bool>(), ".{0,6}", vec(any::<u8>(), 0..40)).prop_map(|(transactional, prefix, content)| What::Message(transactional, prefix, content)),
-        1 => (any::<[String; 5]>(), numbers(3)).prop_map(|(texts, numbers)| What::Ddl(texts, numbers)),
-        1 => any::<String>().prop_map(What::Context),
+        1 => (any::<bool>(), bytes(), vec(any::<u8>(), 0..40)).prop_map(|(transactional, prefix, content)| What::Message(transactional, prefix, content)),
+        1 => (any::<[Vec<u8>; 5]>(), numbers(3)).prop_map(|(texts, numbers)| What::Ddl(texts, numbers)),
+        1 => vec(any::<u8>(), 0..20).prop_map(What::Context),
     ];
     let id = (0..3u8, ".{0,3}", 0..3u64, prop_oneof![1 => 0..4u64, 1 => any::<u64>()]);
     let place = (id, any::<u64>(), 0..3u32).prop_map(|(id, lsn, xid)| OwnedPlace { id, lsn, xid });

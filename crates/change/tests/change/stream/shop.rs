@@ -4,11 +4,22 @@ use synod_change::stream::{Column, ReplicaIdentity, Table, TypeClass};
 
 use super::made::{OwnedEvent, OwnedValue, What, simple};
 
+fn quoted(name: &str) -> Vec<u8> {
+    if name.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        name.into()
+    } else {
+        format!("\"{name}\"").into()
+    }
+}
+
 fn tables() -> Vec<Table> {
     let column = |number: i16, name: &str, type_name: &str, full: &str, type_oid, class| Column {
         name: name.into(),
+        quoted_name: quoted(name),
         type_name: type_name.into(),
         full_type_name: full.into(),
+        base_type_name: type_name.into(),
+        full_base_type_name: full.into(),
         type_oid,
         number,
         class,
@@ -27,7 +38,8 @@ fn tables() -> Vec<Table> {
         16_390,
         TypeClass::Text,
     );
-    (colour.domain_type_name, colour.masked) = ("character varying(20)".into(), true);
+    (colour.base_type_name, colour.masked) = ("character varying".into(), true);
+    colour.full_base_type_name = "character varying(20)".into();
     let mut search = column(6, "search", "tsvector", "tsvector", 3614, TypeClass::Text);
     search.generated = true;
     let table = Table {
@@ -35,6 +47,7 @@ fn tables() -> Vec<Table> {
         oid: 16_400,
         schema: "public".into(),
         name: "Güter".into(),
+        quoted_name: "public.\"Güter\"".into(),
         columns: vec![id, price, colour, search],
         identity: ReplicaIdentity::Default,
     };
@@ -43,6 +56,7 @@ fn tables() -> Vec<Table> {
         oid: 16_410,
         schema: "public".into(),
         name: "history".into(),
+        quoted_name: "public.history".into(),
         columns: vec![column(
             1,
             "at",
