@@ -11,12 +11,12 @@ pub struct OptionError {
 }
 
 impl OptionError {
-    /// `value` is nothing that `option` can be.
+    /// `value` is nothing that `option` can be. In the words of `test_decoding`.
     #[must_use]
     pub fn invalid(option: &str, value: Option<&[u8]>, hint: impl Into<String>) -> Self {
         let message = match value {
             Some(value) => format!(
-                "invalid value for option \"{option}\": \"{}\"",
+                "could not parse value \"{}\" for parameter \"{option}\"",
                 String::from_utf8_lossy(value)
             ),
             None => format!("option \"{option}\" needs a value"),

@@ -458,3 +458,30 @@ pub unsafe fn log_logical_message(prefix: &std::ffi::CStr, content: &[u8]) {
         });
     }
 }
+
+/// A row as logical decoding hands it out: 17 did away with the buffer around it.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub type DecodedTuple = *mut pg_sys::ReorderBufferTupleBuf;
+
+/// A row as logical decoding hands it out: 17 did away with the buffer around it.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+pub type DecodedTuple = pg_sys::HeapTuple;
+
+/// The row; null when there is none.
+///
+/// # Safety
+/// Null or of a change that is being decoded.
+pub unsafe fn decoded_tuple(tuple: DecodedTuple) -> pg_sys::HeapTuple {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    if tuple.is_null() {
+        return std::ptr::null_mut();
+    } else {
+        // SAFETY: by contract.
+        return unsafe { &raw mut (*tuple).tuple };
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    tuple
+}
+
+/// Whether `test_decoding` counts a message as a change, so that a transaction of messages only is not empty: from 17 on.
+pub const MESSAGES_ARE_CHANGES: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));

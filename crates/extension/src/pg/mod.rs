@@ -17,6 +17,7 @@ pub mod clock;
 pub mod compat;
 pub mod copy;
 pub mod ddl;
+pub mod decode;
 pub mod definition;
 pub mod error_rewrite;
 pub mod failpoint;

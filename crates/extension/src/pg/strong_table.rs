@@ -20,7 +20,7 @@ pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
 impl Function {
     /// # Safety
     /// `function` exists; `context` lives as long as the result.
-    unsafe fn new(function: pg_sys::Oid, context: pg_sys::MemoryContext) -> Self {
+    pub(super) unsafe fn new(function: pg_sys::Oid, context: pg_sys::MemoryContext) -> Self {
         let mut info = pg_sys::FmgrInfo::default();
         // SAFETY: by contract.
         unsafe { pg_sys::fmgr_info_cxt(function, &mut info, context) };

@@ -1,0 +1,121 @@
+//! The options of an output plugin, as `pg_logical_slot_get_changes` and `START_REPLICATION` pass them: names with values, all text.
+//!
+//! What a reader mistypes, gives twice or borrows from another plugin is an error that names what there is: an option ignored
+//! would be a stream of something else than was asked for.
+
+use pgrx::PgSqlErrorCode;
+use synod_change::stream::option::boolean;
+use synod_change::stream::{Environment, FORMATS, Format, OptionError, new_format};
+
+use crate::errors::UserError;
+
+/// An option as given.
+pub type Given = (String, Option<Vec<u8>>);
+
+/// What a reader asked for.
+pub struct Options {
+    /// How it is told.
+    pub format: Box<dyn Format>,
+    /// The name of that.
+    pub format_name: String,
+    /// Transactions that changed nothing that the reader is told are not told either.
+    pub skip_empty: bool,
+    /// Nothing that came from elsewhere.
+    pub only_local: bool,
+    /// Rows that are written by a rewrite of their table, too.
+    pub include_rewrites: bool,
+    /// Transactions in progress, when they are large.
+    pub stream_changes: bool,
+}
+
+/// Those of all formats.
+const OPTIONS: [&str; 5] = [
+    "format",
+    "skip-empty-xacts",
+    "only-local",
+    "include-rewrites",
+    "stream-changes",
+];
+
+impl Options {
+    /// Read them.
+    pub fn parse(given: &[Given], environment: Environment) -> Result<Self, UserError> {
+        refuse_repeated(given)?;
+        let mut options = Self::new(given, environment)?;
+        for (name, value) in given {
+            options
+                .set(name, value.as_deref())
+                .map_err(|error| UserError::new(INVALID, error.message, "", error.hint))?;
+        }
+        options
+            .format
+            .check()
+            .map_err(|error| UserError::new(INVALID, error.message, "", error.hint))?;
+        Ok(options)
+    }
+
+    fn new(given: &[Given], environment: Environment) -> Result<Self, UserError> {
+        let asked = given.iter().find(|(name, _)| name == "format");
+        let name = match asked {
+            None => "text".to_owned(),
+            Some((_, value)) => String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned(),
+        };
+        let Some(format) = new_format(&name, environment) else {
+            return Err(UserError::new(
+                INVALID,
+                format!("unknown format \"{name}\""),
+                "",
+                format!("Formats are: {}.", FORMATS.join(", ")),
+            ));
+        };
+        Ok(Self {
+            format,
+            skip_empty: name != "text" && name != "json",
+            format_name: name,
+            only_local: false,
+            include_rewrites: false,
+            stream_changes: false,
+        })
+    }
+
+    fn set(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), OptionError> {
+        // In `test_decoding` the name alone of these changes nothing.
+        let named = |value: Option<&[u8]>| Ok(value.is_some() && boolean(name, value)?);
+        match name {
+            "format" => {}
+            "skip-empty-xacts" => self.skip_empty = boolean(name, value)?,
+            "only-local" => self.only_local = boolean(name, value)?,
+            "include-rewrites" => self.include_rewrites = named(value)?,
+            "stream-changes" => self.stream_changes = named(value)?,
+            _ if self.format.options().contains(&name) => self.format.set(name, value)?,
+            _ => return Err(self.unknown(name, value)),
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str, value: Option<&[u8]>) -> OptionError {
+        let value = value.map_or("(null)".into(), String::from_utf8_lossy);
+        let mut valid: Vec<&str> = OPTIONS.iter().chain(self.format.options()).copied().collect();
+        valid.sort_unstable();
+        OptionError {
+            message: format!("option \"{name}\" = \"{value}\" is unknown"),
+            hint: format!("Options of format \"{}\" are: {}.", self.format_name, valid.join(", ")),
+        }
+    }
+}
+
+const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
+
+fn refuse_repeated(given: &[Given]) -> Result<(), UserError> {
+    for (at, (name, _)) in given.iter().enumerate() {
+        if given[..at].iter().any(|(before, _)| before == name) {
+            return Err(UserError::new(
+                INVALID,
+                format!("option \"{name}\" is given more than once"),
+                "",
+                "Give each option once.",
+            ));
+        }
+    }
+    Ok(())
+}

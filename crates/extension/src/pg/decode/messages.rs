@@ -1,0 +1,33 @@
+//! Logical messages: a user's are told as they are, our own (`synod.…`) as what they mean.
+
+use synod_change::stream::{Event, Message};
+
+use super::ids;
+use super::session::{Call, Session};
+use crate::pg::compat;
+
+/// Prefixes that are ours begin with this; nothing that a user emits does.
+const OURS: &[u8] = b"synod.";
+
+/// Tell of a message.
+///
+/// # Safety
+/// In a callback that was passed what `call` and `message` hold. Not transactional: `call.txn` may be null.
+pub unsafe fn told(session: &mut Session, call: Call, message: Message<'_>) {
+    if message.prefix.starts_with(OURS) {
+        return;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let id = if message.transactional {
+            let id = session.next_id(call);
+            if compat::MESSAGES_ARE_CHANGES || session.options.format_name != "text" {
+                session.begin_late(call);
+            }
+            id
+        } else {
+            ids::alone(message.lsn)
+        };
+        session.tell(call, &Event::Message(id, message), true);
+    }
+}

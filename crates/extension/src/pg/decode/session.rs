@@ -1,0 +1,331 @@
+//! One reader of the stream: what it asked for, what it knows of tables, where it is in a transaction.
+//!
+//! Lives as long as the server's decoding context; nothing in it grows with a transaction.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use synod_change::stream::{Change, Environment, Event, EventId, Table};
+
+use super::ids::Ids;
+use super::invalidation::{self, Stale};
+use super::shape::{self, Shape};
+use super::values::RowBuffer;
+use super::{output, transaction};
+use crate::decode::Options;
+use crate::decode::options::Given;
+use crate::errors::UserError;
+use crate::pg::compat;
+
+/// A bound on what a reader's buffer keeps from one message to the next.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// State of one decoding context, which owns it.
+pub struct Session {
+    /// What was asked for.
+    pub options: Options,
+    tables: HashMap<u32, Rc<Shape>>,
+    /// Of the table of the row before.
+    last: Option<(u32, Rc<Shape>)>,
+    versions: u64,
+    /// The transaction that is being told.
+    current: Progress,
+    /// Transactions in progress of which blocks were told.
+    open: HashMap<u32, Progress>,
+    new: RowBuffer,
+    old: RowBuffer,
+    message: Vec<u8>,
+    /// What rows need while they are decoded.
+    scratch: pg_sys::MemoryContext,
+}
+
+/// How far a transaction has been told.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    ids: Ids,
+    /// Something of it was told.
+    told: bool,
+    /// Something of this block was told.
+    block_told: bool,
+}
+
+/// What a callback is about.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// The decoding context.
+    pub context: *mut pg_sys::LogicalDecodingContext,
+    /// The topmost transaction.
+    pub txn: *mut pg_sys::ReorderBufferTXN,
+    /// It is in progress.
+    pub streaming: bool,
+}
+
+impl Session {
+    /// For these options; `context` is the server's for this decoding.
+    ///
+    /// # Safety
+    /// In the startup callback.
+    pub unsafe fn new(given: &[Given], context: pg_sys::MemoryContext) -> Result<Self, UserError> {
+        let environment = Environment {
+            time: transaction::append_time,
+        };
+        let options = Options::parse(given, environment)?;
+        invalidation::register();
+        // SAFETY: a child of the server's context, which goes with it.
+        let scratch = unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                context,
+                c"synod decoded row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        };
+        Ok(Self {
+            options,
+            tables: HashMap::new(),
+            last: None,
+            versions: 0,
+            current: Progress::default(),
+            open: HashMap::new(),
+            new: RowBuffer::default(),
+            old: RowBuffer::default(),
+            message: Vec::new(),
+            scratch,
+        })
+    }
+
+    /// A transaction begins to be told whole.
+    pub unsafe fn begin(&mut self, call: Call, prepared: bool) {
+        self.current = Progress::default();
+        if !self.options.skip_empty {
+            // SAFETY: in a callback.
+            unsafe { self.tell_begin(call, prepared, true) }
+        }
+    }
+
+    /// It ends, with this event; or something happens to one that was told before.
+    pub unsafe fn end(&mut self, call: Call, event: &Event<'_>) {
+        if self.options.skip_empty && !self.current.told {
+            return;
+        }
+        // SAFETY: in a callback.
+        unsafe { self.tell(call, event, true) }
+    }
+
+    /// What became of a prepared transaction.
+    pub unsafe fn resolve(&mut self, call: Call, event: &Event<'_>) {
+        // SAFETY: in a callback.
+        unsafe { self.tell(call, event, true) }
+    }
+
+    /// A block of a transaction in progress begins.
+    pub unsafe fn open_block(&mut self, call: Call) {
+        // SAFETY: in a callback.
+        unsafe {
+            let progress = self.open.entry((*call.txn).xid.into_inner()).or_default();
+            progress.block_told = false;
+            if !self.options.skip_empty {
+                self.tell_begin(call, false, true);
+            }
+        }
+    }
+
+    /// It ends.
+    pub unsafe fn close_block(&mut self, call: Call) {
+        // SAFETY: in a callback.
+        unsafe {
+            let told = self.progress(call).block_told;
+            if told || !self.options.skip_empty {
+                self.tell(call, &Event::StreamStop(transaction::of(call.txn, false)), true);
+            }
+        }
+    }
+
+    /// A transaction in progress ends (or, `whole` being false, a part of it), with this event.
+    pub unsafe fn end_open(&mut self, call: Call, whole: bool, event: &Event<'_>) {
+        // SAFETY: in a callback.
+        unsafe {
+            let told = self.progress(call).told;
+            if whole {
+                self.open.remove(&(*call.txn).xid.into_inner());
+            }
+            if told || !self.options.skip_empty {
+                self.tell(call, event, true);
+            }
+        }
+    }
+
+    /// One row.
+    pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
+        // SAFETY: in a callback that was passed these; the rows live as long as it, what is printed as long as `scratch` is not reset.
+        unsafe {
+            let id = self.next_id(call);
+            let shape = self.shape(relation);
+            self.begin_late(call);
+            let before = std::mem::replace(&mut *(&raw mut pg_sys::CurrentMemoryContext), self.scratch);
+            let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
+            let descriptor = (*relation).rd_att;
+            let rows = &(*change).data.tp;
+            let new_tuple = compat::decoded_tuple(rows.newtuple);
+            let old_tuple = compat::decoded_tuple(rows.oldtuple);
+            let new_row = (!new_tuple.is_null()).then(|| new.read(&shape, new_tuple, descriptor).into());
+            let old_row = (!old_tuple.is_null()).then(|| old.read(&shape, old_tuple, descriptor).into());
+            let table = &shape.table;
+            use pg_sys::ReorderBufferChangeType as Kind;
+            let told = match ((*change).action, new_row) {
+                (Kind::REORDER_BUFFER_CHANGE_INSERT, Some(new)) => Some(Change::Insert { table, new }),
+                (Kind::REORDER_BUFFER_CHANGE_UPDATE, Some(new)) => Some(Change::Update {
+                    table,
+                    old: old_row,
+                    new,
+                }),
+                (Kind::REORDER_BUFFER_CHANGE_DELETE, _) => Some(Change::Delete { table, old: old_row }),
+                _ => None,
+            };
+            pg_sys::CurrentMemoryContext = before;
+            if let Some(change) = told {
+                self.tell(call, &Event::Row(id, change), true);
+            }
+            (self.new, self.old) = (new, old);
+            pg_sys::MemoryContextReset(self.scratch);
+        }
+    }
+
+    /// Tables were emptied.
+    pub unsafe fn truncate(
+        &mut self,
+        call: Call,
+        relations: &[pg_sys::Relation],
+        change: *mut pg_sys::ReorderBufferChange,
+    ) {
+        // SAFETY: in a callback that was passed these.
+        unsafe {
+            let id = self.next_id(call);
+            let shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
+            self.begin_late(call);
+            let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
+            let truncate = &(*change).data.truncate;
+            let change = Change::Truncate {
+                tables: &tables,
+                cascade: truncate.cascade,
+                restart_identity: truncate.restart_seqs,
+            };
+            self.tell(call, &Event::Row(id, change), true);
+        }
+    }
+
+    /// The id of what comes next in a transaction.
+    pub unsafe fn next_id(&mut self, call: Call) -> EventId<'static> {
+        // SAFETY: in a callback.
+        unsafe {
+            let (xid, lsn) = ((*call.txn).xid.into_inner(), (*call.txn).final_lsn);
+            let ids = &mut self.progress(call).ids;
+            if call.streaming {
+                ids.next_open(xid)
+            } else {
+                ids.next_committed(lsn)
+            }
+        }
+    }
+
+    /// The transaction's (or block's) beginning, if it was put off until there is something to tell of it.
+    pub unsafe fn begin_late(&mut self, call: Call) {
+        // SAFETY: in a callback.
+        unsafe {
+            let progress = self.progress(call);
+            let begun = if call.streaming {
+                progress.block_told
+            } else {
+                progress.told
+            };
+            progress.told = true;
+            progress.block_told = true;
+            if !begun && self.options.skip_empty {
+                let prepared = !call.streaming && !(*call.txn).gid.is_null();
+                self.tell_begin(call, prepared, false);
+            }
+        }
+    }
+
+    unsafe fn tell_begin(&mut self, call: Call, prepared: bool, last: bool) {
+        // SAFETY: in a callback.
+        unsafe {
+            let transaction = transaction::of(call.txn, !call.streaming);
+            let event = match (call.streaming, prepared) {
+                (true, _) => Event::StreamStart(transaction),
+                (false, true) => Event::BeginPrepare(transaction),
+                (false, false) => Event::Begin(transaction),
+            };
+            self.tell(call, &event, last);
+        }
+    }
+
+    /// Write an event and send it. `last`: nothing follows in this callback.
+    pub unsafe fn tell(&mut self, call: Call, event: &Event<'_>, last: bool) {
+        self.message.clear();
+        self.options.format.write(event, &mut self.message);
+        if !self.message.is_empty() {
+            // SAFETY: in a callback.
+            unsafe { output::send(call.context, &self.message, last) }
+        }
+        if self.message.capacity() > KEPT_BYTES {
+            self.message = Vec::new();
+        }
+    }
+
+    unsafe fn progress(&mut self, call: Call) -> &mut Progress {
+        if call.streaming {
+            // SAFETY: in a callback.
+            let xid = unsafe { (*call.txn).xid.into_inner() };
+            self.open.entry(xid).or_default()
+        } else {
+            &mut self.current
+        }
+    }
+
+    /// The shape of a table as of now.
+    unsafe fn shape(&mut self, relation: pg_sys::Relation) -> Rc<Shape> {
+        // SAFETY: in a callback that was passed the relation.
+        let oid = unsafe { (*relation).rd_id.to_u32() };
+        if invalidation::any() {
+            for stale in invalidation::take() {
+                self.forget(stale);
+            }
+        }
+        if let Some((last, shape)) = &self.last
+            && *last == oid
+        {
+            return Rc::clone(shape);
+        }
+        let shape = match self.tables.get(&oid) {
+            Some(shape) => Rc::clone(shape),
+            None => {
+                self.versions += 1;
+                // SAFETY: as above.
+                let shape = unsafe { shape::load(relation, self.versions) };
+                self.tables.insert(oid, Rc::clone(&shape));
+                shape
+            }
+        };
+        self.last = Some((oid, Rc::clone(&shape)));
+        shape
+    }
+
+    fn forget(&mut self, stale: Stale) {
+        self.last = None;
+        let format = &mut self.options.format;
+        self.tables.retain(|oid, shape| {
+            let stays = match stale {
+                Stale::All | Stale::Type(0) => false,
+                Stale::Relation(relation) => *oid != relation,
+                Stale::Type(hash) => !shape.type_hashes.contains(&hash),
+            };
+            if !stays {
+                format.forget(shape.table.version);
+            }
+            stays
+        });
+    }
+}
