@@ -471,15 +471,21 @@ pub type DecodedTuple = pg_sys::HeapTuple;
 ///
 /// # Safety
 /// Null or of a change that is being decoded.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
 pub unsafe fn decoded_tuple(tuple: DecodedTuple) -> pg_sys::HeapTuple {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
     if tuple.is_null() {
         return std::ptr::null_mut();
-    } else {
-        // SAFETY: by contract.
-        return unsafe { &raw mut (*tuple).tuple };
     }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: by contract.
+    unsafe { &raw mut (*tuple).tuple }
+}
+
+/// The row; null when there is none.
+///
+/// # Safety
+/// Null or of a change that is being decoded.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+pub unsafe fn decoded_tuple(tuple: DecodedTuple) -> pg_sys::HeapTuple {
     tuple
 }
 

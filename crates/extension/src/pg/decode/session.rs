@@ -164,7 +164,8 @@ impl Session {
             let id = self.next_id(call);
             let shape = self.shape(relation);
             self.begin_late(call);
-            let before = std::mem::replace(&mut *(&raw mut pg_sys::CurrentMemoryContext), self.scratch);
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = self.scratch;
             let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
             let descriptor = (*relation).rd_att;
             let rows = &(*change).data.tp;
