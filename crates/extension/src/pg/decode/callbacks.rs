@@ -176,12 +176,11 @@ unsafe extern "C-unwind" fn message(
     // SAFETY: a callback of the server.
     unsafe {
         let (session, call) = enter(context, txn, false);
-        messages::told(session, call, a_message(lsn, transactional, prefix, length, content));
+        messages::told(session, call, lsn, a_message(transactional, prefix, length, content));
     }
 }
 
 unsafe fn a_message<'a>(
-    lsn: u64,
     transactional: bool,
     prefix: *const c_char,
     length: usize,
@@ -191,7 +190,6 @@ unsafe fn a_message<'a>(
     unsafe {
         Message {
             transactional,
-            lsn,
             prefix: CStr::from_ptr(prefix).to_bytes(),
             content: if length == 0 {
                 &[]
@@ -323,7 +321,7 @@ unsafe extern "C-unwind" fn stream_message(
     // SAFETY: a callback of the server.
     unsafe {
         let (session, call) = enter(context, txn, true);
-        messages::told(session, call, a_message(lsn, transactional, prefix, length, content));
+        messages::told(session, call, lsn, a_message(transactional, prefix, length, content));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Logical messages: a user's are told as they are, our own (`synod.…`) as what they mean.
 
-use synod_change::stream::{Event, Message};
+use synod_change::stream::{Event, Message, Place};
 
 use super::ids;
 use super::session::{Call, Session};
@@ -13,21 +13,26 @@ const OURS: &[u8] = b"synod.";
 ///
 /// # Safety
 /// In a callback that was passed what `call` and `message` hold. Not transactional: `call.txn` may be null.
-pub unsafe fn told(session: &mut Session, call: Call, message: Message<'_>) {
+pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message<'_>) {
     if message.prefix.starts_with(OURS) {
         return;
     }
     // SAFETY: by contract.
     unsafe {
-        let id = if message.transactional {
-            let id = session.next_id(call);
+        let place = if message.transactional {
+            // The server does not say which subtransaction it is of.
+            let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);
             if compat::MESSAGES_ARE_CHANGES || session.options.format_name != "text" {
                 session.begin_late(call);
             }
-            id
+            place
         } else {
-            ids::alone(message.lsn)
+            Place {
+                id: ids::alone(lsn),
+                lsn,
+                xid: 0,
+            }
         };
-        session.tell(call, &Event::Message(id, message), true);
+        session.tell(call, &Event::Message(place, message), true);
     }
 }

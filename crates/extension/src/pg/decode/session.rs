@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Change, Environment, Event, EventId, Table};
+use synod_change::stream::{Change, Environment, Event, Place, Table};
 
 use super::ids::Ids;
 use super::invalidation::{self, Stale};
@@ -161,7 +161,7 @@ impl Session {
     pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
         // SAFETY: in a callback that was passed these; the rows live as long as it, what is printed as long as `scratch` is not reset.
         unsafe {
-            let id = self.next_id(call);
+            let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
             let shape = self.shape(relation);
             self.begin_late(call);
             let before = pg_sys::CurrentMemoryContext;
@@ -187,7 +187,7 @@ impl Session {
             };
             pg_sys::CurrentMemoryContext = before;
             if let Some(change) = told {
-                self.tell(call, &Event::Row(id, change), true);
+                self.tell(call, &Event::Row(place, change), true);
             }
             (self.new, self.old) = (new, old);
             pg_sys::MemoryContextReset(self.scratch);
@@ -203,7 +203,8 @@ impl Session {
     ) {
         // SAFETY: in a callback that was passed these.
         unsafe {
-            let id = self.next_id(call);
+            let xid = (*(*change).txn).xid.into_inner();
+            let place = self.next_place(call, (*change).lsn, xid, relations.len() as u64);
             let shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
             self.begin_late(call);
             let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
@@ -213,21 +214,22 @@ impl Session {
                 cascade: truncate.cascade,
                 restart_identity: truncate.restart_seqs,
             };
-            self.tell(call, &Event::Row(id, change), true);
+            self.tell(call, &Event::Row(place, change), true);
         }
     }
 
-    /// The id of what comes next in a transaction.
-    pub unsafe fn next_id(&mut self, call: Call) -> EventId<'static> {
+    /// The place of what comes next in a transaction: its record, the (sub)transaction that did it, how many ordinals it takes.
+    pub unsafe fn next_place(&mut self, call: Call, lsn: u64, xid: u32, ordinals: u64) -> Place<'static> {
         // SAFETY: in a callback.
         unsafe {
-            let (xid, lsn) = ((*call.txn).xid.into_inner(), (*call.txn).final_lsn);
+            let (top, end) = ((*call.txn).xid.into_inner(), (*call.txn).final_lsn);
             let ids = &mut self.progress(call).ids;
-            if call.streaming {
-                ids.next_open(xid)
+            let id = if call.streaming {
+                ids.next_open(top, ordinals)
             } else {
-                ids.next_committed(lsn)
-            }
+                ids.next_committed(end, ordinals)
+            };
+            Place { id, lsn, xid }
         }
     }
 

@@ -20,6 +20,7 @@ pub unsafe fn of<'a>(txn: *mut pg_sys::ReorderBufferTXN, ended: bool) -> Transac
             end_lsn: ended.then_some(txn.end_lsn),
             commit_time_us: ended.then_some(txn.xact_time.commit_time),
             origin: if ended { origin_name(txn.origin_id) } else { None },
+            origin_id: txn.origin_id,
             origin_lsn: txn.origin_lsn,
             csn: None,
             gid: (!txn.gid.is_null()).then(|| CStr::from_ptr(txn.gid).to_bytes()),
