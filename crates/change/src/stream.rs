@@ -11,6 +11,7 @@
 pub mod binary;
 pub mod event;
 pub mod option;
+pub mod record_message;
 mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};

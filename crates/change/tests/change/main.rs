@@ -6,5 +6,6 @@ mod fixtures;
 mod key;
 mod made;
 mod record;
+mod record_message;
 mod service;
 mod stream;

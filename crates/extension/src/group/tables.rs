@@ -294,6 +294,7 @@ fn check_under_way() -> Result<(), UserError> {
 
 fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Result<(), UserError> {
     check_under_way()?;
+    copy::tell(csn as u64);
     if replace {
         super::rejoin::check_set_aside()?;
         copy::unreplicate_all();

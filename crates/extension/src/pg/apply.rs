@@ -12,11 +12,14 @@ use std::io::Read;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
+use synod_change::stream::record_message::RecordHeader;
 use synod_change::{BodyReader, Change, TableId};
 
+use super::catalog;
 use super::ddl;
 use super::format::FixedSettings;
 use super::relation::{self, StrongTable};
+use super::teller::Teller;
 
 mod error;
 mod find;
@@ -44,6 +47,8 @@ pub struct Applier {
     targets: HashMap<TableId, Target>,
     settings: Option<FixedSettings>,
     rows: u64,
+    /// Where changes go for the change stream, if anybody reads it.
+    told: Option<Teller>,
 }
 
 impl Applier {
@@ -63,6 +68,14 @@ impl Applier {
             targets: HashMap::new(),
             settings: None,
             rows: 0,
+            told: Teller::start(),
+        }
+    }
+
+    /// What follows is this record, for the change stream.
+    pub fn tell(&mut self, header: RecordHeader) {
+        if let Some(told) = &mut self.told {
+            told.begin(header);
         }
     }
 
@@ -75,22 +88,27 @@ impl Applier {
         doing: &dyn Fn(&Rc<StrongTable>),
     ) -> Result<(), ApplyError> {
         let mut body = BodyReader::new(body);
+        let mut told = self.told.take();
         while let Some(change) = body.next()? {
             match change {
-                Change::Insert { table, new } => self.target(table, doing)?.insert(new)?,
-                Change::Update { table, key, new } => self.target(table, doing)?.update(key, new)?,
-                Change::Delete { table, key } => self.target(table, doing)?.delete(key)?,
+                Change::Insert { table, new } => self.target(table, doing)?.insert(new, told.as_mut())?,
+                Change::Update { table, key, new } => self.target(table, doing)?.update(key, new, told.as_mut())?,
+                Change::Delete { table, key } => self.target(table, doing)?.delete(key, told.as_mut())?,
                 Change::Service(service) => {
                     super::service::carry_out(*service, origin);
                     continue;
                 }
                 other => {
-                    self.change_tables(other, origin.own)?;
+                    self.change_tables(other, origin.own, told.as_mut())?;
                     continue;
                 }
             }
             self.rows += 1;
         }
+        if let Some(told) = &mut told {
+            told.flush();
+        }
+        self.told = told;
         // What this record did is visible to the next one of the same transaction.
         // SAFETY: inside a transaction.
         unsafe { pg_sys::CommandCounterIncrement() }
@@ -133,16 +151,23 @@ impl Applier {
         Ok(target)
     }
 
-    fn change_tables(&mut self, change: Change<'_>, own: bool) -> Result<(), ApplyError> {
+    fn change_tables(&mut self, change: Change<'_>, own: bool, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         match change {
             Change::Ddl(statement) => {
                 self.close_tables();
+                if let Some(told) = told {
+                    told.definitions_change();
+                }
                 ddl::replay::run(&statement);
                 Ok(())
             }
             Change::AddTable(definition) => {
                 self.close_tables();
-                tables::add(&definition, own)
+                tables::add(&definition, own)?;
+                if let (Some(told), Some(relation)) = (told, catalog::relation_of(definition.id)) {
+                    told.added(relation);
+                }
+                Ok(())
             }
             Change::RemoveTable(id) => {
                 self.close_tables();
@@ -155,7 +180,11 @@ impl Applier {
                 ..
             } => {
                 self.close_tables();
-                tables::truncate(&tables, restart_identity)
+                tables::truncate(&tables, restart_identity)?;
+                if let Some(told) = told {
+                    told.truncate(&tables, restart_identity);
+                }
+                Ok(())
             }
             Change::Sequence {
                 table,

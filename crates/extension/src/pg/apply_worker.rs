@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
+use synod_change::stream::record_message::RecordHeader;
 
 use super::apply::{Applier, Origin};
 use super::barrier::{self, wait};
@@ -314,6 +315,8 @@ fn apply_run(
     let began = Instant::now();
     let mut records = 0;
     let mut last = 0;
+    let mut commit_time_us = 0;
+    let mut previous_csn = node.applied.load(Ordering::SeqCst);
     let mut ends_ddl = false;
     while let Some(pending) = source.next(certified).map_err(Failure::from)?.cloned() {
         let csn = pending.csn;
@@ -335,9 +338,18 @@ fn apply_run(
             Work::Lock(request) if !origin.own => locks.take(pending.node, request),
             work => ends_ddl = matches!(work, Work::Ddl | Work::Unlock),
         }
+        applier.tell(RecordHeader {
+            group: node.group(),
+            csn,
+            previous_csn,
+            transaction: pending.transaction,
+            commit_time_us: pending.commit_time_us,
+        });
         applier.apply_body(body, origin, &note)?;
         records += 1;
         last = csn;
+        previous_csn = csn;
+        commit_time_us = pending.commit_time_us;
         if csn <= alone_until || full {
             break;
         }
@@ -345,7 +357,7 @@ fn apply_run(
     let rows = applier.rows();
     applier.close();
     // Held since the run began: it is done again up to there.
-    let turn = Turn::try_take(node, last).ok_or_else(Failure::held)?;
+    let turn = Turn::try_take(node, last, commit_time_us).ok_or_else(Failure::held)?;
     TURN.set(Some(turn));
     Ok(Applied {
         records: records as u64,

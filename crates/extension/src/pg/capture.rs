@@ -16,6 +16,7 @@ use synod_change::TableId;
 
 use crate::errors::UserError;
 use crate::local_key::LocalKey;
+use crate::pg::teller::Teller;
 pub use events::RowLock;
 use events::{Event, EventLog};
 pub use image::{Image, Version};
@@ -41,6 +42,8 @@ pub struct Sealed {
     pub body: SealedBody,
     /// Rows inserted, updated or deleted.
     pub rows: u64,
+    /// For the change stream: what of it is not in the WAL yet.
+    pub told: Option<Teller>,
 }
 
 impl Pending {

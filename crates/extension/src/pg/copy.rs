@@ -211,6 +211,13 @@ impl Source {
     }
 }
 
+/// Before the first row: the change stream must not take the rows for the group's changes.
+pub fn tell(csn: u64) {
+    if super::teller::is_read() {
+        super::teller::copied(csn);
+    }
+}
+
 /// Remove all rows of a table of the extension that nobody else uses now.
 pub fn empty(relation: &Relation) {
     if catalog::has_rows(relation) {

@@ -147,6 +147,10 @@ pub fn begin_repair(node: &NodeShared, table: pg_sys::Oid, csn: u64) -> Result<(
         ));
     }
     super::capture::set_repairing(table);
+    // What this node had to mend was told right already.
+    if super::teller::is_read() {
+        super::teller::nothing();
+    }
     copy::write_as_replica_locally();
     Ok(())
 }

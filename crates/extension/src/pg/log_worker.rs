@@ -88,6 +88,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
     let identity = Identity::load(directory, node.database.load(Ordering::Relaxed))
         .map_err(|error| files(&error))?
         .ok_or_else(|| Stop::Files("the file \"node\" is missing".into()))?;
+    node.set_group(identity.group);
     node.node_id.store(identity.node.0, Ordering::Release);
     clear_spill(directory).map_err(|error| files(&error))?;
     let incarnation = next_incarnation(directory).map_err(|error| files(&error))?;

@@ -60,6 +60,7 @@ pub mod slot;
 pub mod stream_slots;
 pub mod strong_table;
 pub mod submit;
+pub mod teller;
 pub mod threads;
 pub mod turn;
 pub mod wait_event;

@@ -67,6 +67,7 @@ pub fn call(node: &'static NodeShared, service: Service, keys: Vec<LocalKey>) ->
         keys,
         body: SealedBody::Inline(body.finish()),
         rows: 0,
+        told: None,
     };
     let number = node.transactions.fetch_add(1, Ordering::Relaxed) + 1;
     let submitted = submit::submit(node, number, sealed, By::Apply)?;

@@ -66,6 +66,8 @@ pub struct NodeShared {
     pub database: AtomicU32,
     /// This node's id in its group.
     pub node_id: AtomicU32,
+    /// The group's uuid, in two halves.
+    pub group_id: [AtomicU64; 2],
     /// The running start of the log worker.
     pub incarnation: AtomicU64,
     /// A [`NodeState`].
@@ -379,6 +381,22 @@ impl NodeShared {
         }
         self.log_worker.store(-1, Ordering::Relaxed);
         self.apply_worker.store(-1, Ordering::Release);
+    }
+
+    /// The group's uuid.
+    pub fn group(&self) -> [u8; 16] {
+        let mut group = [0; 16];
+        for (half, bytes) in self.group_id.iter().zip(group.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&half.load(Ordering::Acquire).to_be_bytes());
+        }
+        group
+    }
+
+    /// Set by the log worker when it begins.
+    pub fn set_group(&self, group: [u8; 16]) {
+        for (half, bytes) in self.group_id.iter().zip(group.as_chunks::<8>().0) {
+            half.store(u64::from_be_bytes(*bytes), Ordering::Release);
+        }
     }
 
     /// Position of this entry in [`Shared::nodes`].

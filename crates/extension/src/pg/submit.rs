@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
+use synod_change::TransactionId;
+use synod_change::stream::record_message::RecordHeader;
 
 use super::capture::{Sealed, SealedBody};
 use super::latch;
@@ -32,6 +34,22 @@ impl Submitted {
     /// The slot.
     pub fn slot(&self) -> &'static Slot {
         &shmem::slots()[self.number as usize]
+    }
+
+    /// The record as the change stream names it, in its turn.
+    pub fn header(&self, node: &NodeShared) -> RecordHeader {
+        let slot = self.slot();
+        RecordHeader {
+            group: node.group(),
+            csn: slot.csn.load(Ordering::Acquire),
+            previous_csn: slot.prev.load(Ordering::Acquire),
+            transaction: TransactionId {
+                node: node.node_id.load(Ordering::Acquire),
+                incarnation: slot.incarnation.load(Ordering::Relaxed),
+                number: slot.record_transaction.load(Ordering::Relaxed),
+            },
+            commit_time_us: slot.commit_time_us.load(Ordering::Relaxed) as i64,
+        }
     }
 
     /// On abort: whatever happens to the record now happens without us.
@@ -125,6 +143,7 @@ pub fn ask_for_ddl_lock(node: &'static NodeShared, transaction: u64, request: &[
         keys: Vec::new(),
         body: SealedBody::Inline(request.to_vec()),
         rows: 0,
+        told: None,
     };
     submit_as(node, transaction, sealed, By::Apply, true).map(Asked)
 }

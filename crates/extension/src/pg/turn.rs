@@ -32,10 +32,11 @@ pub struct Turn {
 impl Turn {
     /// Take the turn for the record at `csn`: the commit that follows is recorded under the node's replication origin
     /// with this CSN, and asynchronously (the log has it already), unless it does something that the log does not have: then
-    /// as the user's `synchronous_commit` says. Must run inside the transaction that commits.
-    pub fn take(node: &'static NodeShared, csn: u64) -> Self {
+    /// as the user's `synchronous_commit` says. Must run inside the transaction that commits. `commit_time_us` is the record's: so
+    /// the time of the commit, too, is the same on every node (`pg_xact_commit_timestamp`, logical decoding).
+    pub fn take(node: &'static NodeShared, csn: u64, commit_time_us: i64) -> Self {
         loop {
-            if let Some(turn) = Self::try_take(node, csn) {
+            if let Some(turn) = Self::try_take(node, csn, commit_time_us) {
                 return turn;
             }
             // Held since this process was told that its turn has come: for a moment, and a hold has a deadline.
@@ -44,7 +45,7 @@ impl Turn {
     }
 
     /// As [`Self::take`]; `None`: the node is held before `csn`.
-    pub fn try_take(node: &'static NodeShared, csn: u64) -> Option<Self> {
+    pub fn try_take(node: &'static NodeShared, csn: u64, commit_time_us: i64) -> Option<Self> {
         let origin = node.origin.load(Ordering::Acquire) as pg_sys::RepOriginId;
         let lock = node.lock(NodeLock::Turn, true);
         if hold::stops(node, csn) {
@@ -55,7 +56,7 @@ impl Turn {
             super::compat::replorigin_session_setup(origin);
             pg_sys::replorigin_session_origin = origin;
             pg_sys::replorigin_session_origin_lsn = csn;
-            pg_sys::replorigin_session_origin_timestamp = 0;
+            pg_sys::replorigin_session_origin_timestamp = commit_time_us;
         }
         // Only a transaction with an id writes a commit record, which carries the CSN.
         // SAFETY: inside a transaction.

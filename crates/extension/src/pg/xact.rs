@@ -113,7 +113,7 @@ fn before_commit() -> Result<(), UserError> {
     if capture::pending() || ddl::concerns_group() {
         super::mixed::check()?;
     }
-    let sealed = capture::seal(node.applied.load(Ordering::SeqCst))?;
+    let mut sealed = capture::seal(node.applied.load(Ordering::SeqCst))?;
     if sealed.is_empty() {
         return Ok(());
     }
@@ -130,12 +130,18 @@ fn before_commit() -> Result<(), UserError> {
     if told != 0 && told != node.incarnation.load(Ordering::Acquire) {
         return Err(errors::id_is_void());
     }
+    let told = sealed.told.take();
     let submitted = submit::submit(node, current_number(node), sealed, submit::By::Transaction)?;
     CURRENT.with_borrow_mut(|current| current.submitted = Some(submitted));
     let csn = submit::wait_for_turn(node, &submitted)?;
     super::failpoint::hit("before-turn");
-    let turn = Turn::take(node, csn);
+    let header = submitted.header(node);
+    let turn = Turn::take(node, csn, header.commit_time_us);
     CURRENT.with_borrow_mut(|current| current.turn = Some(turn));
+    // Not before: only now it is known which record it is, and which one is before it.
+    if let Some(mut told) = told {
+        told.end(header);
+    }
     super::failpoint::hit("after-turn");
     Ok(())
 }

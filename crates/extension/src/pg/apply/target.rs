@@ -12,6 +12,7 @@ use crate::pg::owner::{AsOwner, Owner};
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
 use crate::pg::row::{self, RowError};
+use crate::pg::teller::{Columns, Teller};
 
 unsafe extern "C-unwind" {
     /// executor/nodeModifyTable.h; not bound by pgrx.
@@ -100,7 +101,7 @@ impl Target {
     }
 
     /// A new row. A unique violation is raised as such.
-    pub fn insert(&mut self, new: Row<'_>) -> Result<(), ApplyError> {
+    pub fn insert(&mut self, new: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         // SAFETY: `row` is a virtual slot of this table; the memory of its values lives until the next row.
@@ -108,6 +109,9 @@ impl Target {
             row::fill_slot(&self.table, new, std::ptr::null_mut(), self.row)
                 .map_err(|error| misfit(&self.table, error))?;
             self.generate();
+            if let Some(told) = told {
+                told.insert(&self.relation, &self.table, Columns::of_slot(self.row));
+            }
             pg_sys::simple_table_tuple_insert(self.relation.raw(), self.row);
             self.index_entries(false, IndexUpdate::All);
         }
@@ -115,7 +119,7 @@ impl Target {
     }
 
     /// Change the row with this identity.
-    pub fn update(&mut self, key: Row<'_>, new: Row<'_>) -> Result<(), ApplyError> {
+    pub fn update(&mut self, key: Row<'_>, new: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         loop {
@@ -133,6 +137,10 @@ impl Target {
                 if indexes != IndexUpdate::None {
                     self.index_entries(true, indexes);
                 }
+                if let Some(told) = told {
+                    let (old, row) = (Columns::of_slot(self.found), Columns::of_slot(self.row));
+                    told.update(&self.relation, &self.table, old, row, new);
+                }
                 pg_sys::ExecClearTuple(self.found);
             }
             return Ok(());
@@ -140,7 +148,7 @@ impl Target {
     }
 
     /// Delete the row with this identity.
-    pub fn delete(&mut self, key: Row<'_>) -> Result<(), ApplyError> {
+    pub fn delete(&mut self, key: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         loop {
@@ -151,6 +159,10 @@ impl Target {
                 let result = compat::tuple_delete(self.relation.raw(), &mut tid);
                 if !self.is_done(result, "delete")? {
                     continue;
+                }
+                if let Some(told) = told {
+                    pg_sys::slot_getallattrs(self.found);
+                    told.delete(&self.relation, &self.table, Columns::of_slot(self.found));
                 }
                 pg_sys::ExecClearTuple(self.found);
             }

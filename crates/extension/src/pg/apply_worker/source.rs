@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read};
 use std::path::Path;
 
 use bytes::Bytes;
-use synod_change::{AssembledBody, Body, DdlLockRecord, DecodeError, Record, ddl_key};
+use synod_change::{AssembledBody, Body, DdlLockRecord, DecodeError, Record, TransactionId, ddl_key};
 use synod_log::{Decided, ReadError, Reader, Value};
 use synod_rules::VerdictKind;
 
@@ -48,6 +48,10 @@ pub struct Pending {
     pub csn: u64,
     /// The node where it was made.
     pub node: u32,
+    /// By which transaction.
+    pub transaction: TransactionId,
+    /// When its commit began, in microseconds since 2000-01-01 UTC; 0: it is no transaction's.
+    pub commit_time_us: i64,
     /// How many fragments its body is in; 0: it is in the record.
     pub fragments: usize,
     /// What it asks for.
@@ -164,6 +168,8 @@ fn open(decided: Decided) -> Result<(Pending, Body), SourceError> {
         let pending = Pending {
             csn: position,
             node,
+            transaction: TransactionId::default(),
+            commit_time_us: 0,
             fragments: 0,
             work,
         };
@@ -190,6 +196,8 @@ fn open(decided: Decided) -> Result<(Pending, Body), SourceError> {
     let pending = Pending {
         csn: position,
         node,
+        transaction: record.transaction,
+        commit_time_us: record.commit_time_us,
         fragments,
         work: if ddl { Work::Ddl } else { Work::Rows },
     };

@@ -15,6 +15,7 @@ use crate::pg::keys::{Base, IndexEvaluator, KeySet, RowKey, plain_key, reference
 use crate::pg::relation::{Column, StrongTable, UniqueKey};
 use crate::pg::relcache::Relation;
 use crate::pg::row;
+use crate::pg::teller::Teller;
 
 /// Where changes and keys go.
 pub(super) struct Output {
@@ -24,6 +25,8 @@ pub(super) struct Output {
     /// Some versions came and went: without any other change the keys go through the log all the same, because statements
     /// that pass no read barrier are proved by it.
     pub(super) passed: bool,
+    /// Where changes go for the change stream, if anybody reads it.
+    pub(super) told: Option<Teller>,
 }
 
 /// A table whose rows are being sealed.
@@ -71,6 +74,10 @@ impl Emitter {
         self.claim_referenced(new, before, base, out);
         let values = self.new_values(new, None);
         out.rows += u64::from(before.is_none());
+        if let Some(told) = &mut out.told {
+            // SAFETY: the image is of this table; the sealer resets its memory for every row.
+            unsafe { told.insert(&self.relation, &self.table, new.columns()) }
+        }
         out.sink.write(&Change::Insert {
             table: self.table.id,
             new: Row::new(&values),
@@ -90,6 +97,10 @@ impl Emitter {
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
         out.rows += 1;
+        if let Some(told) = &mut out.told {
+            // SAFETY: as in `insert`.
+            unsafe { told.delete(&self.relation, &self.table, old.columns()) }
+        }
         out.sink.write(&Change::Delete {
             table: self.table.id,
             key: Row::new(&key),
@@ -110,6 +121,18 @@ impl Emitter {
         self.claim_referenced(new, Some(old), base, out);
         let values = self.new_values(new, Some(old));
         out.rows += 1;
+        if let Some(told) = &mut out.told {
+            // SAFETY: as in `insert`.
+            unsafe {
+                told.update(
+                    &self.relation,
+                    &self.table,
+                    old.columns(),
+                    new.columns(),
+                    Row::new(&values),
+                )
+            }
+        }
         out.sink.write(&Change::Update {
             table: self.table.id,
             key: Row::new(&key),

@@ -5,6 +5,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use super::events::Tid;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
+use crate::pg::teller::Columns;
 
 /// A row version on its pinned page. Read with `SnapshotAny`: whether it is visible is not the question.
 pub struct Version {
@@ -163,6 +164,14 @@ impl Image<'_> {
             values,
             nulls,
             _page: std::marker::PhantomData,
+        }
+    }
+
+    /// All of them, for the change stream.
+    pub fn columns(&self) -> Columns<'_> {
+        Columns {
+            values: &self.values,
+            nulls: &self.nulls,
         }
     }
 

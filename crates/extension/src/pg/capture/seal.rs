@@ -24,12 +24,14 @@ use crate::pg::relcache::Relation;
 use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
 use crate::pg::service::{draws, ranges};
+use crate::pg::teller::{self, Teller};
 use crate::pg::{ddl, definition, sequence, shmem};
 
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
+    sealer.out.told = Teller::start();
     sealer.definitions()?;
     sealer.table_events(pending)?;
     sealer.rows(pending)?;
@@ -42,6 +44,7 @@ pub(super) fn section(pending: &mut Pending) -> Result<Section, UserError> {
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
+    sealer.out.told = Teller::start();
     // Tables that are not replicated elsewhere yet travel whole, at the end.
     let added = pending
         .tables
@@ -69,6 +72,7 @@ impl Sealer {
                 keys: KeySet::default(),
                 rows: 0,
                 passed: false,
+                told: None,
             },
             scratch,
         }
@@ -150,6 +154,9 @@ impl Sealer {
             .keys
             .claim_name(name_key(&definition.schema, &definition.name), event.base);
         self.added.insert(event.relation, event.base);
+        if let Some(told) = &mut self.out.told {
+            told.added(event.relation);
+        }
         self.out.sink.write(&Change::AddTable(Box::new(definition)))
     }
 
@@ -181,6 +188,9 @@ impl Sealer {
         }
         for (tables, restart_identity) in [(tables, false), (restarted, true)] {
             if !tables.is_empty() {
+                if let Some(told) = &mut self.out.told {
+                    told.truncate(&tables, restart_identity);
+                }
                 self.out.sink.write(&Change::Truncate {
                     tables,
                     restart_identity,
@@ -372,7 +382,11 @@ impl Sealer {
         Ok(())
     }
 
-    fn finish_section(self, until: u64) -> Result<Section, UserError> {
+    fn finish_section(mut self, until: u64) -> Result<Section, UserError> {
+        // The definitions that they are to be read with are those of now.
+        if let Some(told) = &mut self.out.told {
+            told.flush();
+        }
         for emitter in self.emitters.into_values() {
             emitter.close();
         }
@@ -389,16 +403,21 @@ impl Sealer {
             emitter.close();
         }
         if self.out.sink.is_empty() && !self.out.passed {
+            if self.out.told.is_some() {
+                teller::nothing();
+            }
             return Ok(Sealed {
                 keys: Vec::new(),
                 body: SealedBody::Inline(Vec::new()),
                 rows: 0,
+                told: None,
             });
         }
         Ok(Sealed {
             keys: self.out.keys.finish(applied_now),
             body: self.out.sink.finish()?,
             rows: self.out.rows,
+            told: self.out.told,
         })
     }
 

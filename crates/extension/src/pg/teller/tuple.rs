@@ -1,0 +1,177 @@
+//! Rows as a `synod.record` message has them: what the heap would hold, with nothing stored elsewhere, and without the part of
+//! the header that says who may see it (as `xl_heap_header` in heapam_xlog.h leaves it out).
+
+use pgrx::pg_sys;
+
+use crate::pg::relation::Column;
+use crate::pg::relcache::Relation;
+use crate::pg::row;
+
+/// An unchanged value longer than this, as it travels, is not told. About where the server starts to store values out of line.
+const LONG: usize = 2000;
+/// What takes at most as many bytes as stored is no longer than [`LONG`] as it travels, whatever its type.
+const SURELY_SHORT: usize = 256;
+/// What takes as many bytes as stored is longer than [`LONG`] as it travels.
+const SURELY_LONG: usize = 64 << 10;
+/// A row above this is too large for any message to a reader (`MaxAllocSize`).
+const ROW_BYTES: usize = 1_000_000_000;
+
+/// A row version's columns by attribute index.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// Datums.
+    pub values: &'a [pg_sys::Datum],
+    /// NULL flags.
+    pub nulls: &'a [bool],
+}
+
+impl Columns<'_> {
+    /// What a slot holds.
+    ///
+    /// # Safety
+    /// All attributes of the slot are there, and stay as long as the result.
+    pub unsafe fn of_slot(slot: *mut pg_sys::TupleTableSlot) -> Self {
+        // SAFETY: the arrays have one element per attribute.
+        unsafe {
+            let count = (*(*slot).tts_tupleDescriptor).natts as usize;
+            Self {
+                values: std::slice::from_raw_parts((*slot).tts_values, count),
+                nulls: std::slice::from_raw_parts((*slot).tts_isnull, count),
+            }
+        }
+    }
+}
+
+/// What is told of the version before of a row that changes or goes: as the WAL would have it (`ExtractReplicaIdentity` in
+/// heapam.c).
+pub(super) enum Identity {
+    /// Nothing says which row it was.
+    Nothing,
+    /// These columns, by attribute index.
+    Columns(Vec<usize>),
+    /// All.
+    Full,
+}
+
+impl Identity {
+    /// Inside a transaction.
+    pub(super) fn of(relation: &Relation) -> Self {
+        if relation.class().relreplident as u8 == pg_sys::REPLICA_IDENTITY_FULL {
+            return Self::Full;
+        }
+        // SAFETY: an open relation; the set is a copy in the current memory context.
+        unsafe {
+            let kind = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_IDENTITY_KEY;
+            let set = pg_sys::RelationGetIndexAttrBitmap(relation.raw(), kind);
+            let columns: Vec<usize> = (0..relation.attribute_count())
+                .filter(|at| {
+                    let member = *at as i32 + 1 - pg_sys::FirstLowInvalidHeapAttributeNumber;
+                    pg_sys::bms_is_member(member, set)
+                })
+                .collect();
+            pg_sys::bms_free(set);
+            if columns.is_empty() {
+                Self::Nothing
+            } else {
+                Self::Columns(columns)
+            }
+        }
+    }
+}
+
+/// The row is too large to be told.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+/// Write a row: infomasks, offset of its data, and what follows the fixed header.
+///
+/// # Safety
+/// Values and flags are those of the relation's attributes; the current memory context is for this row.
+pub(super) unsafe fn form(
+    out: &mut Vec<u8>,
+    relation: &Relation,
+    values: &[pg_sys::Datum],
+    nulls: &[bool],
+) -> Result<(), TooLarge> {
+    let mut inline = values.to_vec();
+    let mut bytes = 0;
+    // SAFETY: by contract; a value of a type of variable length points to a varlena.
+    unsafe {
+        for (at, value) in inline.iter_mut().enumerate() {
+            if nulls[at] || relation.attribute(at).attlen != -1 || value.value() == not_told().value() {
+                continue;
+            }
+            bytes += pg_sys::toast_raw_datum_size(*value);
+            if bytes > ROW_BYTES {
+                return Err(TooLarge);
+            }
+            if is_elsewhere(*value) {
+                *value = pg_sys::Datum::from(pg_sys::detoast_external_attr(value.cast_mut_ptr()));
+            }
+        }
+        let tuple = pg_sys::heap_form_tuple(relation.descriptor(), inline.as_mut_ptr(), nulls.as_ptr().cast_mut());
+        let header = &*(*tuple).t_data;
+        let fixed = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_bits);
+        let length = (*tuple).t_len as usize - fixed;
+        let rest = std::slice::from_raw_parts((*tuple).t_data.cast::<u8>().add(fixed), length);
+        out.clear();
+        out.extend_from_slice(&header.t_infomask2.to_le_bytes());
+        out.extend_from_slice(&header.t_infomask.to_le_bytes());
+        out.push(header.t_hoff);
+        out.extend_from_slice(rest);
+        pg_sys::heap_freetuple(tuple);
+    }
+    Ok(())
+}
+
+/// Whether a varlena is stored in the table's TOAST table (`VARATT_IS_EXTERNAL_ONDISK`).
+unsafe fn is_elsewhere(value: pg_sys::Datum) -> bool {
+    // SAFETY: a varlena; one that is external has a tag behind its first byte.
+    unsafe {
+        let pointer = value.cast_mut_ptr::<pg_sys::varlena>();
+        let tag = *pointer.cast::<u8>().add(1);
+        pgrx::varlena::varatt_is_1b_e(pointer) && u32::from(tag) == pg_sys::vartag_external::VARTAG_ONDISK
+    }
+}
+
+/// Stands for a value that did not change and is not told: one that is stored elsewhere, nowhere in particular. To whoever decodes
+/// the row it is what the server leaves of an unchanged value that is stored out of line.
+#[repr(C, align(8))]
+struct Pointer([u8; 2 + size_of::<pg_sys::varatt_external>()]);
+
+static NOT_TOLD: Pointer = {
+    let mut bytes = [0; 2 + size_of::<pg_sys::varatt_external>()];
+    bytes[0] = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
+    bytes[1] = pg_sys::vartag_external::VARTAG_ONDISK as u8;
+    Pointer(bytes)
+};
+
+pub(super) fn not_told() -> pg_sys::Datum {
+    pg_sys::Datum::from((&raw const NOT_TOLD).cast_mut().cast::<std::ffi::c_void>())
+}
+
+/// Whether a value that did not change is too long to be told again. It must not depend on how this node stores it: neither on
+/// whether it is compressed or out of line, nor on what a type allows to be stored in two ways.
+///
+/// # Safety
+/// A value of this column, not NULL; the current memory context is for this row, and settings are as `pg/row.rs` says.
+pub(super) unsafe fn is_long(column: &Column, value: pg_sys::Datum) -> bool {
+    if column.length != -1 {
+        return false;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let stored = pg_sys::toast_raw_datum_size(value);
+        if column.plain_bytes {
+            return stored > LONG;
+        }
+        match stored {
+            ..=SURELY_SHORT => false,
+            SURELY_LONG.. => true,
+            _ => match row::encode(column, value, false) {
+                synod_change::Value::Text(bytes) | synod_change::Value::Binary(bytes) => bytes.len() > LONG,
+                synod_change::Value::Null | synod_change::Value::Same => false,
+            },
+        }
+    }
+}
