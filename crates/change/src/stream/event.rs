@@ -118,6 +118,10 @@ pub struct Transaction<'a> {
     pub origin_lsn: u64,
     /// Group and CSN, when it wrote strong tables.
     pub csn: Option<(&'a str, u64)>,
+    /// The CSN behind which its changes are the next ones of the group, as far as this stream goes: a reader that has everything up
+    /// to there, from whichever node, misses nothing. `None` when it is not known yet (the end of the transaction may tell), or
+    /// when there is no CSN.
+    pub previous_csn: Option<u64>,
     /// Its name, when it was prepared.
     pub gid: Option<&'a [u8]>,
     /// Who did it, a JSON object, when it is known and asked for.

@@ -46,6 +46,12 @@ pub(super) fn put(out: &mut Vec<u8>, transaction: &Transaction<'_>) {
     if let Some((group, csn)) = transaction.csn {
         put_bytes(out, group.as_bytes());
         put_varint(out, csn);
+        put_varint(
+            out,
+            transaction
+                .previous_csn
+                .map_or(0, |previous| previous.saturating_add(1)),
+        );
     }
     for text in [transaction.gid, transaction.context].into_iter().flatten() {
         put_bytes(out, text);
@@ -76,6 +82,7 @@ pub(super) fn read<'a>(decoder: &mut Decoder<'a>) -> Result<Transaction<'a>, Dec
     }
     if flags & CSN != 0 {
         transaction.csn = Some((decoder.text()?, decoder.varint()?));
+        transaction.previous_csn = decoder.varint()?.checked_sub(1);
     }
     if flags & GID != 0 {
         transaction.gid = Some(decoder.bytes()?);

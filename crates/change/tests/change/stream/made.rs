@@ -286,6 +286,7 @@ fn transaction() -> impl Strategy<Value = OwnedTransaction> {
                 commit_time_us,
                 origin_id,
                 origin_lsn,
+                previous_csn: csn.as_ref().and_then(|(_, csn): &(String, u64)| csn.checked_sub(1)),
                 ..Transaction::default()
             },
             origin,

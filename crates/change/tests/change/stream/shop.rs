@@ -131,12 +131,14 @@ pub fn shop() -> (Vec<Table>, Vec<OwnedEvent>) {
             event.of.gid = Some("hands off".into());
             event.place.id = (0, "6d1f1c7e-0000-4000-8000-00000000000a".into(), 4711, ordinal);
             event.of.csn = Some((event.place.id.1.clone(), 4711));
+            event.of.numbers.previous_csn = Some(4709);
         }
         if number >= 17 {
             event.of.origin = Some("Außenstelle".into());
             (event.of.numbers.origin_id, event.of.numbers.origin_lsn) = (3, 0x1234);
             event.of.context = Some("{}".into());
             event.of.csn = None;
+            event.of.numbers.previous_csn = None;
             (event.of.numbers.commit_lsn, event.of.numbers.end_lsn) = (None, None);
             event.place.id = (2, String::new(), 741, ordinal);
             event.place.xid = 742;

@@ -23,6 +23,7 @@ pub unsafe fn of<'a>(txn: *mut pg_sys::ReorderBufferTXN, ended: bool) -> Transac
             origin_id: txn.origin_id,
             origin_lsn: txn.origin_lsn,
             csn: None,
+            previous_csn: None,
             gid: (!txn.gid.is_null()).then(|| CStr::from_ptr(txn.gid).to_bytes()),
             context: None,
         }
