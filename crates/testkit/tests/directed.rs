@@ -253,6 +253,51 @@ fn a_doom_that_comes_late_hits_no_innocent() {
     assert_converged(&cluster, &["doomed"]);
 }
 
+/// Was a crash of the whole server (SIGSEGV) about once in a thousand sessions that ended while another node wrote what they had
+/// written, because `give_way::is_doomed` looked at the PGPROC of a process that had none any more.
+#[test]
+fn a_cancel_that_comes_when_its_session_ends_is_no_crash() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("leaving", "CREATE TABLE leaving (id int PRIMARY KEY, v int)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO leaving VALUES (1, 0)")
+        .unwrap();
+    let server = cluster.server(0);
+    let log_worker = server.pid_of("synod log worker");
+    let mut leaving = cluster.client(0);
+    let leaver = pid(&mut leaving);
+    // The log worker answers nobody while it is frozen.
+    let sql = "SET synod.read_consistency = 'local'; SET synod.failpoint = 'stop exit'";
+    leaving.batch_execute(sql).unwrap();
+    server.failpoint("stop cancel");
+    leaving
+        .batch_execute("BEGIN; UPDATE leaving SET v = 1 WHERE id = 1")
+        .unwrap();
+    std::thread::scope(|scope| {
+        // It is cancelled only while it runs something.
+        scope.spawn(move || leaving.batch_execute("SELECT pg_sleep(1)"));
+        cluster
+            .client(1)
+            .batch_execute("UPDATE leaving SET v = 2 WHERE id = 1")
+            .unwrap();
+        server.wait_frozen(log_worker);
+        server.failpoint("");
+    });
+    server.wait_frozen(leaver);
+    server.resume_process(log_worker);
+    let mut observer = cluster.client(0);
+    wait_until(DEADLINE, "the change of n2", || {
+        (number(&mut observer, "SELECT v::bigint FROM leaving WHERE id = 1") == 2).then_some(())
+    });
+    server.resume_process(leaver);
+    wait_until(DEADLINE, "the session to be gone", || {
+        (!std::path::Path::new(&format!("/proc/{leaver}")).exists()).then_some(())
+    });
+    // That no server has crashed is checked when the lease ends.
+    assert_converged(&cluster, &["leaving"]);
+}
+
 /// Fails (every log worker stops at the record, or apply does) when fragments are named in the order of the body instead of that of the log
 /// (`Engine::finish_upload`).
 #[test]

@@ -158,10 +158,16 @@ pub unsafe fn local_transaction_id_of(process: *const pg_sys::PGPROC) -> u32 {
     }
 }
 
-/// The local transaction id of this process; 0: it is in no transaction.
+/// The local transaction id of this process; 0: it is in no transaction, or has given its PGPROC back. The latter is seen by
+/// signal handlers, which run until the very end of a process.
 pub fn local_transaction_id() -> u32 {
-    // SAFETY: MyProc is set for every process that runs our code.
-    unsafe { local_transaction_id_of(pg_sys::MyProc) }
+    // SAFETY: MyProc is null or this process' PGPROC.
+    unsafe {
+        if pg_sys::MyProc.is_null() {
+            return 0;
+        }
+        local_transaction_id_of(pg_sys::MyProc)
+    }
 }
 
 /// The local transaction id of a lock's holder.

@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 
 use super::wait_event::{self, WaitEvent};
 
-/// This process' PGPROC number.
+/// This process' PGPROC number; -1: it has given its PGPROC back.
 pub fn my_number() -> i32 {
-    // SAFETY: MyProc is set for every process that runs our code.
+    // SAFETY: MyProc is null or this process' PGPROC.
     unsafe {
         if pg_sys::MyProc.is_null() {
             return -1;

@@ -5,15 +5,16 @@
 //! backends look at it when it arrives: a SIGINT of the log worker counts only while the doomed transaction runs a statement
 //! (a hook of ours is on the stack) or waits for a lock. Otherwise it is dropped: the doom itself stops the next statement.
 //! And one that counted, but was not taken up before its transaction ended, is dropped then. Every other sender's SIGINT is
-//! the server's business as before.
+//! the server's business as before. A signal may come to a process that has given its PGPROC back and is about to exit: such a
+//! process is in no transaction.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 
 use super::{is_doomed, watcher};
 use crate::pg::shmem::{self, NodeShared};
-use crate::pg::{capture, latch};
+use crate::pg::{capture, failpoint, latch};
 
 /// Hooks of ours on the stack that run a statement. A process-wide atomic, because a signal handler reads it.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
@@ -73,8 +74,15 @@ fn install() {
         action.sa_flags |= libc::SA_SIGINFO;
         if libc::sigaction(libc::SIGINT, &action, std::ptr::null_mut()) == 0 {
             INSTALLED_IN.store(pid, Ordering::Relaxed);
+            pg_sys::on_proc_exit(Some(at_exit), pg_sys::Datum::from(0));
         }
     }
+}
+
+/// The end of a process, after it has given its PGPROC back: a cancel may still come.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_exit(_code: i32, _argument: pg_sys::Datum) {
+    failpoint::armed("exit");
 }
 
 /// In a signal handler: atomics, and the server's own handler.

@@ -111,6 +111,7 @@ impl Watcher {
         if now.duration_since(since) >= grace && !is_news {
             terminate(blocker.pid);
         } else if !is_idle {
+            crate::pg::failpoint::armed("cancel");
             signal(blocker.pid, libc::SIGINT);
         }
         is_news
