@@ -254,7 +254,7 @@ fn a_doom_that_comes_late_hits_no_innocent() {
 }
 
 /// Was a crash of the whole server (SIGSEGV) about once in a thousand sessions that ended while another node wrote what they had
-/// written, because `give_way::is_doomed` looked at the PGPROC of a process that had none any more.
+/// written, because `give_way::is_doomed` looked at the PGPROC of a process that had none any more. Seen to fail without the mend.
 #[test]
 fn a_cancel_that_comes_when_its_session_ends_is_no_crash() {
     let cluster = CLUSTER.lease();
