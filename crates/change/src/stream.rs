@@ -9,12 +9,16 @@
 //! transactions that changed nothing are told (`skip-empty-xacts`), whether transactions in progress are (`stream-changes`).
 
 pub mod binary;
+mod digits;
 pub mod event;
+mod json;
 pub mod option;
+mod per_table;
 pub mod record_message;
 mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
+pub use json::Json;
 pub use option::OptionError;
 pub use text::Text;
 
@@ -58,6 +62,11 @@ pub trait Format {
         false
     }
 
+    /// [`Change::Truncate`] comes once for each table, with one.
+    fn one_table_at_a_time(&self) -> bool {
+        false
+    }
+
     /// [`Column::default`] is filled in.
     fn wants_defaults(&self) -> bool {
         false
@@ -69,16 +78,31 @@ pub trait Format {
 pub struct Environment {
     /// Append a time as the server prints a `timestamptz` in ISO style, in the session's time zone.
     pub time: fn(i64, &mut Vec<u8>),
+    /// Of the database.
+    pub encoding: Encoding,
+}
+
+/// What is known of the bytes of texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// The database is in UTF-8.
+    #[default]
+    Utf8,
+    /// It is in another encoding; a format that [`Format::wants_utf8`] and writes text writes ASCII, which is the same in all of them.
+    Other,
+    /// It is in SQL_ASCII: bytes are stored as they come, and nothing is converted.
+    Unknown,
 }
 
 /// The formats that there are.
-pub const FORMATS: &[&str] = &["text", "binary"];
+pub const FORMATS: &[&str] = &["text", "json", "binary"];
 
 /// The format with this name.
 #[must_use]
 pub fn new_format(name: &str, environment: Environment) -> Option<Box<dyn Format>> {
     Some(match name {
         "text" => Box::new(Text::new(environment)),
+        "json" => Box::new(Json::new(environment)),
         "binary" => Box::new(binary::Writer::default()),
         _ => return None,
     })

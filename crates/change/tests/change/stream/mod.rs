@@ -1,5 +1,7 @@
 //! The change stream's formats.
 
 mod binary;
+mod clean;
+mod json;
 mod made;
 mod shop;

@@ -1,0 +1,171 @@
+//! The options of `json`: those of wal2json that mean something here, with its defaults, and what it lacks.
+
+use crate::stream::OptionError;
+use crate::stream::option::boolean;
+
+pub(super) const NAMES: &[&str] = &[
+    "include-xids",
+    "include-timestamp",
+    "include-origin",
+    "include-lsn",
+    "include-schemas",
+    "include-types",
+    "include-typmod",
+    "include-type-oids",
+    "include-domain-data-type",
+    "include-column-positions",
+    "include-not-null",
+    "include-default",
+    "include-pk",
+    "include-transaction",
+    "include-ids",
+    "include-csn",
+    "include-unchanged",
+    "include-before",
+    "numeric-data-types-as-string",
+    "special-numbers",
+    "without-identity",
+    "format-version",
+    "pretty-print",
+    "write-in-chunks",
+    "include-unchanged-toast",
+];
+
+/// What is told, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) include_xids: bool,
+    pub(super) include_timestamp: bool,
+    pub(super) include_origin: bool,
+    pub(super) include_lsn: bool,
+    pub(super) include_schemas: bool,
+    pub(super) include_types: bool,
+    pub(super) include_typmod: bool,
+    pub(super) include_type_oids: bool,
+    pub(super) include_domain_data_type: bool,
+    pub(super) include_column_positions: bool,
+    pub(super) include_not_null: bool,
+    pub(super) include_default: bool,
+    pub(super) include_pk: bool,
+    pub(super) include_transaction: bool,
+    pub(super) include_ids: bool,
+    pub(super) include_csn: bool,
+    pub(super) include_unchanged: bool,
+    pub(super) include_before: bool,
+    /// Numbers in quotes.
+    pub(super) numbers_as_strings: bool,
+    /// NaN and the infinities as strings; otherwise as null, as JSON has no such numbers.
+    pub(super) special_as_strings: bool,
+    /// Changes of which nothing says which row they are of are not told, as wal2json does.
+    pub(super) skip_without_identity: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            include_xids: false,
+            include_timestamp: false,
+            include_origin: false,
+            include_lsn: false,
+            include_schemas: true,
+            include_types: true,
+            include_typmod: true,
+            include_type_oids: false,
+            include_domain_data_type: false,
+            include_column_positions: false,
+            include_not_null: false,
+            include_default: false,
+            include_pk: false,
+            include_transaction: true,
+            include_ids: false,
+            include_csn: false,
+            include_unchanged: false,
+            include_before: false,
+            numbers_as_strings: false,
+            special_as_strings: false,
+            skip_without_identity: false,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn set(&mut self, option: &str, value: Option<&[u8]>) -> Result<(), OptionError> {
+        let flag = match option {
+            "include-xids" => &mut self.include_xids,
+            "include-timestamp" => &mut self.include_timestamp,
+            "include-origin" => &mut self.include_origin,
+            "include-lsn" => &mut self.include_lsn,
+            "include-schemas" => &mut self.include_schemas,
+            "include-types" => &mut self.include_types,
+            "include-typmod" => &mut self.include_typmod,
+            "include-type-oids" => &mut self.include_type_oids,
+            "include-domain-data-type" => &mut self.include_domain_data_type,
+            "include-column-positions" => &mut self.include_column_positions,
+            "include-not-null" => &mut self.include_not_null,
+            "include-default" => &mut self.include_default,
+            "include-pk" => &mut self.include_pk,
+            "include-transaction" => &mut self.include_transaction,
+            "include-ids" => &mut self.include_ids,
+            "include-csn" => &mut self.include_csn,
+            "include-unchanged" => &mut self.include_unchanged,
+            "include-before" => &mut self.include_before,
+            "numeric-data-types-as-string" => &mut self.numbers_as_strings,
+            "special-numbers" => {
+                self.special_as_strings = one_of(option, value, "null", "string")?;
+                return Ok(());
+            }
+            "without-identity" => {
+                self.skip_without_identity = without_identity(option, value)?;
+                return Ok(());
+            }
+            _ => return foreign(option, value),
+        };
+        *flag = boolean(option, value)?;
+        Ok(())
+    }
+}
+
+/// Whether changes without an identity are skipped; shared by all formats in which they can be.
+pub(in crate::stream) fn without_identity(option: &str, value: Option<&[u8]>) -> Result<bool, OptionError> {
+    one_of(option, value, "tell", "skip")
+}
+
+/// Whether it is the second of two words.
+fn one_of(option: &str, value: Option<&[u8]>, first: &str, second: &str) -> Result<bool, OptionError> {
+    match value {
+        Some(value) if value == first.as_bytes() => Ok(false),
+        Some(value) if value == second.as_bytes() => Ok(true),
+        _ => Err(OptionError::invalid(
+            option,
+            value,
+            format!("It is {first} or {second}."),
+        )),
+    }
+}
+
+/// Options of wal2json for which there is one answer.
+fn foreign(option: &str, value: Option<&[u8]>) -> Result<(), OptionError> {
+    let refused = |message: &str, hint: &str| {
+        Err(OptionError {
+            message: message.into(),
+            hint: hint.into(),
+        })
+    };
+    match option {
+        "format-version" if value.is_none_or(|value| value == b"2") => Ok(()),
+        "format-version" => refused(
+            "only format-version 2 is supported",
+            "Format \"json\" tells each change in an object of its own, as format-version 2 of wal2json does.",
+        ),
+        "include-unchanged-toast" => refused(
+            "option \"include-unchanged-toast\" is not supported",
+            "Use \"include-unchanged\": it names the columns whose values did not change and are not in the WAL.",
+        ),
+        // pretty-print and write-in-chunks: of format-version 1, where version 2 has them do nothing.
+        _ if boolean(option, value)? => refused(
+            &format!("option \"{option}\" is not supported"),
+            "It belongs to format-version 1 of wal2json; format \"json\" writes each object in one line.",
+        ),
+        _ => Ok(()),
+    }
+}
