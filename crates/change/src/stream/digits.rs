@@ -48,6 +48,16 @@ pub(super) fn put_id(out: &mut Vec<u8>, id: &EventId<'_>) {
     put_number(out, ordinal);
 }
 
+impl EventId<'_> {
+    /// The id of what comes so many ordinals later.
+    #[must_use]
+    pub const fn later(mut self, by: u64) -> Self {
+        let (Self::Group { ordinal, .. } | Self::Commit { ordinal, .. } | Self::Open { ordinal, .. }) = &mut self;
+        *ordinal = ordinal.saturating_add(by);
+        self
+    }
+}
+
 /// `group/csn/ordinal`; `commit LSN/ordinal`; `xid/number/ordinal` while the transaction is in progress.
 impl fmt::Display for EventId<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

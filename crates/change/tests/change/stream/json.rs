@@ -40,9 +40,13 @@ fn write(format: &mut dyn Format, event: &Event<'_>) -> Vec<Vec<u8>> {
     ) = event
     {
         let (cascade, restart_identity) = (*cascade, *restart_identity);
-        for table in tables.chunks(1) {
+        for (number, table) in tables.chunks(1).enumerate() {
+            let place = synod_change::stream::Place {
+                id: place.id.later(number as u64),
+                ..*place
+            };
             one(&Event::Row(
-                *place,
+                place,
                 Change::Truncate {
                     tables: table,
                     cascade,
@@ -250,12 +254,12 @@ fn options_of_wal2json_that_cannot_be_are_refused_with_the_way_out() {
         (
             "include-xids",
             "maybe",
-            "invalid value for option \"include-xids\": \"maybe\"",
+            "could not parse value \"maybe\" for parameter \"include-xids\"",
         ),
         (
             "special-numbers",
             "NaN",
-            "invalid value for option \"special-numbers\": \"NaN\"",
+            "could not parse value \"NaN\" for parameter \"special-numbers\"",
         ),
     ] {
         let error = format.set(option, Some(value.as_bytes())).unwrap_err();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Change, Environment, Event, Place, Table};
+use synod_change::stream::{Change, Encoding, Environment, Event, Place, Table};
 
 use super::ids::Ids;
 use super::invalidation::{self, Stale};
@@ -69,6 +69,7 @@ impl Session {
     pub unsafe fn new(given: &[Given], context: pg_sys::MemoryContext) -> Result<Self, UserError> {
         let environment = Environment {
             time: transaction::append_time,
+            encoding: encoding(),
         };
         let options = Options::parse(given, environment)?;
         invalidation::register();
@@ -209,12 +210,27 @@ impl Session {
             self.begin_late(call);
             let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
             let truncate = &(*change).data.truncate;
-            let change = Change::Truncate {
-                tables: &tables,
-                cascade: truncate.cascade,
-                restart_identity: truncate.restart_seqs,
+            let at_a_time = if self.options.format.one_table_at_a_time() {
+                1
+            } else {
+                tables.len().max(1)
             };
-            self.tell(call, &Event::Row(place, change), true);
+            for (number, some) in tables.chunks(at_a_time).enumerate() {
+                let place = Place {
+                    id: place.id.later(number as u64),
+                    ..place
+                };
+                let change = Change::Truncate {
+                    tables: some,
+                    cascade: truncate.cascade,
+                    restart_identity: truncate.restart_seqs,
+                };
+                self.tell(
+                    call,
+                    &Event::Row(place, change),
+                    (number + 1) * at_a_time >= tables.len(),
+                );
+            }
         }
     }
 
@@ -330,5 +346,15 @@ impl Session {
             }
             stays
         });
+    }
+}
+
+/// What formats need to know of this database's encoding.
+fn encoding() -> Encoding {
+    // SAFETY: reads a variable of the server.
+    match unsafe { pg_sys::GetDatabaseEncoding() }.cast_unsigned() {
+        pg_sys::pg_enc::PG_UTF8 => Encoding::Utf8,
+        pg_sys::pg_enc::PG_SQL_ASCII => Encoding::Unknown,
+        _ => Encoding::Other,
     }
 }
