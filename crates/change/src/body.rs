@@ -29,6 +29,7 @@ pub(super) const ADD_TABLE: u8 = 7;
 pub(super) const REMOVE_TABLE: u8 = 8;
 pub(super) const SERVICE: u8 = 16;
 pub(super) const DDL: u8 = 24;
+pub(super) const CONTEXT: u8 = 32;
 
 pub(super) const VALUE_NULL: u64 = 0;
 pub(super) const VALUE_SAME: u64 = 1;

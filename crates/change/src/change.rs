@@ -55,4 +55,6 @@ pub enum Change<'a> {
     },
     /// Something that a session asked for at once.
     Service(Box<Service>),
+    /// Who made the record: a JSON object. First in the record, for the change stream; it changes nothing.
+    Context(&'a str),
 }

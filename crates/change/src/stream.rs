@@ -13,6 +13,7 @@ mod digits;
 pub mod event;
 mod json;
 pub mod option;
+pub mod own_message;
 mod per_table;
 pub mod record_message;
 mod text;

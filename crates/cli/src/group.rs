@@ -12,7 +12,7 @@ use crate::session::{Session, Target};
 /// How long a node may take to say how it is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One node's word on itself, as JSON: `facts`, `log`, `apply`, `nodes`, `tables`, `links`, `clock`.
+/// One node's word on itself, as JSON: `facts`, `log`, `apply`, `nodes`, `tables`, `links`, `slots`.
 const QUESTION: &str = "\
 SELECT json_build_object(
     'facts', (SELECT row_to_json(f) FROM synod._node_facts() AS f),
@@ -23,6 +23,7 @@ SELECT json_build_object(
     'links', (SELECT coalesce(json_agg(DISTINCT substring(s.application_name FROM '^synod link (.*)->')), '[]')
                 FROM pg_stat_activity AS s
                WHERE s.datname = current_database() AND s.application_name LIKE 'synod link %->%'),
+    'slots', (SELECT coalesce(json_agg(s ORDER BY s.retained_bytes DESC NULLS LAST, s.slot_name), '[]') FROM synod.stat_slots AS s),
     'in_recovery', pg_is_in_recovery(),
     'version', current_setting('server_version'))";
 

@@ -32,3 +32,13 @@ pub fn grouped(number: i64) -> String {
     }
     if number < 0 { format!("-{text}") } else { text }
 }
+
+/// Bytes, for people.
+pub fn size(bytes: i64) -> String {
+    match bytes {
+        i64::MIN..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}

@@ -8,6 +8,10 @@ use crate::group::{Group, Member};
 use crate::output::{grouped, table};
 use crate::session::Target;
 
+mod slots;
+
+use slots::Slot;
+
 /// What is shown of a node.
 struct Line {
     name: String,
@@ -29,6 +33,7 @@ struct Line {
 pub struct Report {
     group: String,
     lines: Vec<Line>,
+    slots: Vec<Slot>,
     problems: Vec<String>,
 }
 
@@ -55,6 +60,7 @@ impl Report {
             return Self {
                 group: group.name.clone(),
                 lines: Vec::new(),
+                slots: slots::of(&group.first, "this server"),
                 problems: vec![outsider(&group.first)],
             };
         }
@@ -80,9 +86,16 @@ impl Report {
         if lines.iter().all(|line| line.quorum != Some(true)) {
             problems.push("no node reaches a majority: writes and strong reads wait".into());
         }
+        let words = group
+            .members
+            .iter()
+            .filter_map(|member| Some((member.word.as_ref().ok()?, &member.name)));
+        let slots: Vec<Slot> = words.flat_map(|(word, name)| slots::of(word, name)).collect();
+        problems.extend(slots.iter().filter_map(Slot::problem));
         Self {
             group: group.name.clone(),
             lines,
+            slots,
             problems,
         }
     }
@@ -105,8 +118,17 @@ impl Report {
             text += &table(&header, rows, &[3, 4, 7]);
             text += "\n";
         }
-        if !self.problems.is_empty() {
+        if !self.slots.is_empty() {
             text += if self.lines.is_empty() { "" } else { "\n" };
+            text += &table(
+                &slots::HEADER,
+                self.slots.iter().map(Slot::cells).collect(),
+                &slots::RIGHT,
+            );
+            text += "\n";
+        }
+        if !self.problems.is_empty() {
+            text += if text.is_empty() { "" } else { "\n" };
             for problem in &self.problems {
                 text += &format!("PROBLEM:  {problem}\n");
             }
@@ -120,6 +142,7 @@ impl Report {
             "healthy": self.problems.is_empty(),
             "problems": self.problems,
             "nodes": self.lines.iter().map(Line::json).collect::<Vec<_>>(),
+            "slots": self.slots.iter().map(Slot::json).collect::<Vec<_>>(),
         })
     }
 }

@@ -540,3 +540,57 @@ CREATE FUNCTION synod._disk(OUT log_bytes bigint, OUT free_bytes bigint, OUT tot
 COMMENT ON FUNCTION synod._disk() IS 'internal: what this node''s shared log takes on disk, and what is left there';
 REVOKE ALL ON FUNCTION synod._disk() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._disk() TO synod_admin, pg_monitor;
+
+-- The change stream, what transactions tell it: src/context.rs, src/pg/context/, src/pg/stream_ddl.rs
+
+CREATE FUNCTION synod.set_context(context jsonb) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_context_wrapper';
+COMMENT ON FUNCTION synod.set_context(jsonb) IS
+    'says something about this transaction to readers of the change stream: adds the object''s names to those of synod.context, until the end of the transaction or savepoint. NULL: forgets all of them. For changes that come after it';
+
+-- Replication slots: who reads, and what WAL waits for them. Of the whole server, because its disk is one.
+
+CREATE VIEW synod.stat_slots AS
+    SELECT s.slot_name::pg_catalog.text AS slot_name,
+           s.slot_type,
+           s.plugin::pg_catalog.text AS plugin,
+           s.database::pg_catalog.text AS database,
+           s.active,
+           s.active_pid AS pid,
+           a.application_name,
+           a.client_addr,
+           pg_catalog.pg_wal_lsn_diff(w.here, s.restart_lsn)::pg_catalog.int8 AS retained_bytes,
+           pg_catalog.pg_wal_lsn_diff(w.here, s.confirmed_flush_lsn)::pg_catalog.int8 AS lag_bytes,
+           s.restart_lsn,
+           s.confirmed_flush_lsn,
+           s.wal_status,
+           s.safe_wal_size,
+           (pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'inactive_since')::pg_catalog.timestamptz AS inactive_since,
+           pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'invalidation_reason' AS invalidation_reason,
+           pg_catalog.age(s.xmin) AS xmin_age,
+           pg_catalog.age(s.catalog_xmin) AS catalog_xmin_age
+      FROM pg_catalog.pg_replication_slots AS s
+      LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) s.active_pid
+     CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                             ELSE pg_catalog.pg_current_wal_lsn() END) AS w (here);
+COMMENT ON VIEW synod.stat_slots IS 'one row per replication slot of this server: who reads it, and what the server keeps for it';
+COMMENT ON COLUMN synod.stat_slots.slot_name IS 'its name';
+COMMENT ON COLUMN synod.stat_slots.slot_type IS 'logical or physical';
+COMMENT ON COLUMN synod.stat_slots.plugin IS 'output plugin of a logical slot';
+COMMENT ON COLUMN synod.stat_slots.database IS 'database of a logical slot';
+COMMENT ON COLUMN synod.stat_slots.active IS 'somebody reads it';
+COMMENT ON COLUMN synod.stat_slots.pid IS 'process that serves the reader';
+COMMENT ON COLUMN synod.stat_slots.application_name IS 'what the reader calls itself';
+COMMENT ON COLUMN synod.stat_slots.client_addr IS 'where the reader is; null: on this machine';
+COMMENT ON COLUMN synod.stat_slots.retained_bytes IS 'WAL from restart_lsn to now: it stays on disk for this slot';
+COMMENT ON COLUMN synod.stat_slots.lag_bytes IS 'WAL that the reader has not confirmed';
+COMMENT ON COLUMN synod.stat_slots.restart_lsn IS 'WAL from here on is kept';
+COMMENT ON COLUMN synod.stat_slots.confirmed_flush_lsn IS 'the reader has confirmed up to here';
+COMMENT ON COLUMN synod.stat_slots.wal_status IS
+    'reserved; extended: more than max_wal_size is kept; unreserved: it can be gone at the next checkpoint; lost: the slot is useless';
+COMMENT ON COLUMN synod.stat_slots.safe_wal_size IS 'bytes that can still be written before WAL is taken from the slot; null: no limit';
+COMMENT ON COLUMN synod.stat_slots.inactive_since IS 'nobody has read it since then (from PostgreSQL 17 on)';
+COMMENT ON COLUMN synod.stat_slots.invalidation_reason IS 'why it is lost (from PostgreSQL 17 on)';
+COMMENT ON COLUMN synod.stat_slots.xmin_age IS 'transactions since the oldest one whose dead rows it keeps from VACUUM';
+COMMENT ON COLUMN synod.stat_slots.catalog_xmin_age IS 'the same for the catalogs, of a logical slot';
+GRANT SELECT ON synod.stat_slots TO pg_monitor, synod_admin;

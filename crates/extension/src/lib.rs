@@ -6,6 +6,7 @@
 use pgrx::prelude::*;
 
 pub mod comparison;
+pub mod context;
 pub mod decode;
 pub mod engine;
 pub mod errors;

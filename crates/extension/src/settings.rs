@@ -65,6 +65,11 @@ pub static SEQUENCE_RANGE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 /// `synod.leader_lease`
 pub static LEADER_LEASE: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// `synod.stream_context`
+pub static STREAM_CONTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `synod.stream_ddl`
+pub static STREAM_DDL: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 /// `synod.failpoint`: see `pg/failpoint.rs`
 pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
 
@@ -176,6 +181,7 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    stream();
     GucRegistry::define_string_guc(
         c"synod.failpoint",
         c"Makes the named step of a commit fail, for tests.",
@@ -185,4 +191,25 @@ pub fn define() {
         GucFlags::NO_SHOW_ALL,
     );
     crate::pg::reserve_prefix();
+}
+
+/// What the change stream tells beside rows.
+fn stream() {
+    GucRegistry::define_bool_guc(
+        c"synod.stream_context",
+        c"Whether transactions tell the change stream who makes them, also where synod.context says nothing.",
+        c"Costs one small WAL record for each transaction that writes, where somebody may read it.",
+        &STREAM_CONTEXT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"synod.stream_ddl",
+        c"Whether statements that change definitions are told in the change stream.",
+        c"Nothing is written unless wal_level is logical and the database has a slot of the plugin synod.",
+        &STREAM_DDL,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    crate::pg::context::values::define();
 }

@@ -3,8 +3,8 @@
 use std::io::Read;
 
 use super::{
-    ADD_TABLE, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
-    VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
+    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE,
+    USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
 };
 use crate::row::Cell;
 use crate::wire::Decoder;
@@ -186,6 +186,12 @@ impl<R: Read> BodyReader<R> {
             ADD_TABLE => return Ok(Change::AddTable(Box::new(TableDefinition::decode(buffer)?))),
             REMOVE_TABLE => Change::RemoveTable(TableId(decoder.u64()?)),
             SERVICE => return Ok(Change::Service(Box::new(Service::decode(buffer)?))),
+            CONTEXT => {
+                let text = std::str::from_utf8(buffer);
+                return text
+                    .map(Change::Context)
+                    .map_err(|_| DecodeError::corrupt(WHAT, "a context is not UTF-8"));
+            }
             other => {
                 return Err(DecodeError::Unknown {
                     what: "kind of change",

@@ -1,8 +1,8 @@
 //! Writing the stream of changes.
 
 use super::{
-    ADD_TABLE, DDL, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY,
-    VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
+    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
+    VALUE_BINARY, VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
 };
 use crate::wire::{put_varint, varint_length};
 use crate::{Change, Row, TableId, Value};
@@ -73,6 +73,7 @@ impl BodyWriter {
                 service.encode(&mut rest);
                 self.item(SERVICE, &rest);
             }
+            Change::Context(context) => self.item(CONTEXT, context.as_bytes()),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use synod_change::stream::own_message::{DdlMessage, decode_context, encode_context};
 use synod_change::{
     Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, DdlLockRecord, DdlStatement,
     ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, Key, KeyMode, Record, Row, TableDefinition,
@@ -205,4 +206,41 @@ fn body_of_version_1() {
         assert_eq!(reader.next(), Ok(Some(change)));
     }
     assert_eq!(reader.next(), Ok(None));
+}
+
+#[test]
+fn body_with_a_context_of_version_1() {
+    let row = [Value::Binary(&[0, 0, 0, 42])];
+    let changes = [
+        Change::Context(r#"{"session_user":"zoë","values":{"ticket":4711}}"#),
+        Change::Insert {
+            table: TableId(7),
+            new: Row::new(&row),
+        },
+    ];
+    let mut writer = BodyWriter::new();
+    changes.iter().for_each(|change| writer.write(change));
+    let bytes = fixture("body_context_v1.bin", &writer.finish());
+    let mut reader = BodyReader::new(&bytes[..]);
+    for change in changes {
+        assert_eq!(reader.next(), Ok(Some(change)));
+    }
+    assert_eq!(reader.next(), Ok(None));
+}
+
+#[test]
+fn messages_of_version_1() {
+    let context = r#"{"session_user":"zoë","values":{"ticket":4711}}"#;
+    let bytes = fixture("message_context_v1.bin", &encode_context(context));
+    assert_eq!(decode_context(&bytes), Ok(context));
+    let ddl = DdlMessage {
+        tag: "ALTER TABLE".into(),
+        object_type: "table".into(),
+        object: "public.\"größe\"".into(),
+        sql: "ALTER TABLE \"größe\" ADD c int".into(),
+        search_path: "\"$user\", public".into(),
+        tables: vec![16_384, u32::MAX],
+    };
+    let bytes = fixture("message_ddl_v1.bin", &ddl.encode());
+    assert_eq!(DdlMessage::decode(&bytes), Ok(ddl));
 }

@@ -218,6 +218,7 @@ pub enum OwnedChange {
     Insert(TableId, Vec<OwnedValue>),
     Update(TableId, Vec<OwnedValue>, Vec<OwnedValue>),
     Delete(TableId, Vec<OwnedValue>),
+    Context(String),
 }
 
 fn values(row: &[OwnedValue]) -> Vec<Value<'_>> {
@@ -234,6 +235,7 @@ impl OwnedChange {
     pub fn with<T>(&self, body: impl FnOnce(Change<'_>) -> T) -> T {
         match self {
             Self::Plain(change) => body(change.clone()),
+            Self::Context(context) => body(Change::Context(context)),
             Self::Insert(table, new) => body(Change::Insert {
                 table: *table,
                 new: Row::new(&values(new)),
@@ -296,6 +298,7 @@ pub fn change() -> impl Strategy<Value = OwnedChange> {
     ];
     prop_oneof![
         1 => plain.prop_map(OwnedChange::Plain),
+        1 => ".{0,40}".prop_map(OwnedChange::Context),
         2 => (table(), row.clone()).prop_map(|(table, new)| OwnedChange::Insert(table, new)),
         2 => (table(), row.clone(), row.clone()).prop_map(|(table, key, new)| OwnedChange::Update(table, key, new)),
         1 => (table(), row).prop_map(|(table, key)| OwnedChange::Delete(table, key)),

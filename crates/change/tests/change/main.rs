@@ -5,6 +5,7 @@ mod definition;
 mod fixtures;
 mod key;
 mod made;
+mod own_message;
 mod record;
 mod record_message;
 mod service;

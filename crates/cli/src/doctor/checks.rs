@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::output::size;
+
 /// How bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -65,15 +67,6 @@ impl Checked {
         let level = if bad { level } else { Level::Good };
         let hint = if bad { hint } else { "" };
         self.findings.push(Finding::new(level, check, what, hint));
-    }
-}
-
-/// Bytes, for people.
-fn size(bytes: i64) -> String {
-    match bytes {
-        0..10_000_000 => format!("{} kB", bytes / 1_000),
-        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
-        _ => format!("{} GB", bytes / 1_000_000_000),
     }
 }
 
@@ -260,30 +253,7 @@ fn sessions(checked: &mut Checked, word: &Value) {
 }
 
 fn storage(checked: &mut Checked, word: &Value) {
-    let slots = word["slots"].as_array().cloned().unwrap_or_default();
-    let retained = |slot: &Value| slot["retained"].as_f64().unwrap_or(0.0) as i64;
-    let heavy: Vec<String> = slots
-        .iter()
-        .filter(|slot| slot["active"] == false && retained(slot) > 1_000_000_000)
-        .map(|slot| {
-            format!(
-                "{} holds {}",
-                slot["name"].as_str().unwrap_or_default(),
-                size(retained(slot))
-            )
-        })
-        .collect();
-    checked.check(
-        !heavy.is_empty(),
-        Level::Warning,
-        "replication slots",
-        if heavy.is_empty() {
-            format!("{} slots, none idle that holds much WAL", slots.len())
-        } else {
-            heavy.join("; ")
-        },
-        "Drop slots that nobody reads (pg_drop_replication_slot), or set max_slot_wal_keep_size.",
-    );
+    slots::check(checked, word);
     let (known, actual) = (&word["collation_version"], &word["collation_actual"]);
     checked.check(
         !known.is_null() && known != actual,
@@ -383,5 +353,6 @@ fn member(checked: &mut Checked, word: &Value, peers: usize) {
     );
 }
 
+mod slots;
 #[cfg(test)]
 mod tests;

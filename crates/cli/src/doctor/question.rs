@@ -17,7 +17,8 @@ SELECT json_build_object(
                         'reserved_connections', 'max_replication_slots', 'max_active_replication_origins',
                         'max_worker_processes', 'max_parallel_workers', 'log_min_messages', 'fsync', 'full_page_writes',
                         'default_transaction_isolation', 'session_replication_role', 'synod.log_retention',
-                        'statement_timeout', 'idle_session_timeout', 'max_prepared_transactions')),
+                        'statement_timeout', 'idle_session_timeout', 'max_prepared_transactions', 'wal_level',
+                        'max_slot_wal_keep_size', 'output_plugin_libraries')),
     'version', current_setting('server_version'),
     'version_num', current_setting('server_version_num')::int,
     'extension', (SELECT extversion FROM pg_extension WHERE extname = 'synod'),
@@ -25,7 +26,8 @@ SELECT json_build_object(
     'in_recovery', pg_is_in_recovery(),
     'connections', (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
     'origins', (SELECT count(*) FROM pg_replication_origin),
-    'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'retained',
+    'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'plugin', plugin,
+                     'wal_status', wal_status, 'safe', safe_wal_size, 'retained',
                      CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) END)), '[]')
                 FROM pg_replication_slots),
     'role_settings', (SELECT coalesce(json_agg(json_build_object('role', r.rolname, 'database', d.datname, 'setting', c)), '[]')

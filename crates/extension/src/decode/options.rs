@@ -26,11 +26,17 @@ pub struct Options {
     pub include_rewrites: bool,
     /// Transactions in progress, when they are large.
     pub stream_changes: bool,
+    /// Who made a transaction.
+    pub include_context: bool,
+    /// Changes of definitions.
+    pub include_ddl: bool,
 }
 
 /// Those of all formats.
-const OPTIONS: [&str; 5] = [
+const OPTIONS: [&str; 7] = [
     "format",
+    "include-context",
+    "include-ddl",
     "skip-empty-xacts",
     "only-local",
     "include-rewrites",
@@ -75,6 +81,8 @@ impl Options {
             only_local: false,
             include_rewrites: false,
             stream_changes: false,
+            include_context: false,
+            include_ddl: false,
         })
     }
 
@@ -87,6 +95,8 @@ impl Options {
             "only-local" => self.only_local = boolean(name, value)?,
             "include-rewrites" => self.include_rewrites = named(value)?,
             "stream-changes" => self.stream_changes = named(value)?,
+            "include-context" => self.include_context = boolean(name, value)?,
+            "include-ddl" => self.include_ddl = boolean(name, value)?,
             _ if self.format.options().contains(&name) => self.format.set(name, value)?,
             _ => return Err(self.unknown(name, value)),
         }

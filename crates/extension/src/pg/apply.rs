@@ -98,6 +98,14 @@ impl Applier {
                     super::service::carry_out(*service, origin);
                     continue;
                 }
+                Change::Context(context) => {
+                    // Behind the record's beginning: it is about this record, not the one before.
+                    if let Some(told) = &mut told {
+                        told.flush();
+                    }
+                    super::context::pass_on(context);
+                    continue;
+                }
                 other => {
                     self.change_tables(other, origin.own, told.as_mut())?;
                     continue;
@@ -198,7 +206,11 @@ impl Applier {
                 Ok(())
             }
             // These are `apply_body`'s.
-            Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } | Change::Service(_) => Ok(()),
+            Change::Insert { .. }
+            | Change::Update { .. }
+            | Change::Delete { .. }
+            | Change::Service(_)
+            | Change::Context(_) => Ok(()),
         }
     }
 }

@@ -23,6 +23,17 @@ impl Arguments {
         }
     }
 
+    /// An argument as the server gave it; `None` when it is NULL.
+    pub fn datum(&self, number: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: as above.
+        unsafe {
+            if number >= (*self.0).nargs as usize {
+                return None;
+            }
+            pgrx::fcinfo::pg_getarg_datum(self.0, number)
+        }
+    }
+
     /// An argument of type jsonb, as text.
     pub fn jsonb_text(&self, number: usize) -> Option<Vec<u8>> {
         // SAFETY: as above; the output function returns a palloc'd C string.

@@ -45,6 +45,7 @@ unsafe extern "C-unwind" fn object_access(
     {
         error.raise();
     }
+    super::stream_ddl::touched(access, class, object, part);
     if access == pg_sys::ObjectAccessType::OAT_DROP
         && let Err(error) = check_drop(class, object, part)
     {

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use super::give_way::{self, interrupt};
 use super::protect::{finally, guarded};
 use super::service::draws;
-use super::{barrier, ddl, guard, written, xact};
+use super::{barrier, context, ddl, guard, stream_ddl, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -118,6 +118,7 @@ unsafe extern "C-unwind" fn executor_start(query: Query, flags: i32) {
         guarded(|| {
             draws::after_executor_start();
             super::row_lock::after_executor_start(query, flags);
+            context::after_executor_start(query, flags);
         });
     }
 }
@@ -218,7 +219,7 @@ unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     source: *const core::ffi::c_char,
     read_only_tree: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
+    within: pg_sys::ProcessUtilityContext::Type,
     parameters: pg_sys::ParamListInfo,
     environment: *mut pg_sys::QueryEnvironment,
     receiver: *mut pg_sys::DestReceiver,
@@ -232,7 +233,7 @@ unsafe extern "C-unwind" fn process_utility(
             if !ends_transaction((*statement).utilityStmt) {
                 give_way::check_doomed();
             }
-            let ddl = ddl::before(statement, source, context).unwrap_or_else(|error| error.raise());
+            let ddl = ddl::before(statement, source, within).unwrap_or_else(|error| error.raise());
             let utility = (*statement).utilityStmt;
             let checked = guard::check_utility(utility, ddl.travels())
                 .and_then(|()| written::before_utility(utility, ddl.travels()))
@@ -241,10 +242,12 @@ unsafe extern "C-unwind" fn process_utility(
                 ddl.failed();
                 error.raise();
             }
-            (ManuallyDrop::new(barrier::before_utility(statement)), ddl)
+            let barrier = ManuallyDrop::new(barrier::before_utility(statement));
+            context::before_utility(utility);
+            (barrier, ddl, stream_ddl::before(statement, source, within))
         });
         let place = &raw mut utility.0;
-        let ddl = &raw const utility.1;
+        let (ddl, streamed) = (&raw const utility.1, utility.2);
         let running = (!ends_transaction((*statement).utilityStmt)).then(interrupt::enter);
         let ended = || {
             if let Some(before) = running {
@@ -257,7 +260,7 @@ unsafe extern "C-unwind" fn process_utility(
                     statement,
                     source,
                     read_only_tree,
-                    context,
+                    within,
                     parameters,
                     environment,
                     receiver,
@@ -267,7 +270,7 @@ unsafe extern "C-unwind" fn process_utility(
                     statement,
                     source,
                     read_only_tree,
-                    context,
+                    within,
                     parameters,
                     environment,
                     receiver,
@@ -278,12 +281,14 @@ unsafe extern "C-unwind" fn process_utility(
                 ended();
                 ManuallyDrop::take(&mut *place).abandon();
                 (*ddl).failed();
+                streamed.failed();
                 give_way::replacement(&failure)
             },
         );
         ended();
         guarded(|| {
             ManuallyDrop::take(&mut *place).end();
+            streamed.done();
             if let Err(error) = std::ptr::read(ddl).done((*statement).utilityStmt) {
                 error.raise();
             }

@@ -19,7 +19,7 @@ use super::shmem::{self, NodeShared};
 use super::slot::SlotState;
 use super::submit::{self, Submitted};
 use super::turn::Turn;
-use super::{capture, ddl};
+use super::{capture, context, ddl};
 use crate::errors::{self, UserError};
 
 /// This backend's transaction on its way through the log.
@@ -74,6 +74,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
 ) {
     capture::on_subxact(event, mine, parent);
     ddl::on_subxact(event, mine, parent);
+    context::on_subxact(event, mine, parent);
 }
 
 fn prepare_refused() -> UserError {
@@ -184,6 +185,7 @@ fn cleanup() {
         current.told_incarnation = 0;
     });
     capture::reset();
+    context::reset();
     let mut over = false;
     super::hold::end();
     super::mixed::reset();

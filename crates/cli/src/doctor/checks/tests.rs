@@ -46,6 +46,7 @@ fn each_illness_is_named() {
     word["links"] = json!(1);
     word["role_settings"] = json!([{ "role": "app", "setting": "statement_timeout=5s" }]);
     word["slots"] = json!([{ "name": "old", "active": false, "retained": 2e9 }]);
+    word["settings"]["max_slot_wal_keep_size"] = json!("-1");
     assert_eq!(
         bad(&word),
         [
@@ -54,6 +55,7 @@ fn each_illness_is_named() {
             "timeouts",
             "prepared transactions",
             "replication slots",
+            "max_slot_wal_keep_size",
             "links",
             "tables without a key",
         ]
@@ -75,4 +77,32 @@ fn clocks_are_compared_with_their_uncertainty() {
     };
     assert_eq!(level(&b), Some(Level::Good));
     assert_eq!(level(&c), Some(Level::Warning));
+}
+
+#[test]
+fn slots_are_judged_by_what_they_hold_and_what_is_left_to_them() {
+    let mut word = healthy();
+    word["settings"]["max_slot_wal_keep_size"] = json!("1000");
+    word["settings"]["output_plugin_libraries"] = json!("pgoutput, test_decoding");
+    let slot = |name: &str, active: bool, retained: f64, wal_status: &str| json!({ "name": name, "active": active, "retained": retained, "wal_status": wal_status, "plugin": "synod" });
+    word["slots"] = json!([
+        slot("read", true, 5e6, "reserved"),
+        slot("slow", true, 2e9, "extended"),
+        slot("idle", false, 5e6, "reserved"),
+        slot("late", true, 5e8, "unreserved"),
+        slot("gone", true, 0.0, "lost"),
+    ]);
+    assert_eq!(
+        bad(&word),
+        [
+            "replication slots",
+            "replication slots without a reader",
+            "replication slots about to be lost",
+            "replication slots that are lost",
+            "output_plugin_libraries",
+        ]
+    );
+    word["slots"] = json!([slot("read", true, 5e6, "reserved")]);
+    word["settings"]["output_plugin_libraries"] = json!("pgoutput, \"synod\"");
+    assert_eq!(bad(&word), Vec::<String>::new());
 }

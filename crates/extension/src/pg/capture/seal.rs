@@ -25,13 +25,14 @@ use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
 use crate::pg::service::{draws, ranges};
 use crate::pg::teller::{self, Teller};
-use crate::pg::{ddl, definition, sequence, shmem};
+use crate::pg::{context, ddl, definition, sequence, shmem};
 
 pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, UserError> {
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
     sealer.out.told = Teller::start();
+    sealer.context()?;
     sealer.definitions()?;
     sealer.table_events(pending)?;
     sealer.rows(pending)?;
@@ -75,6 +76,7 @@ impl Sealer {
                 told: None,
             },
             scratch,
+            described: false,
         }
     }
 }
@@ -92,9 +94,20 @@ struct Sealer {
     settings: Option<FixedSettings>,
     out: Output,
     scratch: Scratch,
+    /// The first change says who made the record.
+    described: bool,
 }
 
 impl Sealer {
+    /// Who made the record, for the change streams of other nodes. By itself it is no record.
+    fn context(&mut self) -> Result<(), UserError> {
+        let Some(context) = context::of_record() else {
+            return Ok(());
+        };
+        self.described = true;
+        self.out.sink.write(&Change::Context(&context))
+    }
+
     /// DDL comes first. What it had for itself is claimed, so that what was captured before it elsewhere loses.
     fn definitions(&mut self) -> Result<(), UserError> {
         let statements = ddl::take();
@@ -402,7 +415,7 @@ impl Sealer {
         for emitter in self.emitters.into_values() {
             emitter.close();
         }
-        if self.out.sink.is_empty() && !self.out.passed {
+        if self.out.sink.changes() == u64::from(self.described) && !self.out.passed {
             if self.out.told.is_some() {
                 teller::nothing();
             }

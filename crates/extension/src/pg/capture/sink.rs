@@ -53,8 +53,8 @@ impl Sink {
         Ok(())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.writer.changes() == 0
+    pub(super) fn changes(&self) -> u64 {
+        self.writer.changes()
     }
 
     pub(super) fn finish(mut self) -> Result<SealedBody, UserError> {

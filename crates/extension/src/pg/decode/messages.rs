@@ -1,24 +1,30 @@
 //! Logical messages: a user's are told as they are, our own (`synod.…`) as what they mean.
+//!
+//! Who does what follows (`synod.context`) is held back until something of the transaction is told: a transaction that touched
+//! nothing that the reader wants is not told for its sake. A change of definitions takes an ordinal whether or not the reader wants
+//! it, so that the ids of rows do not depend on that.
 
-use synod_change::stream::{Event, Message, Place};
+use synod_change::stream::own_message::{CONTEXT_PREFIX, DDL_PREFIX, DdlMessage, OWN_PREFIX, decode_context};
+use synod_change::stream::{Ddl, Event, Message, Place};
+use synod_change::{DecodeError, stream::Table};
 
 use super::ids;
 use super::session::{Call, Session};
-use crate::pg::compat;
-
-/// Prefixes that are ours begin with this; nothing that a user emits does.
-const OURS: &[u8] = b"synod.";
+use crate::errors::UserError;
+use crate::pg::relcache::Relation;
+use crate::pg::{compat, encoding};
 
 /// Tell of a message.
 ///
 /// # Safety
 /// In a callback that was passed what `call` and `message` hold. Not transactional: `call.txn` may be null.
 pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message<'_>) {
-    if message.prefix.starts_with(OURS) {
-        return;
-    }
     // SAFETY: by contract.
     unsafe {
+        if message.prefix.starts_with(OWN_PREFIX.as_bytes()) {
+            let outcome = own(session, call, lsn, message);
+            return outcome.unwrap_or_else(|error| unreadable(&message, &error).raise());
+        }
         let place = if message.transactional {
             // The server does not say which subtransaction it is of.
             let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);
@@ -35,4 +41,77 @@ pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message
         };
         session.tell(call, &Event::Message(place, message), true);
     }
+}
+
+/// # Safety
+/// As for [`told`].
+unsafe fn own(session: &mut Session, call: Call, lsn: u64, message: Message<'_>) -> Result<(), DecodeError> {
+    if !message.transactional {
+        return Ok(());
+    }
+    // SAFETY: by contract.
+    unsafe {
+        if message.prefix == CONTEXT_PREFIX.as_bytes() {
+            if session.options.include_context {
+                let context = text(session, decode_context(message.content)?);
+                session.note_context(call, context);
+            }
+        } else if message.prefix == DDL_PREFIX.as_bytes() {
+            let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);
+            if session.options.include_ddl {
+                definitions(session, call, place, &DdlMessage::decode(message.content)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tell of a change of definitions, with the tables as they are behind it.
+///
+/// # Safety
+/// As for [`told`].
+unsafe fn definitions(session: &mut Session, call: Call, place: Place<'_>, message: &DdlMessage) {
+    let convert = |what: &String| text(session, what);
+    let (tag, object_type, object) = (
+        convert(&message.tag),
+        convert(&message.object_type),
+        convert(&message.object),
+    );
+    let (sql, search_path) = (convert(&message.sql), convert(&message.search_path));
+    // SAFETY: by contract; the catalog is the one of this place in the transaction.
+    unsafe {
+        let relations = message.tables.iter().filter_map(|oid| Relation::open((*oid).into()));
+        let shapes: Vec<_> = relations.map(|relation| session.shape(relation.raw())).collect();
+        let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
+        session.begin_late(call);
+        let ddl = Ddl {
+            tag: &tag,
+            object_type: &object_type,
+            object: &object,
+            sql: &sql,
+            search_path: &search_path,
+            tables,
+        };
+        session.tell(call, &Event::Ddl(place, ddl), true);
+    }
+}
+
+/// As the format wants its text.
+fn text(session: &Session, text: &str) -> Vec<u8> {
+    match session.options.format.wants_utf8() {
+        true => text.as_bytes().to_vec(),
+        false => encoding::from_utf8(text),
+    }
+}
+
+fn unreadable(message: &Message<'_>, error: &DecodeError) -> UserError {
+    UserError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!(
+            "could not read a message \"{}\" in the WAL: {error}",
+            String::from_utf8_lossy(message.prefix)
+        ),
+        "Messages with prefixes that begin with \"synod.\" are the extension's own.",
+        "If a newer release of the extension wrote it, read the slot with that one.",
+    )
 }

@@ -41,9 +41,11 @@ pub struct Session {
 }
 
 /// How far a transaction has been told.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Progress {
     ids: Ids,
+    /// Who does what comes next, until it is told.
+    context: Option<Vec<u8>>,
     /// Something of it was told.
     told: bool,
     /// Something of this block was told.
@@ -249,8 +251,24 @@ impl Session {
         }
     }
 
-    /// The transaction's (or block's) beginning, if it was put off until there is something to tell of it.
+    /// Who does what follows in the transaction.
+    pub unsafe fn note_context(&mut self, call: Call, context: Vec<u8>) {
+        // SAFETY: in a callback.
+        unsafe { self.progress(call) }.context = Some(context);
+    }
+
+    /// The transaction's (or block's) beginning, if it was put off until there is something to tell of it, and who does it.
     pub unsafe fn begin_late(&mut self, call: Call) {
+        // SAFETY: in a callback.
+        unsafe {
+            self.begin_if_put_off(call);
+            if let Some(context) = self.progress(call).context.take() {
+                self.tell(call, &Event::Context(&context), false);
+            }
+        }
+    }
+
+    unsafe fn begin_if_put_off(&mut self, call: Call) {
         // SAFETY: in a callback.
         unsafe {
             let progress = self.progress(call);
@@ -305,7 +323,7 @@ impl Session {
     }
 
     /// The shape of a table as of now.
-    unsafe fn shape(&mut self, relation: pg_sys::Relation) -> Rc<Shape> {
+    pub unsafe fn shape(&mut self, relation: pg_sys::Relation) -> Rc<Shape> {
         // SAFETY: in a callback that was passed the relation.
         let oid = unsafe { (*relation).rd_id.to_u32() };
         if invalidation::any() {
