@@ -23,7 +23,8 @@ pub struct DdlStatement {
     pub role: String,
     /// Its text: one statement, or several that make a table.
     pub text: String,
-    /// A member that has a relation of this name (with its schema, quoted) leaves it out; empty: nobody does.
+    /// A member that has a relation of this name (with its schema, quoted), or with `SCHEMA ` before it a schema, leaves it out;
+    /// empty: nobody does.
     pub only_without: String,
     /// Settings (name, value) that its meaning depends on.
     pub settings: Vec<(String, String)>,

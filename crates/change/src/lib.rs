@@ -35,8 +35,8 @@ pub use definition::{
 pub use fragments::{AssembledBody, body_crc};
 pub use key::{INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, ddl_key, name_key, table_key};
 pub use record::{
-    Body, DdlLockRecord, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES, MAX_KEYS_PER_RECORD, Record,
-    TransactionId, WriteRecord, patch_base,
+    Body, DdlLockRecord, ExpectedTable, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES,
+    MAX_KEYS_PER_RECORD, Record, TransactionId, WriteRecord, patch_base,
 };
 pub use row::{Row, Value};
 pub use service::{Append, Grant, MAX_LOG_NAME, MAX_LOG_VALUE, Service, ValueKind};

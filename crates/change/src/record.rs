@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0  version      u8     1
-//! 1  kind         u8     1 Start, 2 Write, 3 Fragment, 8 DDL lock, 9 DDL unlock
+//! 1  kind         u8     1 Start, 2 Write, 3 Fragment, 8 DDL lock, 9 DDL unlock, 10 DDL lock with expected tables
 //! 2  reserved     u16    0
 //! 4  crc          u32    crc32c of bytes 0..4 and of everything from `content` on
 //! 8  content             all but Write
@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 
-use crate::wire::{Decoder, put_varint};
+use crate::wire::{Decoder, put_bytes, put_varint};
 use crate::{DecodeError, Key, KeyMode, TableId};
 
 /// More keys than this do not travel: the capture claims the table as a whole instead (see [`crate::table_key`]).
@@ -37,6 +37,8 @@ const KIND_WRITE: u8 = 2;
 const KIND_FRAGMENT: u8 = 3;
 const KIND_DDL_LOCK: u8 = 8;
 const KIND_DDL_UNLOCK: u8 = 9;
+/// As kind 8, with the names of expected tables behind it.
+const KIND_DDL_LOCK_EXPECTING: u8 = 10;
 const CRC_AT: usize = 4;
 const CONTENT_AT: usize = 8;
 const BASE_AT: usize = 8;
@@ -75,6 +77,37 @@ pub struct DdlLockRecord {
     pub all: bool,
     /// The tables that it needs for itself; there may be none.
     pub tables: Vec<TableId>,
+    /// Tables without a number, which it is about to replicate.
+    pub expected: Vec<ExpectedTable>,
+}
+
+/// A table that is about to be replicated, by its name. Until it is, nobody may write it, on any node: its rows would not be the
+/// group's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExpectedTable {
+    /// Unquoted.
+    pub schema: String,
+    /// Unquoted.
+    pub name: String,
+}
+
+impl ExpectedTable {
+    /// Appends it.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.schema.as_bytes());
+        put_bytes(out, self.name.as_bytes());
+    }
+
+    /// Reads what [`put`](Self::put) wrote.
+    ///
+    /// # Errors
+    /// As for all that is decoded.
+    pub fn read(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            schema: decoder.string()?,
+            name: decoder.string()?,
+        })
+    }
 }
 
 /// A transaction's write set.
@@ -142,12 +175,21 @@ impl Record {
                 out
             }
             Self::DdlLock(lock) => {
-                let mut out = header(KIND_DDL_LOCK, CONTENT_AT, 16 + lock.tables.len() * 8);
+                let kind = if lock.expected.is_empty() {
+                    KIND_DDL_LOCK
+                } else {
+                    KIND_DDL_LOCK_EXPECTING
+                };
+                let mut out = header(kind, CONTENT_AT, 16 + lock.tables.len() * 8);
                 put_varint(&mut out, lock.transaction);
                 out.push(lock.all.into());
                 put_varint(&mut out, lock.tables.len() as u64);
                 for table in &lock.tables {
                     out.extend_from_slice(&table.0.to_le_bytes());
+                }
+                if !lock.expected.is_empty() {
+                    put_varint(&mut out, lock.expected.len() as u64);
+                    lock.expected.iter().for_each(|table| table.put(&mut out));
                 }
                 seal(&mut out, CONTENT_AT);
                 out
@@ -197,17 +239,26 @@ impl Record {
             }
             KIND_WRITE => WriteRecord::decode(payload, decoder, stored).map(Self::Write),
             KIND_FRAGMENT => Ok(Self::Fragment(payload.slice(CONTENT_AT..))),
-            KIND_DDL_LOCK => {
+            KIND_DDL_LOCK | KIND_DDL_LOCK_EXPECTING => {
                 let (transaction, all) = (decoder.varint()?, decoder.bool()?);
                 let count = decoder.count(usize::MAX, 8)?;
                 let tables = (0..count)
                     .map(|_| decoder.u64().map(TableId))
                     .collect::<Result<_, _>>()?;
+                let expected = if kind == KIND_DDL_LOCK_EXPECTING {
+                    let count = decoder.count(usize::MAX, 2)?;
+                    (0..count)
+                        .map(|_| ExpectedTable::read(&mut decoder))
+                        .collect::<Result<_, _>>()?
+                } else {
+                    Vec::new()
+                };
                 decoder.finish()?;
                 Ok(Self::DdlLock(DdlLockRecord {
                     transaction,
                     all,
                     tables,
+                    expected,
                 }))
             }
             KIND_DDL_UNLOCK => {

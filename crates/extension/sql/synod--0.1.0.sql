@@ -296,8 +296,10 @@ COMMENT ON COLUMN synod.stat_apply.gave_way_committed IS 'those that the group h
 COMMENT ON COLUMN synod.stat_apply.gave_way_unknown IS 'those that the shared log did not decide within synod.lock_grace (08007)';
 COMMENT ON COLUMN synod.stat_apply.pid IS 'process id of the apply worker';
 GRANT SELECT ON synod.nodes, synod.stat_log, synod.stat_apply TO pg_monitor, synod_admin;
+GRANT SELECT ON synod.stat_apply TO synod_replicator;
 REVOKE ALL ON FUNCTION synod._nodes(), synod._stat_log(), synod._stat_apply() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._nodes(), synod._stat_log(), synod._stat_apply() TO pg_monitor, synod_admin;
+GRANT EXECUTE ON FUNCTION synod._stat_apply() TO synod_replicator;
 
 CREATE FUNCTION synod.applied_csn() RETURNS bigint LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'applied_csn_wrapper';
 COMMENT ON FUNCTION synod.applied_csn() IS 'every commit of the group up to this CSN is visible on this node';

@@ -27,7 +27,6 @@ use synod_rules::Certifier;
 use crate::pg::shmem::{NodeShared, NodeState};
 pub use checkpoint::{load_checkpoint, store_checkpoint};
 pub use collect::refuse_all;
-pub use ddl_lock::encode_request as encode_ddl_request;
 pub use orphans::is_orphan;
 
 /// Figures for views are published with what is decided, and otherwise this often.

@@ -126,6 +126,16 @@ pub fn no_quorum() -> UserError {
     )
 }
 
+/// 57P03: what only a majority can do, asked for by a function.
+pub fn no_leader() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "no majority of the group can be reached",
+        "The log worker of this database runs, but no majority of the group has answered it within synod.commit_timeout. Nothing was changed.",
+        "See synod.nodes and synod.stat_log for who is reachable; retry when a majority is back.",
+    )
+}
+
 /// 08007: proposed, verdict unknown.
 pub fn unknown(transaction: &str, why: &str) -> UserError {
     UserError::new(
@@ -175,6 +185,16 @@ pub fn read_timeout(detail: &str) -> UserError {
         "the strong read got no confirmation from a majority of the group in time",
         detail.to_owned(),
         "Retry, raise synod.read_timeout, or SET synod.read_consistency = local to read what is here.",
+    )
+}
+
+/// 57P03: a CSN that is waited for does not come.
+pub fn not_applied(csn: u64, applied: u64) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        format!("this node has not applied CSN {csn} in time"),
+        format!("It has applied everything up to CSN {applied}."),
+        "Retry or raise synod.read_timeout; synod.stat_apply and synod.stat_log say what this node is doing.",
     )
 }
 

@@ -59,6 +59,9 @@ pub static LOG_RETENTION_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// `synod.auto_rejoin`
 pub static AUTO_REJOIN: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// `synod.replicate_unconfirmed`
+pub static REPLICATE_UNCONFIRMED: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// `synod.sequence_range`, values
 pub static SEQUENCE_RANGE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 
@@ -97,6 +100,15 @@ pub fn define() {
         c"refuse: it fails with 0A000; allow: its other writes are local to the node, and a crash, or a commit whose outcome \
           is told as unknown (08007), can lose them although the rest of the transaction is committed.",
         &MIXED_TRANSACTIONS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"synod.replicate_unconfirmed",
+        c"Lets a table be replicated although a member cannot be asked about it.",
+        c"If the table is missing, different or has rows there, that node stops applying when it is back; what was written there \
+          meanwhile is not the group's.",
+        &REPLICATE_UNCONFIRMED,
         GucContext::Userset,
         GucFlags::default(),
     );

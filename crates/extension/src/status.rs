@@ -14,6 +14,8 @@ use crate::pg::{barrier, shmem, xact};
 
 /// Bytes of log read at a time when a transaction is looked for.
 const SCAN_BYTES: usize = 4 << 20;
+/// How many positions are looked at first.
+const FIRST_LOOK: u64 = 256;
 
 fn member() -> &'static NodeShared {
     crate::node::required().unwrap_or_else(|error| error.raise())
@@ -287,14 +289,47 @@ enum Found {
     Trimmed,
 }
 
-/// Look through what is kept of the log.
+/// Look through what is kept of the log, the newest part first: who asks does so soon, mostly.
 fn find(node: &NodeShared, wanted: TransactionId) -> Result<Found, String> {
     let directory = crate::node::directory(node.database.load(Ordering::Relaxed));
     let mut reader = Reader::new(&directory.join("log"), &directory.join("index"));
-    let upto = node.certified.load(Ordering::SeqCst);
     let first = node.trimmed.load(Ordering::SeqCst).max(1);
-    let mut from = first;
-    let mut begun = false;
+    let mut seen = Starts::default();
+    let mut upto = node.certified.load(Ordering::SeqCst);
+    let mut positions = FIRST_LOOK;
+    while upto >= first {
+        let from = upto.saturating_sub(positions - 1).max(first);
+        if let Some(found) = find_within(&mut reader, from, upto, wanted, &mut seen)? {
+            return Ok(found);
+        }
+        // Before its incarnation has begun there is nothing of it.
+        if seen.own {
+            break;
+        }
+        (upto, positions) = (from - 1, positions.saturating_mul(4));
+    }
+    Ok(match seen {
+        // What was decided before the first position kept here is not known.
+        Starts { own: false, .. } if first > 1 => Found::Trimmed,
+        Starts { later: true, .. } => Found::Never,
+        _ => Found::Nothing,
+    })
+}
+
+/// Which incarnations of the transaction's node were seen to begin.
+#[derive(Default)]
+struct Starts {
+    own: bool,
+    later: bool,
+}
+
+fn find_within(
+    reader: &mut Reader,
+    mut from: u64,
+    upto: u64,
+    wanted: TransactionId,
+    seen: &mut Starts,
+) -> Result<Option<Found>, String> {
     while from <= upto {
         pgrx::check_for_interrupts!();
         let mut decided = Vec::new();
@@ -310,21 +345,15 @@ fn find(node: &NodeShared, wanted: TransactionId) -> Result<Found, String> {
             if command.id.node.0 != wanted.node {
                 continue;
             }
-            let verdict = VerdictKind::from_u8(entry.verdict);
             match Record::decode(&command.payload) {
-                Ok(Record::Start { .. }) if command.id.incarnation > wanted.incarnation => {
-                    // What was decided before the first position kept here is not known.
-                    return Ok(if begun || first <= 1 {
-                        Found::Never
-                    } else {
-                        Found::Trimmed
-                    });
+                Ok(Record::Start { .. }) => {
+                    seen.own |= command.id.incarnation == wanted.incarnation;
+                    seen.later |= command.id.incarnation > wanted.incarnation;
                 }
-                Ok(Record::Start { .. }) if command.id.incarnation == wanted.incarnation => begun = true,
-                Ok(Record::Write(write)) if write.transaction == wanted => match verdict {
-                    Some(VerdictKind::Commit) => return Ok(Found::Committed),
+                Ok(Record::Write(write)) if write.transaction == wanted => match VerdictKind::from_u8(entry.verdict) {
+                    Some(VerdictKind::Commit) => return Ok(Some(Found::Committed)),
                     Some(VerdictKind::Conflict | VerdictKind::TooOld | VerdictKind::Malformed) => {
-                        return Ok(Found::Aborted);
+                        return Ok(Some(Found::Aborted));
                     }
                     _ => {}
                 },
@@ -332,9 +361,5 @@ fn find(node: &NodeShared, wanted: TransactionId) -> Result<Found, String> {
             }
         }
     }
-    Ok(if begun || first <= 1 {
-        Found::Nothing
-    } else {
-        Found::Trimmed
-    })
+    Ok(None)
 }

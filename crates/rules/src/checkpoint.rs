@@ -5,14 +5,15 @@
 //! nodes:     count, then each node, incarnation, closed, contiguous, above: count and distances
 //! fragments: count of nodes, then each node: count and distances
 //! window:    count of records, then each distance and number of keys; hashes (8 bytes each); modes (four to a byte)
-//! DDL lock:  0, or 1, node, incarnation, transaction, position, all (bool), count of tables, their numbers (8 bytes each)
+//! DDL lock:  0, or 1, node, incarnation, transaction, position, all (bool), count of tables, their numbers (8 bytes each);
+//!            or 2, and behind all that the expected tables: count, then each schema and name
 //! ```
 //! Everything is sorted, distances are from the one before: equal states have equal bytes.
 
 use std::collections::BTreeSet;
 
 use synod_change::wire::{Decoder, put_varint};
-use synod_change::{DecodeError, Key, KeyMode, TableId, TransactionId};
+use synod_change::{DdlLockRecord, DecodeError, ExpectedTable, Key, KeyMode, TableId, TransactionId};
 
 use crate::Certifier;
 use crate::ddl::DdlLock;
@@ -248,9 +249,18 @@ fn read_window(decoder: &mut Decoder<'_>, window: &mut Window, last_commit: u64)
     Ok(())
 }
 
+/// What is told of the DDL lock: nothing, that it is held, and that with the names of expected tables.
+const LOCK_FREE: u8 = 0;
+const LOCK_HELD: u8 = 1;
+const LOCK_EXPECTING: u8 = 2;
+
 fn put_ddl_lock(out: &mut Vec<u8>, lock: Option<&DdlLock>) {
-    out.push(lock.is_some().into());
-    let Some(lock) = lock else { return };
+    let Some(lock) = lock else {
+        out.push(LOCK_FREE);
+        return;
+    };
+    let expecting = !lock.expected.is_empty();
+    out.push(if expecting { LOCK_EXPECTING } else { LOCK_HELD });
     put_varint(out, lock.owner.node.into());
     put_varint(out, lock.owner.incarnation);
     put_varint(out, lock.owner.number);
@@ -260,11 +270,19 @@ fn put_ddl_lock(out: &mut Vec<u8>, lock: Option<&DdlLock>) {
     for table in lock.tables() {
         out.extend_from_slice(&table.0.to_le_bytes());
     }
+    if expecting {
+        put_varint(out, lock.expected.len() as u64);
+        lock.expected.iter().for_each(|table| table.put(out));
+    }
 }
 
 fn read_ddl_lock(decoder: &mut Decoder<'_>, position: u64) -> Result<Option<DdlLock>, DecodeError> {
-    if !decoder.bool()? {
+    let told = decoder.u8()?;
+    if told == LOCK_FREE {
         return Ok(None);
+    }
+    if told > LOCK_EXPECTING {
+        return Err(decoder.corrupt("what it says of the DDL lock is unknown"));
     }
     let owner = TransactionId {
         node: decoder.varint_u32()?,
@@ -277,5 +295,23 @@ fn read_ddl_lock(decoder: &mut Decoder<'_>, position: u64) -> Result<Option<DdlL
     let tables = (0..count)
         .map(|_| decoder.u64().map(TableId))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(DdlLock::new(owner, at, all, &tables)))
+    let expected = if told == LOCK_EXPECTING {
+        let count = decoder.count(usize::MAX, 2)?;
+        let names = (0..count)
+            .map(|_| ExpectedTable::read(decoder))
+            .collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() || !names.is_sorted_by(|one, next| one < next) {
+            return Err(decoder.corrupt("its expected tables are not in order"));
+        }
+        names
+    } else {
+        Vec::new()
+    };
+    let request = DdlLockRecord {
+        transaction: owner.number,
+        all,
+        tables,
+        expected,
+    };
+    Ok(Some(DdlLock::new(owner, at, &request)))
 }

@@ -6,9 +6,9 @@
 //!   that another node wrote meanwhile meets the holder's own local locks on it. Writes of the holder's own node are ordered by
 //!   those locks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use synod_change::{DdlLockRecord, Key, TableId, TransactionId, table_key};
+use synod_change::{DdlLockRecord, ExpectedTable, Key, TableId, TransactionId, table_key};
 
 /// More tables than this are "all".
 const MAX_TABLES: usize = 4096;
@@ -23,23 +23,28 @@ pub struct DdlLock {
     /// Every table is the owner's.
     pub all: bool,
     pub(crate) tables: BTreeMap<u64, TableId>,
+    /// The tables that it is about to replicate.
+    pub expected: BTreeSet<ExpectedTable>,
 }
 
 impl DdlLock {
-    pub(crate) fn new(owner: TransactionId, position: u64, all: bool, tables: &[TableId]) -> Self {
+    pub(crate) fn new(owner: TransactionId, position: u64, request: &DdlLockRecord) -> Self {
         let mut lock = Self {
             owner,
             position,
-            all,
+            all: false,
             tables: BTreeMap::new(),
+            expected: BTreeSet::new(),
         };
-        lock.add(tables);
+        lock.add(request);
         lock
     }
 
-    fn add(&mut self, tables: &[TableId]) {
+    fn add(&mut self, request: &DdlLockRecord) {
+        self.all |= request.all;
+        self.expected.extend(request.expected.iter().cloned());
         self.tables
-            .extend(tables.iter().map(|table| (table_key(*table), *table)));
+            .extend(request.tables.iter().map(|table| (table_key(*table), *table)));
         if self.tables.len() > MAX_TABLES {
             self.all = true;
             self.tables.clear();
@@ -69,13 +74,12 @@ impl DdlLock {
 pub(crate) fn grant(lock: &mut Option<DdlLock>, owner: TransactionId, position: u64, request: &DdlLockRecord) -> bool {
     match lock {
         None => {
-            *lock = Some(DdlLock::new(owner, position, request.all, &request.tables));
+            *lock = Some(DdlLock::new(owner, position, request));
             true
         }
         Some(held) if held.owner == owner => {
             held.position = position;
-            held.all |= request.all;
-            held.add(&request.tables);
+            held.add(request);
             true
         }
         Some(_) => false,

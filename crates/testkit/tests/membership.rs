@@ -1,9 +1,10 @@
 //! Joining, leaving and being removed, with writers at work; and the links that carry it all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use postgres::Client;
-use synod_testkit::{Cluster, Ledger, StopMode, assert_converged, failed, refused, wait_until};
+use synod_testkit::{Cluster, Ledger, Options, StopMode, assert_converged, failed, refused, sqlstate, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -79,6 +80,174 @@ fn a_node_joins_while_others_write() {
     ledger.write_until(&cluster, &[0, 1, node], 30);
     ledger.assert_kept(&cluster);
     assert_converged(&cluster, &["ledger"]);
+}
+
+/// Definitions that change while a node joins (T14): it has either the old ones or the new ones, and follows.
+#[test]
+fn a_node_joins_while_definitions_change() {
+    let mut cluster = Cluster::start(2);
+    let ledger = Ledger::on(&cluster);
+    let mut client = cluster.client(1);
+    client
+        .batch_execute("INSERT INTO ledger SELECT -i, 0 FROM generate_series(1, 20000) i")
+        .unwrap();
+    let node = newcomer(&mut cluster);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let migrations = scope.spawn(|| {
+            let mut number = 0;
+            while !stop.load(Ordering::SeqCst) || number < 3 {
+                number += 1;
+                let migration = format!(
+                    "ALTER TABLE ledger ADD COLUMN c{number} int DEFAULT {number}; CREATE TABLE made_{number} (id serial PRIMARY KEY, v int);
+                     SELECT synod.replicate_table('made_{number}'); INSERT INTO made_{number} (v) VALUES (1), (2);
+                     ALTER TABLE ledger DROP COLUMN c{number}"
+                );
+                // A node that has no vote yet may be slower than it is waited for.
+                match client.batch_execute(&migration) {
+                    Err(error) if sqlstate(&error) == Some("55000") => number -= 1,
+                    done => done.unwrap_or_else(|error| panic!("migration {number}: {error:?}")),
+                }
+            }
+            number
+        });
+        ledger.while_writing(&mut cluster, &[0, 1], 20, |cluster| {
+            join(cluster, 0, node).unwrap_or_else(|error| panic!("{error:?}"));
+            stop.store(true, Ordering::SeqCst);
+        });
+        let number = migrations.join().unwrap();
+        cluster.wait_for_voters(3);
+        ledger.write_until(&cluster, &[0, 1, node], 30);
+        ledger.assert_kept(&cluster);
+        let tables: Vec<String> = (1..=number).map(|number| format!("made_{number}")).collect();
+        let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+        assert_converged(&cluster, &tables);
+    });
+}
+
+/// Three nodes become five and three again, the two that were there first gone, while everybody writes.
+#[test]
+fn three_become_five_and_three_again_under_load() {
+    let mut cluster = Cluster::start(3);
+    let ledger = Ledger::on(&cluster);
+    for via in [0, 1] {
+        let node = newcomer(&mut cluster);
+        ledger.while_writing(&mut cluster, &[0, 1, 2], 20, |cluster| {
+            join(cluster, via, node).unwrap();
+        });
+    }
+    cluster.wait_for_voters(5);
+    ledger.write_until(&cluster, &[0, 1, 2, 3, 4], 30);
+    ledger.assert_kept(&cluster);
+    // The leader leaves, and a node that is dead is taken out.
+    let leader = cluster.leader();
+    let other = if leader == 1 { 0 } else { 1 };
+    let staying: Vec<usize> = (0..5).filter(|node| ![leader, other].contains(node)).collect();
+    ledger.while_writing(&mut cluster, &staying, 20, |cluster| {
+        cluster
+            .client(leader)
+            .batch_execute("SELECT synod.leave_group()")
+            .unwrap();
+    });
+    let name = cluster.nodes()[other].name.clone();
+    ledger.while_writing(&mut cluster, &staying, 20, |cluster| {
+        cluster.server_mut(other).kill9();
+        cluster
+            .client(staying[0])
+            .batch_execute(&format!("SELECT synod.remove_node('{name}')"))
+            .unwrap();
+    });
+    for node in &staying {
+        assert_eq!(node_names(&mut cluster.client(*node)).len(), 3);
+    }
+    ledger.write_until(&cluster, &staying, 30);
+    let sums: Vec<Option<String>> = staying
+        .iter()
+        .map(|node| {
+            let query = "SELECT concat(count(*), ' ', sum(hashtext(l::text))) FROM ledger l";
+            cluster.client(*node).query_one(query, &[]).unwrap().get(0)
+        })
+        .collect();
+    assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+}
+
+/// Clients that have taken all connections do not keep the links out: who runs them may use the reserved ones (T15).
+#[test]
+fn links_come_back_when_clients_have_all_connections() {
+    let cluster = Cluster::start_with(&Options {
+        settings: &[("max_connections", "20")],
+        ..Options::DEFAULT
+    });
+    let ledger = Ledger::on(&cluster);
+    let mut keeper = cluster.client(0);
+    keeper.batch_execute("CREATE ROLE crowd LOGIN").unwrap();
+    let dsn = format!("{} user=crowd", cluster.server(0).dsn().replace("user=postgres", ""));
+    let mut crowd = Vec::new();
+    let refused = loop {
+        match Client::connect(&dsn, postgres::NoTls) {
+            Ok(client) => crowd.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(sqlstate(&refused), Some("53300"), "{refused:?}");
+    keeper
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'synod link%'",
+        )
+        .unwrap();
+    ledger.write_until(&cluster, &[1, 2], 20);
+    let links = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'synod link%'";
+    wait_until(DEADLINE, "the links to come back", || {
+        (keeper.query_one(links, &[]).ok()?.get::<_, i64>(0) == 2).then_some(())
+    });
+    // A client that has got in goes on, too.
+    keeper.batch_execute("INSERT INTO ledger VALUES (-1, 0)").unwrap();
+    drop(crowd);
+    ledger.write_until(&cluster, &[0, 1, 2], 20);
+    assert_converged(&cluster, &["ledger"]);
+}
+
+/// Another protocol is refused with both named.
+#[test]
+fn a_member_of_another_version_is_not_joined() {
+    let mut cluster = Cluster::start(1);
+    let _ledger = Ledger::on(&cluster);
+    let node = newcomer(&mut cluster);
+    let facts: String = cluster
+        .client(0)
+        .query_one(
+            "SELECT pg_get_function_result('synod._node_facts()'::regprocedure)",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    let named: Vec<String> = facts
+        .trim_start_matches("TABLE(")
+        .trim_end_matches(')')
+        .split(", ")
+        .map(|column| {
+            let (name, kind) = column.split_once(' ').unwrap();
+            if name == "protocol" {
+                format!("99::{kind} AS protocol")
+            } else {
+                name.to_owned()
+            }
+        })
+        .collect();
+    cluster
+        .client(0)
+        .batch_execute(&format!(
+            "ALTER FUNCTION synod._node_facts() RENAME TO _true_facts;
+             CREATE FUNCTION synod._node_facts() RETURNS {facts} LANGUAGE sql AS 'SELECT {} FROM synod._true_facts()'",
+            named.join(", ")
+        ))
+        .unwrap();
+    let error = refused("join_group", join(&cluster, 0, node), &["0A000"]);
+    let detail = error.detail().unwrap_or_default();
+    assert!(
+        detail.contains("protocol 99") && detail.contains("protocol 1"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -274,6 +443,18 @@ fn the_last_majority_is_not_given_away() {
     cluster.server_mut(1).stop(StopMode::Fast);
     let outcome = cluster.client(0).execute("SELECT synod.leave_group()", &[]);
     refused("leave_group", outcome, &["57P03"]);
+    // It took a minute, and said that the log worker had not started.
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("SET synod.commit_timeout = '2s'; SET statement_timeout = '30s'")
+        .unwrap();
+    for sql in [
+        "SELECT synod.remove_node('n2')",
+        "SELECT synod.alter_node('n2', 'host=nowhere')",
+    ] {
+        let error = refused(sql, client.batch_execute(sql), &["57P03"]);
+        assert!(error.message().contains("no majority"), "{error:?}");
+    }
     assert_eq!(node_names(&mut cluster.client(0)), ["n1", "n2"]);
 }
 

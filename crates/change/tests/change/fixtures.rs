@@ -8,8 +8,8 @@ use bytes::Bytes;
 use synod_change::stream::own_message::{DdlMessage, decode_context, encode_context};
 use synod_change::{
     Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, DdlLockRecord, DdlStatement,
-    ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, Key, KeyMode, Record, Row, TableDefinition,
-    TableId, TransactionId, Value, Wire, WriteRecord,
+    ExpectedTable, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, Key, KeyMode, Record, Row,
+    TableDefinition, TableId, TransactionId, Value, Wire, WriteRecord,
 };
 
 pub fn fixture(name: &str, encoded: &[u8]) -> Bytes {
@@ -76,6 +76,22 @@ fn records_of_version_1() {
                 transaction: 300,
                 all: false,
                 tables: vec![TableId(7), TableId(0x0123_4567_89ab_cdef)],
+                expected: Vec::new(),
+            }),
+        ),
+        (
+            "record_ddl_lock_expecting_v1.bin",
+            Record::DdlLock(DdlLockRecord {
+                transaction: 300,
+                all: true,
+                tables: vec![TableId(7)],
+                expected: vec![
+                    ExpectedTable {
+                        schema: "public".into(),
+                        name: "Größen".into(),
+                    },
+                    ExpectedTable::default(),
+                ],
             }),
         ),
         (

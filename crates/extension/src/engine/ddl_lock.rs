@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use synod_change::{DdlLockRecord, Record, TableId, TransactionId};
+use synod_change::{DdlLockRecord, Record, TransactionId};
 use synod_log::SharedLog;
 use synod_rules::Verdict;
 
@@ -31,24 +31,6 @@ pub(super) struct Watch {
     asked: Duration,
 }
 
-/// What lies in the slot: whether all tables are asked for, and their numbers.
-pub fn encode_request(all: bool, tables: &[TableId]) -> Vec<u8> {
-    let numbers = tables.iter().flat_map(|table| table.0.to_le_bytes());
-    std::iter::once(u8::from(all)).chain(numbers).collect()
-}
-
-fn decode_request(bytes: &[u8]) -> (bool, Vec<TableId>) {
-    let (all, numbers) = bytes
-        .split_first()
-        .map_or((true, &[][..]), |(all, rest)| (*all != 0, rest));
-    let tables = numbers
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|number| TableId(u64::from_le_bytes(*number)));
-    (all, tables.collect())
-}
-
 impl<L: SharedLog> Engine<L> {
     pub(super) fn take_ddl_lock(&mut self, number: i32, slot: &Slot, generation: u64) {
         let transaction = slot.record_transaction.load(Ordering::Relaxed);
@@ -57,12 +39,15 @@ impl<L: SharedLog> Engine<L> {
             self.refuse(number, slot, generation, Outcome::DdlLocked, 0);
             return;
         }
-        let (all, tables) = decode_request(&slot.read_payload());
-        let record = Record::DdlLock(DdlLockRecord {
-            transaction,
-            all,
-            tables,
-        });
+        // The slot holds the record itself.
+        let payload = slot.read_payload().into();
+        let record = match Record::decode(&payload) {
+            Ok(record @ Record::DdlLock(DdlLockRecord { transaction: of, .. })) if of == transaction => record,
+            _ => {
+                self.refuse(number, slot, generation, Outcome::Stopped, 0);
+                return;
+            }
+        };
         let flight = Flight::DdlLock {
             slot: number,
             generation,
@@ -155,6 +140,9 @@ impl<L: SharedLog> Engine<L> {
                 node.ddl_all.store(lock.all || !fits, Ordering::SeqCst);
                 node.ddl_table_count
                     .store(if fits { count as u32 } else { 0 }, Ordering::SeqCst);
+                let mut expected = Vec::new();
+                lock.expected.iter().for_each(|table| table.put(&mut expected));
+                node.write_expected(&expected);
                 for (place, table) in node.ddl_tables.iter().zip(lock.tables()) {
                     place.store(table.0, Ordering::SeqCst);
                 }

@@ -282,10 +282,12 @@ fn certification_checkpoint() -> Vec<u8> {
     taken().unwrap_or_else(|error| error.raise())
 }
 
-/// `synod._export_snapshot`: a snapshot of exactly the state after a CSN, valid until this transaction ends.
+/// `synod._export_snapshot`: a snapshot of exactly the state after a CSN, valid until this transaction ends. Until then definitions
+/// do not change, on any node: the transaction has the group's DDL lock.
 #[pg_extern(sql = false)]
 fn export_snapshot() -> TableIterator<'static, (name!(snapshot, String), name!(csn, i64))> {
     let (node, _) = member().unwrap_or_else(|error| error.raise());
+    crate::pg::ddl::take_lock(node).unwrap_or_else(|error| error.raise());
     let (snapshot, csn) = copy::export_snapshot(node);
     TableIterator::once((snapshot, csn as i64))
 }

@@ -17,7 +17,7 @@ pub fn alter(name: &str, dsn: &str) -> Result<(), UserError> {
     check_session("synod.alter_node")?;
     let (_, identity) = admit::member()?;
     // A node that has only just started knows no members yet.
-    let node = wait::for_log()?;
+    let node = wait::for_majority()?;
     let members = membership::read(node);
     let Some(member) = membership::find(&members, |member| admit::info(member).name == name) else {
         return Err(super::no_such_node(name, &identity.group_name));
@@ -47,6 +47,6 @@ pub fn alter(name: &str, dsn: &str) -> Result<(), UserError> {
         now.members.iter().any(same)
     };
     let change = MembershipChange::Describe(member.id, encoded.into());
-    admit::change(node, &change, super::leave::PATIENCE, described).map_err(|reason| admit::unchanged(&reason))?;
+    admit::change(node, &change, super::leave::patience(), described).map_err(|reason| admit::unchanged(&reason))?;
     Ok(())
 }

@@ -101,8 +101,9 @@ impl Facts {
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("{whom} runs another version of synod"),
                 format!(
-                    "There the extension is {}, the library {}; here the library is {RELEASE}.",
-                    self.extension, self.library
+                    "There the extension is {}, the library {} and the protocol {}; here the library is {RELEASE} and the \
+                     protocol {PROTOCOL_VERSION}.",
+                    self.extension, self.library, self.protocol
                 ),
                 "Run the same version of synod on every node: install it, restart, ALTER EXTENSION synod UPDATE.",
             ));

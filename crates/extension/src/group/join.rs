@@ -99,7 +99,8 @@ pub fn again(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
 fn start(mut join: Join<'_>) -> Result<(), UserError> {
     let _shown = progress::begin();
     // Early, for the user's sake; again when they are copied.
-    join.missing = join.missing_tables()?;
+    // What is wrong with them is told before anything is done.
+    join.missing_tables()?;
     steps::undone_on_failure(move |steps| {
         // Dropped before anything is undone: its sessions hold locks.
         let mut join = join;
@@ -259,6 +260,8 @@ impl Join<'_> {
             .map_err(|error| explain(error, VIA))?;
         let text = |index: usize| exported.first()?.get(index)?.clone();
         let (snapshot, csn) = text(0).zip(text(1)).ok_or_else(not_understood)?;
+        // That transaction has the group's DDL lock: what is looked at now is what the snapshot shows.
+        self.missing = self.missing_tables()?;
         if !self.replace {
             steps.borrow_mut().prepared = Some((self.dsn.into(), true));
         }

@@ -15,7 +15,7 @@ use crate::pg::shmem::{self, NodeState};
 use crate::text::uuid;
 
 /// How long a group without a majority is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Stop being a member. The tables keep their rows. `force`: without telling the group.
 pub fn leave(force: bool) -> Result<(), UserError> {
@@ -106,7 +106,7 @@ pub fn remove(name: &str) -> Result<(), UserError> {
     check_session("synod.remove_node")?;
     let (_, identity) = admit::member()?;
     // A node that has only just started knows no members yet.
-    let node = wait::for_log()?;
+    let node = wait::for_majority()?;
     let members = membership::read(node);
     let Some(member) = membership::find(&members, |member| admit::info(member).name == name) else {
         return Err(super::no_such_node(name, &identity.group_name));
@@ -123,9 +123,14 @@ pub fn remove(name: &str) -> Result<(), UserError> {
     removed(node, id)
 }
 
+/// How long a change that a session asks for may take.
+pub fn patience() -> Duration {
+    PATIENCE.min(crate::pg::submit::commit_timeout())
+}
+
 fn removed(node: &shmem::NodeShared, id: NodeId) -> Result<(), UserError> {
     let gone = |now: &Membership| now.members.iter().all(|member| member.id != id);
-    match admit::change(node, &MembershipChange::Remove(id), PATIENCE, gone) {
+    match admit::change(node, &MembershipChange::Remove(id), patience(), gone) {
         Ok(_) => Ok(()),
         Err(reason) if reason.contains("voter") => Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

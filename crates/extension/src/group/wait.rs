@@ -49,6 +49,25 @@ pub fn for_log() -> Result<&'static NodeShared, UserError> {
     }
 }
 
+/// The same where the workers have long been there: a majority is waited for as long as a commit waits for it.
+pub fn for_majority() -> Result<&'static NodeShared, UserError> {
+    let deadline = Instant::now() + crate::pg::submit::commit_timeout();
+    loop {
+        let node = crate::node::required()?;
+        match node.state() {
+            NodeState::LogStopped => return Err(crate::errors::log_stopped(&node.log_reason())),
+            NodeState::Running if has_majority(node) => return Ok(node),
+            _ if Instant::now() < deadline => moment(),
+            NodeState::Running => return Err(crate::errors::no_leader()),
+            NodeState::Starting => return Err(crate::errors::starting()),
+        }
+    }
+}
+
+fn has_majority(node: &NodeShared) -> bool {
+    node.leader.load(Ordering::Acquire) != 0 && node.quorum.load(Ordering::Acquire)
+}
+
 fn not_started_detail() -> String {
     match shmem::my_node() {
         None => {

@@ -25,6 +25,8 @@ pub struct Client {
     conn: Conn,
     /// Cleaning up after an error: no interrupts are looked at, and no wait is long.
     hasty: bool,
+    /// What is done in haste ends here at the latest.
+    until: Option<Instant>,
 }
 
 impl Client {
@@ -55,7 +57,11 @@ impl Client {
             ("keepalives_idle", "10"),
             ("tcp_user_timeout", "30000"),
         ])?;
-        let mut client = Self { conn, hasty };
+        let mut client = Self {
+            conn,
+            hasty,
+            until: None,
+        };
         let mut write = true;
         loop {
             client.wait(write, Some(deadline))?;
@@ -148,8 +154,15 @@ impl Client {
         }
     }
 
+    /// From here on no interrupts are looked at, and nothing takes longer than until then.
+    pub fn hurry_until(&mut self, deadline: Instant) {
+        self.hasty = true;
+        self.until = Some(deadline);
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        self.hasty.then(|| Instant::now() + HASTY_TIMEOUT)
+        let soon = self.hasty.then(|| Instant::now() + HASTY_TIMEOUT);
+        soon.map(|soon| self.until.map_or(soon, |until| until.min(soon)))
     }
 
     fn push_out(&mut self) -> Result<(), PqError> {
@@ -213,7 +226,7 @@ impl Client {
 }
 
 /// An SQLSTATE in text form as pgrx knows it.
-fn code(sqlstate: &str) -> PgSqlErrorCode {
+pub fn code(sqlstate: &str) -> PgSqlErrorCode {
     let packed = sqlstate
         .bytes()
         .rev()

@@ -32,7 +32,9 @@ pub mod replay;
 mod rights;
 mod types;
 
-pub use lock::{forget as forget_lock, incarnation as lock_incarnation, tables as locked_tables};
+pub use lock::{
+    forget as forget_lock, has as has_for_itself, incarnation as lock_incarnation, tables as locked_tables,
+};
 pub use plan::{Need, Plan};
 
 /// A statement of this transaction.
@@ -44,6 +46,8 @@ struct Noted {
     until: u64,
     /// The command after the statement: what was made before it is no later section's.
     since: pg_sys::CommandId,
+    /// The user's, not one that `replicate_table` made.
+    given: bool,
     statement: DdlStatement,
 }
 
@@ -104,7 +108,7 @@ pub unsafe fn before(
         types::keep_writers_off(utility)?;
         let rows = capture::section()?;
         let statement = environment::capture(text, need.of_group);
-        let number = note(statement, rows);
+        let number = note(statement, rows, true);
         DEPTH.set(DEPTH.get() + 1);
         REACHED.set(false);
         Ok(Running { number: Some(number) })
@@ -174,7 +178,7 @@ pub fn is_local() -> bool {
     settings::DDL.get() == DdlMode::Local
 }
 
-fn note(statement: DdlStatement, rows: Option<Section>) -> usize {
+fn note(statement: DdlStatement, rows: Option<Section>, given: bool) -> usize {
     let (until, since) = sections_end();
     let until = rows.as_ref().map_or(until, |rows| rows.until);
     // SAFETY: inside a transaction.
@@ -185,35 +189,49 @@ fn note(statement: DdlStatement, rows: Option<Section>) -> usize {
             rows,
             until,
             since,
+            given,
             statement,
         });
         noted.len() - 1
     })
 }
 
-/// What the other nodes need to have a table that is about to be replicated. Takes the DDL lock ([`take_lock`]) for granted.
+/// What the other nodes need to have a table that is about to be replicated. Takes the DDL lock ([`take_lock_for`]) for granted.
 pub fn add_table(relation: &super::relcache::Relation) -> Result<(), UserError> {
     for statement in create::statements(relation)? {
-        note(statement, None);
+        note(statement, None, false);
     }
     Ok(())
 }
 
-/// Take the group's DDL lock, for no table, unless the session's DDL is its own business. True if it was taken.
-pub fn take_lock(node: &'static shmem::NodeShared) -> Result<bool, UserError> {
-    if is_local() {
-        return Ok(false);
+/// Take the group's DDL lock for a table that is about to be replicated: from then on nobody writes it, on any node that has
+/// heard of the lock.
+pub fn take_lock_for(node: &'static shmem::NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
+    let mut need = Need::default();
+    need.expect(oid);
+    if !lock::covers(node, &need) {
+        lock::acquire(node, &need)?;
     }
+    Ok(())
+}
+
+/// Take the group's DDL lock for no table: nobody changes definitions until the transaction ends.
+pub fn take_lock(node: &'static shmem::NodeShared) -> Result<(), UserError> {
     let need = Need::default();
     if !lock::covers(node, &need) {
         lock::acquire(node, &need)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether the transaction has DDL for the log.
 pub fn pending() -> bool {
     NOTED.with_borrow(|noted| !noted.is_empty())
+}
+
+/// Whether the user has changed definitions in it, which the other nodes are yet to hear of.
+pub fn given() -> bool {
+    NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.given))
 }
 
 /// Whether any of it concerns tables of the group.

@@ -58,8 +58,11 @@ fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), 
         if let Some(table) = relation::by_oid(object) {
             if super::ddl::changes_group() {
                 super::ddl::reached_group();
+                assert_for_itself(&table)?;
                 if part == 0 {
                     super::catalog::remove(object);
+                } else {
+                    super::service::draws::column_goes(&table, part);
                 }
                 return Ok(());
             }
@@ -76,6 +79,22 @@ fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), 
         return Err(refused(&table, "drop the capture triggers of"));
     }
     Ok(())
+}
+
+/// A table that a statement changes must be under the group's DDL lock, or rows that other nodes write meanwhile would not fit.
+fn assert_for_itself(table: &StrongTable) -> Result<(), UserError> {
+    if capture::applying() || super::ddl::has_for_itself(table.id) {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        format!(
+            "table {} came to depend on what is changed while the statement ran",
+            table.name
+        ),
+        "The other nodes go on writing it: the group's DDL lock was taken for other tables.",
+        "Retry the transaction.",
+    ))
 }
 
 fn check_index(object: pg_sys::Oid, what: &str) -> Result<(), UserError> {

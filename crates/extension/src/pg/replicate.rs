@@ -13,7 +13,7 @@ use super::catalog;
 use super::ddl;
 use super::definition;
 use super::partition;
-use super::peers;
+use super::peers::{self, Needs, Question};
 use super::relation;
 use super::relcache::{Relation, qualified};
 use super::replicable;
@@ -24,11 +24,18 @@ use crate::errors::UserError;
 pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     check_privilege(oid)?;
-    // Before the table's own lock, which apply may need for what comes before.
-    let creates = ddl::take_lock(node)?;
+    // A session that keeps its definitions to this node does not make the table elsewhere.
+    let creates = !ddl::is_local();
+    // Before the table's own lock, which apply may need for what comes before. From here on the table is written nowhere.
+    ddl::take_lock_for(node, oid)?;
     let relation = open_exclusively(oid)?;
     replicable::check(&relation)?;
     tell_limits(&relation);
+    // What this very transaction has made is on its way to the others.
+    let needs = match creates && !ddl::given() {
+        true => Needs::of(&relation)?,
+        false => Needs::default(),
+    };
     drop(relation);
     let mut members: Vec<(pg_sys::Oid, TableId)> = Vec::new();
     for oid in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
@@ -43,7 +50,11 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     for (oid, id) in &members {
         definitions.push(definition::of(&open_exclusively(*oid)?, *id, &number_of));
     }
-    peers::check(node, &definitions, creates)?;
+    let question = Question {
+        tables: &definitions,
+        creates: creates.then_some(needs),
+    };
+    peers::check(node, &question)?;
     if creates {
         ddl::add_table(&open_exclusively(oid)?)?;
     }
@@ -81,7 +92,11 @@ pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
             definitions.push(definition::of(&relation, TableId::default(), &catalog::number_of));
         }
     }
-    peers::check(node, &definitions, false)
+    let question = Question {
+        tables: &definitions,
+        creates: None,
+    };
+    peers::check(node, &question)
 }
 
 /// After a statement that runs on every node: what has become a partition of a replicated table is replicated, too.

@@ -34,6 +34,8 @@ pub const REQUEST_BYTES: usize = 4 * 1024;
 
 /// Tables under the DDL lock that are known singly.
 pub const DDL_TABLES: usize = 256;
+/// Room for the names of tables that the owner of the DDL lock is about to replicate. A request for it is in a slot.
+pub const DDL_EXPECTED_BYTES: usize = INLINE_BYTES / 2;
 
 /// What a node is doing, in [`NodeShared::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,10 @@ pub struct NodeShared {
     pub ddl_table_count: AtomicU32,
     /// The tables that it has; more than fit are published as "all".
     pub ddl_tables: [AtomicU64; DDL_TABLES],
+    /// Length of `ddl_expected`.
+    pub ddl_expected_length: AtomicU32,
+    /// The tables that it is about to replicate, encoded one after the other.
+    pub ddl_expected: [AtomicU8; DDL_EXPECTED_BYTES],
 
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
@@ -491,6 +497,21 @@ impl NodeShared {
     /// The bytes in the request slot. Under the `meta` lock.
     pub fn read_request(&self) -> Vec<u8> {
         read_bytes(&self.request, self.request_length.load(Ordering::Relaxed) as usize)
+    }
+
+    /// Publish the encoded names of expected tables; more than fit are none. Under the `meta` lock.
+    pub fn write_expected(&self, bytes: &[u8]) {
+        let bytes = if bytes.len() > DDL_EXPECTED_BYTES { &[] } else { bytes };
+        write_bytes(&self.ddl_expected, bytes);
+        self.ddl_expected_length.store(bytes.len() as u32, Ordering::Relaxed);
+    }
+
+    /// The encoded names of expected tables. Under the `meta` lock.
+    pub fn read_expected(&self) -> Vec<u8> {
+        read_bytes(
+            &self.ddl_expected,
+            self.ddl_expected_length.load(Ordering::Relaxed) as usize,
+        )
     }
 
     /// Have the log worker look at this slot.

@@ -158,6 +158,7 @@ fn after_commit() {
         submitted.slot().free(submitted.generation, SlotState::Committing);
         node.committed.fetch_add(1, Ordering::Relaxed);
         CURRENT.with_borrow_mut(|current| current.last_csn = csn);
+        super::peers::confirmed::wait_until_applied(csn);
     }
     cleanup();
 }
@@ -193,6 +194,7 @@ fn cleanup() {
         over = true;
     }
     ddl::reset();
+    super::peers::confirmed::forget();
     if let Some(slot) = shmem::slot(super::latch::my_number()) {
         slot.transaction.store(0, Ordering::SeqCst);
     }

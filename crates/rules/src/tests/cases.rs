@@ -89,6 +89,7 @@ fn record(text: &str) -> Option<Record> {
                 transaction,
                 all: words.contains(&"all"),
                 tables: numbers.map(TableId).collect(),
+                expected: Vec::new(),
             }))
         }
         other => panic!("no entry {other}"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use synod_change::{Body, DdlLockRecord, DecodeError, Key, KeyMode, Record, TableId, WriteRecord};
+use synod_change::{Body, DdlLockRecord, DecodeError, ExpectedTable, Key, KeyMode, Record, TableId, WriteRecord};
 
 use super::histories::{history, input, small, steps};
 use crate::window::Window;
@@ -39,6 +39,7 @@ fn sample() -> Certifier {
         transaction: 12,
         all: true,
         tables: vec![TableId(5), TableId(6)],
+        expected: Vec::new(),
     });
     let log = [
         Some(((1, 1 << 32 | 5, 1), start.clone())),
@@ -88,6 +89,39 @@ fn checkpoint_of_version_1() {
     assert_eq!(certifier.incarnation(2), Some(3 << 32 | 6));
     assert_eq!(certifier.incarnation(3), None);
     assert_eq!(certifier.ddl_lock().map(|lock| lock.tables().len()), Some(2));
+}
+
+/// As above, of a lock that expects tables.
+#[test]
+fn checkpoint_of_version_1_with_expected_tables() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoint_expecting_v1.bin");
+    let mut certifier = sample();
+    let expected = |name: &str| ExpectedTable {
+        schema: "public".into(),
+        name: name.into(),
+    };
+    let lock = Record::DdlLock(DdlLockRecord {
+        transaction: 12,
+        expected: vec![expected("new"), expected("newer"), expected("new")],
+        ..DdlLockRecord::default()
+    });
+    let id = (2, 3 << 32 | 6, 8);
+    certifier.apply(
+        13,
+        Input::Command {
+            id: id.into(),
+            record: &lock,
+        },
+    );
+    let encoded = certifier.encode();
+    if !path.exists() && std::env::var_os("SYNOD_WRITE_FIXTURES").is_some() {
+        std::fs::write(&path, &encoded).unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes, encoded, "today's encoder makes other bytes");
+    let lock = Certifier::decode(&bytes).unwrap().ddl_lock().cloned().unwrap();
+    assert_eq!(lock.expected, [expected("new"), expected("newer")].into());
+    assert_eq!((lock.tables().len(), lock.all, lock.position), (2, true, 13));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The tables under the group's DDL lock, as this node's writers see them: locked, so that they wait for the DDL instead of losing
 //! to it.
 //!
+//! Tables that are about to be replicated are locked like those of the group: what is written here until this node has applied that
+//! would be nobody else's.
+//!
 //! The apply worker takes the locks for its session when it applies the lock's record, and lets them go behind the record that
 //! ends it; its own writes and the DDL do not meet them. A lock of this very node is not taken: there the transaction itself
 //! holds what it needs. Invariant: locks are held for at most one owner, from a committed record on.
@@ -8,10 +11,11 @@
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
-use synod_change::{DdlLockRecord, TableId};
+use synod_change::wire::Decoder;
+use synod_change::{DdlLockRecord, ExpectedTable, TableId};
 
-use crate::pg::catalog;
 use crate::pg::shmem::{NodeLock, NodeShared};
+use crate::pg::{catalog, partition};
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
 
@@ -40,7 +44,7 @@ impl TableLocks {
                 .filter_map(|id| catalog::relation_of(*id))
                 .collect()
         };
-        for relation in relations {
+        for relation in relations.into_iter().chain(expected(request)) {
             if !self.held.contains(&relation) {
                 let mut lock = lock_id(relation);
                 // SAFETY: inside a transaction; the lock outlives it, on purpose.
@@ -91,8 +95,33 @@ fn published(node: &NodeShared) -> Option<(u64, u32, DdlLockRecord)> {
         transaction: node.ddl_transaction.load(Ordering::SeqCst),
         all: node.ddl_all.load(Ordering::SeqCst),
         tables: tables.map(|table| TableId(table.load(Ordering::SeqCst))).collect(),
+        expected: decode_expected(&node.read_expected()),
     };
     (position != 0).then(|| (position, node.ddl_node.load(Ordering::SeqCst), request))
+}
+
+fn decode_expected(bytes: &[u8]) -> Vec<ExpectedTable> {
+    let mut decoder = Decoder::new("expected tables", bytes);
+    let mut tables = Vec::new();
+    while decoder.remaining() > 0 {
+        // The log worker has encoded them.
+        match ExpectedTable::read(&mut decoder) {
+            Ok(table) => tables.push(table),
+            Err(_) => break,
+        }
+    }
+    tables
+}
+
+/// The expected tables that are here, with their partitions.
+fn expected(request: &DdlLockRecord) -> Vec<pg_sys::Oid> {
+    let found = request
+        .expected
+        .iter()
+        .filter_map(|table| catalog::named(&table.schema, &table.name));
+    found
+        .flat_map(|table| partition::members(table, pg_sys::NoLock))
+        .collect()
 }
 
 fn lock_id(relation: pg_sys::Oid) -> pg_sys::LockRelId {

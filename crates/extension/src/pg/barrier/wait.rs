@@ -132,7 +132,7 @@ fn reach(node: &NodeShared, goal: Goal, deadline: Instant) -> Result<(), UserErr
         refuse_when_stopped(node, goal)?;
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(errors::read_timeout(&timeout_detail(node, goal)));
+            return Err(timed_out(node, goal));
         }
         latch::wait_for(WaitEvent::Read, left);
         if interrupted() {
@@ -170,16 +170,13 @@ fn refuse_when_stopped(node: &NodeShared, goal: Goal) -> Result<(), UserError> {
     }
 }
 
-fn timeout_detail(node: &NodeShared, goal: Goal) -> String {
+fn timed_out(node: &NodeShared, goal: Goal) -> UserError {
     match goal {
-        Goal::Tail(_) if !node.quorum.load(Ordering::SeqCst) => {
-            "This node does not reach a majority of its group.".to_owned()
+        Goal::Tail(_) if node.quorum.load(Ordering::SeqCst) => {
+            errors::read_timeout("A majority is connected, but its answer did not come within synod.read_timeout.")
         }
-        Goal::Tail(_) => "The quorum round took too long.".to_owned(),
-        Goal::Applied(csn) => format!(
-            "This node has applied CSN {}, the read needs {csn}.",
-            node.applied.load(Ordering::SeqCst)
-        ),
+        Goal::Tail(_) => errors::read_timeout("This node does not reach a majority of its group."),
+        Goal::Applied(csn) => errors::not_applied(csn, node.applied.load(Ordering::SeqCst)),
     }
 }
 

@@ -31,9 +31,6 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
                     replicate::check_adoptable(partition)?;
                 }
             }
-            if command.subtype == pg_sys::AlterTableType::AT_DropColumn {
-                refuse_to_renumber(oid, command.name)?;
-            }
             if command.subtype != pg_sys::AlterTableType::AT_AlterColumnType || command.def.is_null() {
                 continue;
             }
@@ -138,40 +135,6 @@ unsafe fn refuse_new_owner(statement: &pg_sys::AlterSeqStmt) -> Result<(), UserE
         )),
         _ => Ok(()),
     }
-}
-
-/// The ranges of a sequence are granted to a column by its number among the columns that are left: dropping one before it
-/// would make it another's, and two nodes could draw the same values.
-///
-/// # Safety
-/// `name` is a C string.
-unsafe fn refuse_to_renumber(oid: pg_sys::Oid, name: *const core::ffi::c_char) -> Result<(), UserError> {
-    let (Some(table), Some(relation)) = (
-        relation::by_oid(oid),
-        Relation::open_locked(oid, pg_sys::AccessShareLock),
-    ) else {
-        return Ok(());
-    };
-    // SAFETY: by contract; a missing column is the server's business.
-    let number = unsafe { pg_sys::get_attnum(oid, name) };
-    let before = usize::try_from(number).unwrap_or(0).saturating_sub(1);
-    let position = (0..before)
-        .filter(|index| !relation.attribute(*index).attisdropped)
-        .count();
-    let moved = table.sequences.iter().any(|fed| usize::from(fed.column) > position);
-    if number <= 0 || !moved {
-        return Ok(());
-    }
-    Err(UserError::new(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!(
-            "cannot drop a column of table {} that stands before one fed by a sequence",
-            table.name
-        ),
-        "The group grants ranges of the sequence by the column's number, which would change.",
-        "Call synod.unreplicate_table, drop the column on every node, TRUNCATE the table on all nodes but one, and \
-         replicate it again.",
-    ))
 }
 
 fn has_rows(oid: pg_sys::Oid) -> bool {

@@ -124,6 +124,15 @@ SELECT statement FROM (
     LEFT JOIN pg_catalog.pg_attribute a ON (a.attrelid, a.attnum) = (d.objoid, d.objsubid)
 ) AS statements WHERE statement IS NOT NULL ORDER BY step, oid";
 
+/// The table's schema with its owner, and with the rights of the table's owner: run by the server itself.
+const SCHEMA: &str = "
+SELECT pg_catalog.format('CREATE SCHEMA %I AUTHORIZATION %s', n.nspname, n.nspowner::pg_catalog.regrole)
+    || coalesce((SELECT pg_catalog.string_agg(pg_catalog.format('; GRANT %s ON SCHEMA %I TO %s', g.privilege_type, n.nspname,
+                     CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::pg_catalog.regrole::pg_catalog.text END), '')
+                 FROM pg_catalog.aclexplode(n.nspacl) AS g
+                 WHERE g.grantee = 0 OR g.grantee <> n.nspowner AND pg_catalog.pg_has_role(r.relowner, g.grantee, 'USAGE')), '') AS statement
+FROM pg_catalog.pg_class r JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = $1";
+
 /// What the other nodes run ahead of the record that replicates the table.
 pub fn statements(relation: &Relation) -> Result<Vec<DdlStatement>, UserError> {
     let _settings = FixedSettings::for_definitions();
@@ -135,13 +144,13 @@ pub fn statements(relation: &Relation) -> Result<Vec<DdlStatement>, UserError> {
         statement.role = role.to_owned();
         statement
     };
-    let mut all = vec![one(
-        format!(
-            "CREATE SCHEMA IF NOT EXISTS {}",
-            pgrx::spi::quote_identifier(relation.schema())
-        ),
-        "",
-    )];
+    let mut all = Vec::new();
+    // As a whole, or not at all where there is one of this name.
+    if let Some(text) = texts(SCHEMA, oid)?.pop() {
+        let mut schema = one(text, "");
+        schema.only_without = format!("SCHEMA {}", pgrx::spi::quote_identifier(relation.schema()));
+        all.push(schema);
+    }
     let mut whole = one(texts(&format!("{TREE}{ESSENTIAL}"), oid)?.join(";\n"), &owner);
     whole.of_group = true;
     whole.only_without = qualified(&relation.schema(), &relation.name());

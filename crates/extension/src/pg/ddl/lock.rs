@@ -5,19 +5,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_change::TableId;
+use synod_change::{DdlLockRecord, ExpectedTable, Record, TableId};
 
 use super::Need;
-use crate::engine::encode_ddl_request;
 use crate::errors::{self, UserError};
 use crate::pg::barrier::wait;
-use crate::pg::shmem::{NodeShared, NodeState};
+use crate::pg::shmem::{DDL_EXPECTED_BYTES, NodeShared, NodeState};
 use crate::pg::slot::Outcome;
 use crate::pg::submit::{self, Asked};
 use crate::pg::{catalog, give_way, latch, xact};
 
 /// Who waits is woken; this is only in case a wake-up gets lost, and how often a deadlock is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// More tables at once than this are all: the request must fit into a slot.
+const MOST_TABLES: usize = 512;
 
 /// The lock, as this transaction has it.
 #[derive(Default)]
@@ -26,6 +28,7 @@ struct Held {
     incarnation: u64,
     all: bool,
     tables: Vec<TableId>,
+    expected: Vec<ExpectedTable>,
 }
 
 thread_local! {
@@ -57,12 +60,18 @@ pub fn tables() -> Vec<TableId> {
     })
 }
 
+/// Whether this transaction has the table for itself.
+pub fn has(table: TableId) -> bool {
+    HELD.with_borrow(|held| held.all || held.tables.contains(&table))
+}
+
 /// Whether this transaction has what it needs.
 pub fn covers(node: &NodeShared, need: &Need) -> bool {
     HELD.with_borrow(|held| {
         held.incarnation != 0
             && held.incarnation == node.incarnation.load(Ordering::Acquire)
             && (held.all || !need.all && need.tables.iter().all(|table| held.tables.contains(table)))
+            && need.expected.iter().all(|table| held.expected.contains(table))
     })
 }
 
@@ -75,10 +84,18 @@ pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> 
     if node.origin.load(Ordering::Acquire) == 0 {
         return Err(errors::starting());
     }
+    check_room(need)?;
+    let all = need.all || need.tables.len() > MOST_TABLES;
     let deadline = lock_deadline();
     let number = xact::current_number(node);
+    let request = Record::DdlLock(DdlLockRecord {
+        transaction: number,
+        all,
+        tables: if all { Vec::new() } else { need.tables.clone() },
+        expected: need.expected.clone(),
+    });
     let csn = loop {
-        let asked = submit::ask_for_ddl_lock(node, number, &encode_ddl_request(need.all, &need.tables))?;
+        let asked = submit::ask_for_ddl_lock(node, number, &request.encode())?;
         match wait_for_answer(node, asked, deadline)? {
             Some(csn) => break csn,
             None => wait_until_free(node, deadline)?,
@@ -92,10 +109,33 @@ pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> 
     // Only now: who failed to wait, and goes on behind a savepoint, asks and waits again.
     HELD.with_borrow_mut(|held| {
         held.incarnation = incarnation;
-        held.all |= need.all;
+        held.all |= all;
         held.tables.extend_from_slice(&need.tables);
+        held.expected.extend_from_slice(&need.expected);
     });
     Ok(())
+}
+
+/// The names of all expected tables are published in shared memory, by every node.
+fn check_room(need: &Need) -> Result<(), UserError> {
+    if need.expected.is_empty() {
+        return Ok(());
+    }
+    let mut names = Vec::new();
+    HELD.with_borrow(|held| held.expected.iter().for_each(|table| table.put(&mut names)));
+    need.expected.iter().for_each(|table| table.put(&mut names));
+    if names.len() <= DDL_EXPECTED_BYTES {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "too many tables to replicate in one transaction",
+        format!(
+            "Their names take {} bytes, of at most {DDL_EXPECTED_BYTES}.",
+            names.len()
+        ),
+        "Use several transactions.",
+    ))
 }
 
 /// The position of the lock; nothing when another transaction has it.

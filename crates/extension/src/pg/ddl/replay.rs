@@ -36,10 +36,16 @@ pub fn run(statement: &DdlStatement) {
     CURRENT.set(None);
 }
 
-fn exists(relation: &str) -> bool {
-    !relation.is_empty()
+/// Whether what the statement would make is here: a relation, or a schema.
+fn exists(name: &str) -> bool {
+    let (function, name) = match name.strip_prefix("SCHEMA ") {
+        Some(schema) => ("to_regnamespace", schema),
+        None => ("to_regclass", name),
+    };
+    let query = format!("SELECT pg_catalog.{function}($1) IS NOT NULL");
+    !name.is_empty()
         && matches!(
-            pgrx::Spi::get_one_with_args::<bool>("SELECT pg_catalog.to_regclass($1) IS NOT NULL", &[relation.into()]),
+            pgrx::Spi::get_one_with_args::<bool>(&query, &[name.into()]),
             Ok(Some(true))
         )
 }

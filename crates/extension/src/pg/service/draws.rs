@@ -12,6 +12,7 @@ use super::{grants, ranges};
 use crate::errors::UserError;
 use crate::pg::capture;
 use crate::pg::guard::named;
+use crate::pg::relation::StrongTable;
 use crate::pg::shmem::{self, NodeShared};
 use crate::pg::{list, relation, sequence};
 
@@ -158,6 +159,25 @@ pub fn end(table: pg_sys::Oid) {
         grants::forget(&[(table.id, feeding.column)]);
         give_up(feeding.sequence);
     }
+}
+
+/// A column is about to be dropped, here or where another node's statement is replayed: those behind it move up by one, and what
+/// was granted to them moves along, at the same place of the group's history everywhere.
+pub fn column_goes(table: &StrongTable, attribute: i32) {
+    let place = table
+        .columns
+        .iter()
+        .position(|column| column.index as i32 + 1 == attribute);
+    let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
+        return;
+    };
+    if !capture::applying() {
+        // What this node has asked for under the numbers of before is here, and nobody asks until they have changed.
+        for feeding in table.sequences.iter().filter(|feeding| feeding.column >= place) {
+            ranges::keep_from_asking(feeding.sequence);
+        }
+    }
+    grants::renumber(table.id, place);
 }
 
 fn give_up(sequence: pg_sys::Oid) {

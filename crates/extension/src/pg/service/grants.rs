@@ -120,3 +120,28 @@ pub fn forget(feeds: &[Feed]) {
         });
     }
 }
+
+/// The column with this number goes, and those behind it move up by one.
+pub fn renumber(id: TableId, gone: u16) {
+    let Some(table) = open(pg_sys::RowExclusiveLock) else {
+        return;
+    };
+    table.scan(&of_feed((id, gone)), false, |row| {
+        row.delete();
+        true
+    });
+    let [of_table, _] = of_feed((id, gone));
+    let behind = Condition {
+        column: COLUMN,
+        strategy: pg_sys::BTGreaterStrategyNumber,
+        function: pg_sys::F_INT4GT,
+        value: pg_sys::Datum::from(i32::from(gone)),
+    };
+    // In ascending order, so that no row takes the number of one that is still there.
+    table.scan(&[of_table, behind], false, |row| {
+        let mut values: Vec<pg_sys::Datum> = (TABLE..=CSN).map(|column| row.get(column)).collect();
+        values[COLUMN as usize - 1] = pg_sys::Datum::from(number(row, COLUMN) as i32 - 1);
+        row.replace(&mut values);
+        true
+    });
+}

@@ -164,7 +164,7 @@ fn ask(
     let (feed, csn) = loop {
         attempts += 1;
         // Anew each time: what we lose to may be a change of the columns.
-        let feeds = feeds_of(sequence.oid());
+        let feeds = current_feeds(sequence.oid());
         let Some(feed) = feeds.first().copied() else {
             return Ok(None);
         };
@@ -179,7 +179,11 @@ fn ask(
             exact,
         };
         match super::call(node, Service::Grant(grant), keys(node, &feeds)) {
-            Ok(csn) => break (feed, csn),
+            // Who draws by nextval alone has no lock on the table: what was asked for may have been another column's, by a number
+            // that had changed a moment ago. Nobody uses it then.
+            Ok(csn) if current_feeds(sequence.oid()) == feeds => break (feed, csn),
+            Ok(_) if attempts < ATTEMPTS => {}
+            Ok(_) => return Ok(None),
             // A TRUNCATE, say; one that tells us to give way comes again at once.
             Err(error) if error.code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE && attempts < ATTEMPTS => {}
             Err(error) => return Err(error),
@@ -275,6 +279,18 @@ fn exhaust(node: &NodeShared, sequence: &Sequence) {
 /// The columns that a sequence feeds.
 pub fn feeds_of(sequence: pg_sys::Oid) -> Vec<Feed> {
     relation::group_sequences().get(&sequence).cloned().unwrap_or_default()
+}
+
+/// As [`feeds_of`], with all that is applied here.
+fn current_feeds(sequence: pg_sys::Oid) -> Vec<Feed> {
+    // SAFETY: inside a transaction, where the server itself does it whenever it locks a relation.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+    feeds_of(sequence)
+}
+
+/// Nobody on this node asks for a range of the sequence until the transaction ends, and nobody is asking.
+pub fn keep_from_asking(sequence: pg_sys::Oid) {
+    std::mem::forget(RefillLock::take(sequence, true));
 }
 
 fn taken_by_others(oid: pg_sys::Oid) -> UserError {

@@ -1,0 +1,289 @@
+//! Which tables of the group a statement needs for itself.
+
+use pgrx::pg_sys;
+
+use super::temporary::{is_temporary_name, mixed};
+use super::{Need, reach, refuse_concurrent};
+use crate::errors::UserError;
+use crate::pg::relcache::Relation;
+use crate::pg::{catalog, guard, list, relation};
+
+/// Adds what the statement needs.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), UserError> {
+    use pg_sys::NodeTag as Tag;
+    // SAFETY: the tag says what the pointer may be cast to; missing relations are left to the statement itself.
+    unsafe {
+        let table = |range, need: &mut Need| {
+            if let Some(oid) = guard::named(range) {
+                need.table(oid);
+            }
+        };
+        match (*statement).type_ {
+            Tag::T_AlterTableStmt => alter_table(&*statement.cast(), need)?,
+            Tag::T_CreateStmt => {
+                create_table(&*statement.cast(), need)?;
+                // What it refers to is the group's; the new table is not.
+                need.of_group = false;
+            }
+            Tag::T_IndexStmt => {
+                let index = &*statement.cast::<pg_sys::IndexStmt>();
+                table(index.relation, need);
+            }
+            Tag::T_RenameStmt => {
+                let rename = &*statement.cast::<pg_sys::RenameStmt>();
+                if let Some(oid) = guard::named(rename.relation) {
+                    need.table(oid);
+                    index_or_sequence(oid, need);
+                }
+            }
+            Tag::T_AlterObjectSchemaStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterObjectSchemaStmt>();
+                if let Some(oid) = guard::named(alter.relation) {
+                    need.table(oid);
+                }
+            }
+            Tag::T_CreateTrigStmt => {
+                let trigger = &*statement.cast::<pg_sys::CreateTrigStmt>();
+                table(trigger.relation, need);
+                table(trigger.constrrel, need);
+            }
+            Tag::T_RuleStmt => table((*statement.cast::<pg_sys::RuleStmt>()).relation, need),
+            Tag::T_CreatePolicyStmt => table((*statement.cast::<pg_sys::CreatePolicyStmt>()).table, need),
+            Tag::T_AlterPolicyStmt => table((*statement.cast::<pg_sys::AlterPolicyStmt>()).table, need),
+            Tag::T_AlterSeqStmt => {
+                if let Some(oid) = guard::named((*statement.cast::<pg_sys::AlterSeqStmt>()).sequence) {
+                    index_or_sequence(oid, need);
+                }
+            }
+            Tag::T_DropStmt => drop_objects(&*statement.cast(), need)?,
+            Tag::T_AlterExtensionStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterExtensionStmt>();
+                let extension = pg_sys::get_extension_oid(alter.extname, true);
+                reach::add(&[(pg_sys::ExtensionRelationId, extension)], need)?;
+            }
+            Tag::T_GrantStmt => {
+                let grant = &*statement.cast::<pg_sys::GrantStmt>();
+                if grant.objtype == pg_sys::ObjectType::OBJECT_TABLE
+                    && grant.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT
+                {
+                    let ranges = list::pointers::<pg_sys::RangeVar>(grant.objects);
+                    need.of_group |= ranges
+                        .into_iter()
+                        .any(|range| guard::named(range).is_some_and(relation::is_strong));
+                }
+            }
+            // They look at every table that uses the type, or change what its rows travel with.
+            Tag::T_AlterDomainStmt | Tag::T_AlterEnumStmt => {
+                if let Some(kind) = super::super::types::changed(statement) {
+                    // An old snapshot may not see all of them.
+                    need.all = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
+                    for oid in super::super::types::users(kind)? {
+                        need.table(oid);
+                    }
+                }
+            }
+            Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => {
+                *need = Need::everything();
+                need.sweeping = true;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// An index or a sequence of a table of the group must be there.
+fn index_or_sequence(oid: pg_sys::Oid, need: &mut Need) {
+    // SAFETY: look-ups inside a transaction; both tell what does not apply by InvalidOid and false.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(oid, true);
+        if table != pg_sys::InvalidOid {
+            need.table(table);
+            return;
+        }
+        let (mut owner, mut column) = (pg_sys::InvalidOid, 0);
+        for kind in [
+            pg_sys::DependencyType::DEPENDENCY_AUTO,
+            pg_sys::DependencyType::DEPENDENCY_INTERNAL,
+        ] {
+            if pg_sys::sequenceIsOwned(oid, kind as std::ffi::c_char, &mut owner, &mut column) {
+                need.of_group |= relation::is_strong(owner);
+            }
+        }
+    }
+}
+
+unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, need: &mut Need) -> Result<(), UserError> {
+    use pg_sys::AlterTableType as Kind;
+    // SAFETY: the statement's parts are of the types that its tag promises.
+    unsafe {
+        if statement.objtype == pg_sys::ObjectType::OBJECT_TYPE {
+            // ALTER TYPE of a composite type changes what tables of that type have.
+            return match guard::named(statement.relation) {
+                Some(of_type) => reach::add(&[(pg_sys::RelationRelationId, of_type)], need),
+                None => Ok(()),
+            };
+        }
+        let Some(oid) = guard::named(statement.relation) else {
+            return Ok(());
+        };
+        let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
+        for command in &commands {
+            let command = &**command;
+            references(command.def, need);
+            if command.subtype == Kind::AT_AttachPartition || command.subtype == Kind::AT_DetachPartition {
+                let partition = &*command.def.cast::<pg_sys::PartitionCmd>();
+                if partition.concurrent {
+                    refuse_concurrent(statement.relation, "detach CONCURRENTLY a partition of")?;
+                }
+                if let Some(partition) = guard::named(partition.name) {
+                    if command.subtype == Kind::AT_AttachPartition && relation::is_strong(oid) {
+                        need.expect(partition);
+                    }
+                    need.table(partition);
+                    heirs(partition, need);
+                }
+                // The server lets writers pass while a partition comes; but a row for it that another node has in the default
+                // partition must be seen by the check of that one.
+                need.table(oid);
+                heirs(oid, need);
+            }
+            if command.subtype == Kind::AT_AddInherit
+                && let Some(parent) = guard::named(command.def.cast())
+            {
+                need.table(parent);
+            }
+        }
+        need.of_group |= relation::is_strong(oid);
+        // What lets writers pass needs no table for itself; a reference to another table does.
+        let level = pg_sys::AlterTableGetLockLevel(statement.cmds);
+        if level as u32 >= pg_sys::ShareLock {
+            need.table(oid);
+            index_or_sequence(oid, need);
+            for referenced in referenced_tables(oid) {
+                need.table(referenced);
+            }
+            heirs(oid, need);
+        }
+        let cascades = |command: &&pg_sys::AlterTableCmd| {
+            [Kind::AT_DropColumn, Kind::AT_DropConstraint].contains(&command.subtype)
+                && command.behavior == pg_sys::DropBehavior::DROP_CASCADE
+        };
+        if commands
+            .iter()
+            .map(|command| &**command)
+            .any(|command| cascades(&command))
+        {
+            reach::add(&[(pg_sys::RelationRelationId, oid)], need)?;
+        }
+    }
+    Ok(())
+}
+
+/// Partitions and heirs change with their table.
+fn heirs(oid: pg_sys::Oid, need: &mut Need) {
+    for heir in catalog::heirs(oid) {
+        need.table(heir);
+        heirs(heir, need);
+    }
+}
+
+/// Tables that this one refers to: a foreign key that goes takes triggers off both.
+fn referenced_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    if !relation::is_strong(oid) {
+        return Vec::new();
+    }
+    Relation::open(oid).map_or_else(Vec::new, |relation| {
+        crate::pg::definition::local_foreign_keys(&relation)
+            .into_iter()
+            .map(|key| key.referenced)
+            .collect()
+    })
+}
+
+unsafe fn create_table(statement: &pg_sys::CreateStmt, need: &mut Need) -> Result<(), UserError> {
+    // SAFETY: lists of the types that the grammar puts there.
+    unsafe {
+        for parent in list::pointers::<pg_sys::RangeVar>(statement.inhRelations) {
+            if let Some(oid) = guard::named(parent) {
+                need.table(oid);
+                heirs(oid, need);
+            }
+        }
+        for element in list::pointers::<pg_sys::Node>(statement.tableElts) {
+            if (*element).type_ == pg_sys::NodeTag::T_TableLikeClause
+                && is_temporary_name((*element.cast::<pg_sys::TableLikeClause>()).relation)
+            {
+                return Err(mixed());
+            }
+            references(element, need);
+        }
+        for constraint in list::pointers::<pg_sys::Node>(statement.constraints) {
+            references(constraint, need);
+        }
+    }
+    Ok(())
+}
+
+/// The tables that a new foreign key refers to.
+unsafe fn references(node: *mut pg_sys::Node, need: &mut Need) {
+    if node.is_null() {
+        return;
+    }
+    // SAFETY: the tag says what the node is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Constraint => {
+                let constraint = &*node.cast::<pg_sys::Constraint>();
+                if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN
+                    && let Some(oid) = guard::named(constraint.pktable)
+                {
+                    need.table(oid);
+                }
+            }
+            pg_sys::NodeTag::T_ColumnDef => {
+                let column = &*node.cast::<pg_sys::ColumnDef>();
+                for constraint in list::pointers::<pg_sys::Node>(column.constraints) {
+                    references(constraint, need);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+unsafe fn drop_objects(statement: &pg_sys::DropStmt, need: &mut Need) -> Result<(), UserError> {
+    use pg_sys::ObjectType as Kind;
+    // An extension takes its members along in any case.
+    if statement.behavior == pg_sys::DropBehavior::DROP_CASCADE || statement.removeType == Kind::OBJECT_EXTENSION {
+        // SAFETY: by contract.
+        reach::add(&unsafe { reach::named(statement) }, need)?;
+    }
+    // SAFETY: what the lists hold depends on the kind of object, as in the grammar.
+    unsafe {
+        for name in list::pointers::<pg_sys::List>(statement.objects) {
+            let relation = match statement.removeType {
+                Kind::OBJECT_TABLE | Kind::OBJECT_INDEX | Kind::OBJECT_SEQUENCE => {
+                    guard::named(pg_sys::makeRangeVarFromNameList(name))
+                }
+                Kind::OBJECT_TRIGGER | Kind::OBJECT_RULE | Kind::OBJECT_POLICY if list::length(name) > 1 => {
+                    // The last part is the object's own name.
+                    let table = pg_sys::list_truncate(pg_sys::list_copy(name), list::length(name) as i32 - 1);
+                    guard::named(pg_sys::makeRangeVarFromNameList(table))
+                }
+                _ => None,
+            };
+            let Some(oid) = relation else { continue };
+            need.table(oid);
+            index_or_sequence(oid, need);
+            heirs(oid, need);
+            for referenced in referenced_tables(oid) {
+                need.table(referenced);
+            }
+        }
+    }
+    Ok(())
+}

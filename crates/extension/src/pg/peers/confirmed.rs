@@ -1,0 +1,84 @@
+//! The members that have confirmed a table, from the question until the transaction is over: who has replicated a table is told so when
+//! they have it, too.
+//!
+//! It runs behind the commit, where nothing may fail and interrupts are held: a cancel is looked for, and ends the wait, as the
+//! deadline does. A node that has not followed by then is named in a warning. Nothing is lost there: it has applied the lock, so that
+//! writers of the table wait until it has followed.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
+
+use crate::errors::UserError;
+use crate::pg::client::Client;
+use crate::pg::{latch, submit};
+
+/// How long all of them may take together.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often one is asked.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+const QUESTION: &str = "SELECT (applied_csn >= $1::pg_catalog.int8)::pg_catalog.text FROM synod.stat_apply";
+
+thread_local! {
+    static CONFIRMED: RefCell<Vec<(String, Client)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This member has confirmed.
+pub fn remember(name: &str, client: Client) {
+    CONFIRMED.with_borrow_mut(|confirmed| {
+        if confirmed.iter().all(|(known, _)| known != name) {
+            confirmed.push((name.to_owned(), client));
+        }
+    });
+}
+
+/// The transaction has committed at `csn`: wait until those who confirmed have applied that.
+pub fn wait_until_applied(csn: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    for (name, client) in CONFIRMED.take() {
+        let asked = std::panic::AssertUnwindSafe(|| applied(client, csn, deadline));
+        // The transaction is committed, whatever happens here.
+        let followed = PgTryBuilder::new(asked)
+            .catch_others(|_| false)
+            .catch_rust_panic(|_| false)
+            .execute();
+        if !followed {
+            warn(&name);
+        }
+    }
+}
+
+/// At the end of every transaction.
+pub fn forget() {
+    if CONFIRMED.with_borrow(|confirmed| !confirmed.is_empty()) {
+        drop(CONFIRMED.take());
+    }
+}
+
+fn applied(mut client: Client, csn: u64, deadline: Instant) -> bool {
+    client.hurry_until(deadline);
+    let csn = csn.to_string();
+    loop {
+        match client.query(QUESTION, &[Some(&csn)]) {
+            Ok(rows) if rows.first().and_then(|row| row.first()?.as_deref()) == Some("true") => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+        if Instant::now() >= deadline || submit::interrupted() {
+            return false;
+        }
+        latch::wait(ASK_EVERY);
+        latch::reset();
+    }
+}
+
+fn warn(name: &str) {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("node {name} has not followed yet"),
+        "The transaction is committed. On that node writers of the table wait until it has, and readers may not see its rows.",
+        "See synod.stat_apply there.",
+    )
+    .report(PgLogLevel::WARNING);
+}

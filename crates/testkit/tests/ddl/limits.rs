@@ -1,0 +1,223 @@
+//! What is refused, and what a statement may not do.
+
+use synod_testkit::{assert_converged, failed};
+
+use crate::{CLUSTER, same_definition};
+
+/// What would come out differently from node to node, and what would be half of something.
+#[test]
+fn refusals_say_what_to_do_instead() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("refusing", "CREATE TABLE refusing (id int PRIMARY KEY, v int)");
+    cluster.create_table("fed", "CREATE TABLE fed (first text, id bigserial, v bigint)");
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("INSERT INTO refusing VALUES (1, 1); CREATE TABLE ordinary (id int)")
+        .unwrap();
+    let before = same_definition(&cluster, "refusing");
+    client
+        .batch_execute(
+            "CREATE FUNCTION steady() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+             CREATE FUNCTION making() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT made()'; RETURN 1; END $$;
+             CREATE FUNCTION made() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TABLE inner_table (id int); RETURN 1; END $$",
+        )
+        .unwrap();
+    for sql in [
+        "ALTER TABLE ordinary ADD COLUMN c int DEFAULT making()",
+        "ALTER TABLE refusing ADD COLUMN r float DEFAULT random()",
+        "ALTER TABLE refusing ADD COLUMN s serial",
+        "ALTER SEQUENCE fed_id_seq OWNED BY fed.v",
+        "ALTER TABLE refusing ADD COLUMN t int DEFAULT steady()",
+        "ALTER TABLE refusing ADD COLUMN t text DEFAULT session_user",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v + steady()",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
+        "CREATE UNIQUE INDEX CONCURRENTLY ON refusing (v)",
+        "ALTER TABLE refusing SET UNLOGGED",
+        "ALTER TABLE refusing DISABLE TRIGGER ALL",
+        "BEGIN; ALTER TABLE refusing ADD COLUMN c int; INSERT INTO ordinary VALUES (1); COMMIT",
+        "BEGIN; TRUNCATE refusing; ALTER TABLE refusing ADD COLUMN c int; COMMIT",
+        "SET synod.ddl = local; ALTER TABLE refusing ADD COLUMN c int",
+        "SET synod.ddl = local; DROP TABLE refusing",
+        "SET synod.ddl = local; ALTER TABLE refusing RENAME TO other",
+    ] {
+        let error = failed(sql, client.batch_execute(sql), &["0A000"]);
+        assert!(error.hint().is_some(), "{sql}: {error:?}");
+        client.batch_execute("ROLLBACK; RESET synod.ddl").unwrap();
+    }
+    // On an empty table a volatile default is evaluated for nobody.
+    client
+        .batch_execute("DELETE FROM refusing; ALTER TABLE refusing ADD COLUMN s serial")
+        .unwrap();
+    assert_ne!(same_definition(&cluster, "refusing"), before);
+    // A session's own business stays its own.
+    client
+        .batch_execute("SET synod.ddl = local; CREATE TABLE mine (id int); CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        .unwrap();
+    client
+        .batch_execute("RESET synod.ddl; CREATE TEMPORARY TABLE scratch (id int); ALTER TABLE scratch ADD v int")
+        .unwrap();
+    // What the others do not have does not stop them.
+    client
+        .batch_execute("DROP TABLE mine; DROP FUNCTION mine(); CREATE TABLE marker (id int)")
+        .unwrap();
+    same_definition(&cluster, "marker");
+    assert_converged(&cluster, &["refusing"]);
+}
+
+/// What a role's functions do while its statement runs on the other nodes, they do as that role, and nothing is left for later.
+#[test]
+fn replayed_statements_have_no_more_rights_than_their_role() {
+    let cluster = CLUSTER.lease();
+    for node in 0..cluster.len() {
+        cluster.client(node).batch_execute("CREATE ROLE mallory").unwrap();
+    }
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "CREATE SCHEMA lair AUTHORIZATION mallory; SET ROLE mallory; SET search_path = lair;
+             CREATE TABLE trap (a int); CREATE TABLE victim (a int);
+             CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN insufficient_privilege THEN NULL; END; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER later AFTER INSERT ON trap DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+             ALTER TABLE trap ENABLE ALWAYS TRIGGER later;
+             CREATE FUNCTION spring() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM set_config('synod.ddl', 'local', false); INSERT INTO lair.trap VALUES (1); RETURN 1; END $$;
+             CREATE FUNCTION calm() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN lair.spring(); END $$",
+        )
+        .unwrap();
+    client
+        .batch_execute("ALTER TABLE victim ADD COLUMN b int DEFAULT calm()")
+        .unwrap();
+    client
+        .batch_execute("RESET ALL; RESET ROLE; CREATE TABLE after_the_trap (id int)")
+        .unwrap();
+    assert_ne!(same_definition(&cluster, "after_the_trap"), "");
+    for node in 0..cluster.len() {
+        let row = cluster
+            .client(node)
+            .query_one("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'", &[])
+            .unwrap();
+        assert!(!row.get::<_, bool>(0), "node {node}");
+    }
+}
+
+/// Temporary objects stay in the session, also those that `search_path` makes so; and who may not change a table does not lock it.
+#[test]
+fn what_travels_is_neither_temporary_nor_forbidden() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("guarded", "CREATE TABLE guarded (id int PRIMARY KEY, v int)");
+    for node in 0..cluster.len() {
+        cluster.client(node).batch_execute("CREATE ROLE nobody").unwrap();
+    }
+    let mut client = cluster.client(1);
+    client
+        .batch_execute(
+            "CREATE TABLE shadowed (id int); SET search_path = pg_temp, public; CREATE TABLE shadowed (a int, b int);
+             CREATE TYPE passing_mood AS ENUM ('short'); ALTER TABLE shadowed ADD COLUMN c int; RESET search_path",
+        )
+        .unwrap();
+    for sql in [
+        "DROP TABLE shadowed, guarded",
+        "CREATE TABLE likewise (LIKE shadowed)",
+        "CREATE VIEW over_temporary AS SELECT * FROM shadowed",
+    ] {
+        failed(sql, client.batch_execute(sql), &["0A000"]);
+    }
+    client
+        .batch_execute("DROP TABLE shadowed; CREATE TABLE after_temporary (id int)")
+        .unwrap();
+    same_definition(&cluster, "after_temporary");
+    assert!(same_definition(&cluster, "public.shadowed").contains("\"id\""));
+    // The lock is somebody's: who would ask for it would wait.
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; ALTER TABLE guarded ADD COLUMN held int")
+        .unwrap();
+    client
+        .batch_execute("SET ROLE nobody; SET lock_timeout = '5s'")
+        .unwrap();
+    for sql in [
+        "ALTER TABLE guarded ADD COLUMN c int",
+        "DROP TABLE guarded CASCADE",
+        "CREATE INDEX ON guarded (v)",
+        "ALTER TABLE guarded RENAME TO mine",
+        "DROP OWNED BY nobody",
+    ] {
+        failed(sql, client.batch_execute(sql), &["42501"]);
+    }
+    holder.batch_execute("COMMIT").unwrap();
+    same_definition(&cluster, "guarded");
+}
+
+/// A DROP ... CASCADE kept all writers of the group waiting, whatever it was about.
+#[test]
+fn a_drop_cascade_holds_up_only_what_it_reaches() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("aside", "CREATE TABLE aside (id int PRIMARY KEY, v int)");
+    let mut client = cluster.client(1);
+    client
+        .batch_execute(
+            "CREATE TYPE hue AS ENUM ('red'); CREATE DOMAIN length AS int; CREATE TYPE pair AS (a int, b int);
+             CREATE FUNCTION of_hue(hue) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE SCHEMA corner;
+             CREATE TABLE target (id int PRIMARY KEY, v hue); CREATE TABLE referring (id int PRIMARY KEY REFERENCES target, p pair);
+             CREATE TABLE viewed (id int PRIMARY KEY, l length); CREATE VIEW seen AS SELECT id FROM target WHERE of_hue(v) > 0;
+             CREATE TABLE corner.stone (id int PRIMARY KEY);
+             SELECT synod.replicate_table('target'), synod.replicate_table('referring'), synod.replicate_table('viewed'),
+                    synod.replicate_table('corner.stone')",
+        )
+        .unwrap();
+    // What each reaches of these, written on another node meanwhile.
+    let tables = ["aside", "target", "referring", "viewed", "corner.stone"];
+    for (sql, reached) in [
+        ("DROP TYPE hue CASCADE", &["target"][..]),
+        ("DROP DOMAIN length CASCADE", &["viewed"]),
+        ("DROP FUNCTION of_hue(hue) CASCADE", &[]),
+        ("ALTER TYPE pair ALTER ATTRIBUTE a TYPE bigint CASCADE", &["referring"]),
+        ("DROP SCHEMA corner CASCADE", &["corner.stone"]),
+        (
+            "ALTER TABLE target DROP CONSTRAINT target_pkey CASCADE",
+            &["target", "referring"],
+        ),
+        ("DROP TABLE target CASCADE", &["target", "referring"]),
+    ] {
+        let begun = client.batch_execute(&format!("BEGIN; {sql}"));
+        // The server itself does not alter a type that a table uses.
+        if begun.is_err() {
+            failed(sql, begun, &["0A000"]);
+        }
+        for table in tables {
+            let mut writer = cluster.client(2);
+            let lock = format!("SET lock_timeout = 300; BEGIN; LOCK TABLE {table} IN ROW EXCLUSIVE MODE; ROLLBACK");
+            let written = writer.batch_execute(&lock);
+            if !reached.contains(&table) {
+                written.unwrap_or_else(|error| panic!("{sql} keeps writers off {table}: {error:?}"));
+            } else if !sql.starts_with("ALTER TYPE") {
+                failed(&format!("{sql}: {table}"), written, &["55P03"]);
+            }
+        }
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+    // Another's objects nobody can drop, nor ask for the lock in order to.
+    for node in 0..3 {
+        cluster.client(node).batch_execute("CREATE ROLE dropper").unwrap();
+    }
+    let mut holder = cluster.client(0);
+    holder
+        .batch_execute("BEGIN; ALTER TABLE target ADD COLUMN held int")
+        .unwrap();
+    client
+        .batch_execute("SET ROLE dropper; SET lock_timeout = '5s'")
+        .unwrap();
+    for sql in [
+        "DROP TYPE hue CASCADE",
+        "DROP SCHEMA corner CASCADE",
+        "DROP FUNCTION of_hue(hue) CASCADE",
+        "DROP DOMAIN length CASCADE",
+    ] {
+        failed(sql, client.batch_execute(sql), &["42501"]);
+    }
+    holder.batch_execute("COMMIT").unwrap();
+    client.batch_execute("RESET ROLE; DROP TYPE hue CASCADE").unwrap();
+    same_definition(&cluster, "target");
+    assert_converged(&cluster, &["target", "referring"]);
+}
