@@ -181,7 +181,10 @@ fn links_come_back_when_clients_have_all_connections() {
     let ledger = Ledger::on(&cluster);
     let mut keeper = cluster.client(0);
     keeper.batch_execute("CREATE ROLE crowd LOGIN").unwrap();
-    let dsn = format!("{} user=crowd", cluster.server(0).dsn().replace("user=postgres", ""));
+    let dsn = cluster
+        .server(0)
+        .client_dsn("postgres")
+        .replace("user=postgres", "user=crowd");
     let mut crowd = Vec::new();
     let refused = loop {
         match Client::connect(&dsn, postgres::NoTls) {
