@@ -52,7 +52,10 @@ impl Objection {
     fn unanswered(error: &PqError) -> Self {
         Self {
             code: UNANSWERED,
-            what: format!("it could not be asked: {}", error.message.trim_end_matches('.')),
+            what: format!(
+                "it could not be asked: {}",
+                error.message.lines().next().unwrap_or_default().trim_end_matches('.')
+            ),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is refused, and what a statement may not do.
 
-use synod_testkit::{assert_converged, failed};
+use synod_testkit::{Cluster, assert_converged, failed, sqlstate, wait_until};
 
-use crate::{CLUSTER, same_definition};
+use crate::{CLUSTER, DEADLINE, Load, apply_state, same_definition};
 
 /// What would come out differently from node to node, and what would be half of something.
 #[test]
@@ -220,4 +220,72 @@ fn a_drop_cascade_holds_up_only_what_it_reaches() {
     client.batch_execute("RESET ROLE; DROP TYPE hue CASCADE").unwrap();
     same_definition(&cluster, "target");
     assert_converged(&cluster, &["target", "referring"]);
+}
+
+/// Upkeep is each node's own, while all write.
+#[test]
+fn upkeep_stays_on_its_node() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("kept_up", "CREATE TABLE kept_up (id bigint PRIMARY KEY, v int)");
+    let before = same_definition(&cluster, "kept_up");
+    Load::new().during(&cluster, "kept_up", || {
+        let mut client = cluster.client(1);
+        for sql in [
+            "CREATE INDEX CONCURRENTLY here_only ON kept_up (v)",
+            "REINDEX TABLE CONCURRENTLY kept_up",
+            "REINDEX TABLE kept_up",
+            "VACUUM (FULL, ANALYZE) kept_up",
+            "CLUSTER kept_up USING kept_up_pkey",
+            "DROP INDEX CONCURRENTLY here_only",
+        ] {
+            // What needs the table for itself may stand in the way of what the group has decided.
+            let done = wait_until(DEADLINE, sql, || match client.batch_execute(sql) {
+                Err(error) if sqlstate(&error) == Some("40001") => None,
+                done => Some(done),
+            });
+            done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+    });
+    client_refuses(&cluster);
+    assert_eq!(same_definition(&cluster, "kept_up"), before);
+    assert_converged(&cluster, &["kept_up"]);
+}
+
+fn client_refuses(cluster: &Cluster) {
+    let mut client = cluster.client(2);
+    client
+        .batch_execute(
+            "CREATE TABLE halves (id int) PARTITION BY RANGE (id); CREATE TABLE half PARTITION OF halves FOR VALUES FROM (0) TO (9);
+             SELECT synod.replicate_table('halves');
+             CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+             CREATE FOREIGN TABLE far (id int) SERVER nowhere",
+        )
+        .unwrap();
+    for (sql, code) in [
+        ("ALTER TABLE halves DETACH PARTITION half CONCURRENTLY", "0A000"),
+        ("SELECT synod.replicate_table('far')", "42809"),
+    ] {
+        failed(sql, client.batch_execute(sql), &[code]);
+    }
+}
+
+/// Roles are each server's own: one that a node lacks stops it there, with its name, until it is made.
+#[test]
+fn a_role_that_a_node_lacks_stops_it_until_it_is_there() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("handed_over", "CREATE TABLE handed_over (id int PRIMARY KEY)");
+    for node in [0, 1] {
+        cluster.client(node).batch_execute("CREATE ROLE late_heir").unwrap();
+    }
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("ALTER TABLE handed_over OWNER TO late_heir; INSERT INTO handed_over VALUES (1)")
+        .unwrap();
+    wait_until(DEADLINE, "the node to say what it lacks", || {
+        let state = apply_state(&cluster, 2);
+        (state.contains("stopped") && state.contains("late_heir")).then_some(())
+    });
+    cluster.client(2).batch_execute("CREATE ROLE late_heir").unwrap();
+    same_definition(&cluster, "handed_over");
+    assert_converged(&cluster, &["handed_over"]);
 }

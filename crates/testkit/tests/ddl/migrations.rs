@@ -167,7 +167,7 @@ fn a_node_that_was_down_follows() {
         "ALTER TABLE versions RENAME TO renamed; INSERT INTO renamed VALUES (3, 3, 'three')",
         "ALTER TABLE renamed DROP COLUMN a; ALTER TABLE renamed ADD COLUMN c int UNIQUE",
         "INSERT INTO renamed VALUES (4, 'four', 4); CREATE TABLE passing (id int PRIMARY KEY)",
-        "SELECT synod.replicate_table('passing'); INSERT INTO passing VALUES (1)",
+        "SET synod.replicate_unconfirmed = on; SELECT synod.replicate_table('passing'); INSERT INTO passing VALUES (1)",
         "DROP TABLE passing",
         "ALTER TABLE renamed RENAME TO versions",
     ] {
