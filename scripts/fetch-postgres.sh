@@ -13,6 +13,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 
 major=$1
 tree=$2
+scripts=$(realpath "$(dirname "$0")")
 
 wheel() { # REQUIREMENT
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 \
@@ -23,12 +24,8 @@ wheel() { # REQUIREMENT
 }
 
 source_package() { # SUITE PACKAGE BUILD
-    local mirror lists="$work/lists"
-    # The mirror that this machine already uses, asked for another suite's sources; the system's lists stay as they are.
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
-    mkdir -p "$lists/partial"
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$work/sources.list"
-    if ! { unpack "$2" && "$3"; } >"$work/log" 2>&1; then
+    "$scripts/fetch-source.sh" "$1" "$2" "$work/source" >&2
+    if ! { cd "$work/source" && "$3"; } >"$work/log" 2>&1; then
         tail -n 30 "$work/log" >&2
         exit 1
     fi
@@ -36,16 +33,6 @@ source_package() { # SUITE PACKAGE BUILD
 }
 
 # The following are called as a condition, where -e does not hold: hence the chains.
-unpack() { # PACKAGE
-    local apt=(apt-get -qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$lists")
-    cd "$work" &&
-        "${apt[@]}" update &&
-        "${apt[@]}" source --download-only "$1" &&
-        mkdir source &&
-        tar -xf "$1"_*.orig.tar.* -C source --strip-components 1 &&
-        cd source
-}
-
 build_headers() {
     { command -v bison && command -v flex || apt-get -qq -y -o DPkg::Lock::Timeout=300 install bison flex; } &&
         configure &&

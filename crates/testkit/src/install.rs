@@ -49,6 +49,19 @@ impl PgInstall {
         self.bin.join(name)
     }
 
+    /// One of the programs that run PostgreSQL's own tests: `regress/pg_regress`. A copy of Debian's server lacks them.
+    pub fn test_program(&self, name: &str) -> PathBuf {
+        let part = Path::new("pgxs/src/test").join(name);
+        let own = self.library.join(&part);
+        if own.is_file() {
+            return own;
+        }
+        Path::new("/usr/lib/postgresql")
+            .join(self.major.to_string())
+            .join("lib")
+            .join(part)
+    }
+
     /// 15, 18, ...
     pub fn major(&self) -> u32 {
         self.major

@@ -13,6 +13,7 @@
 //! - [`pgbench`]: a load, and what became of it;
 //! - [`Ledger`]: writes of many clients and what they were told, to be compared with what is there;
 //! - [`run_script`]: SQL that must do on a group what it does on a plain database;
+//! - [`fetch_source`]: tests of other projects, to be run against ours;
 //! - [`probe`]: one client that feels every pause;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
@@ -40,6 +41,7 @@ mod script;
 mod server;
 mod session;
 mod shared;
+mod sources;
 mod wait;
 
 pub use account::Account;
@@ -56,4 +58,5 @@ pub use script::run_script;
 pub use server::{Server, StopMode};
 pub use session::{Failure, Outcome, Session, sqlstate};
 pub use shared::SharedCluster;
+pub use sources::fetch_source;
 pub use wait::{try_wait_until, wait_until};

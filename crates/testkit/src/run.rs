@@ -152,6 +152,12 @@ impl Run {
         })
     }
 
+    /// Whether the PostgreSQL under test has this setting.
+    pub(crate) fn knows_setting(&self, name: &str) -> bool {
+        let data = self.template().display().to_string();
+        self.program("postgres", &["-C", name, "-D", &data]).is_ok()
+    }
+
     /// Runs `program` of the PostgreSQL under test as the servers' account; its output when it succeeds.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// No statement of a test takes longer unless something hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What may decode, where the server asks.
+const OUTPUT_PLUGINS: &str = "pgoutput, test_decoding, wal2json, synod";
+
 /// How a server is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopMode {
@@ -161,6 +164,9 @@ impl Server {
             ("timezone", "UTC"),
         ];
         self.write_address(&mut lines);
+        if Run::current().knows_setting("output_plugin_libraries") {
+            setting(&mut lines, "output_plugin_libraries", OUTPUT_PLUGINS);
+        }
         for (name, value) in defaults.iter().chain(settings) {
             setting(&mut lines, name, value);
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 
 use super::option::boolean;
-use super::{Change, Environment, Event, Format, Message, OptionError, Table, Transaction, TypeClass};
+use super::{Change, Environment, Event, EventId, Format, Message, OptionError, Place, Table, Transaction, TypeClass};
 use crate::{Row, Value};
 
 /// The format, with its options.
@@ -92,8 +92,10 @@ impl Text {
         })
     }
 
-    fn message(&self, message: &Message<'_>, out: &mut Vec<u8>) {
-        if self.streamed.is_some() {
+    fn message(&self, place: &Place<'_>, message: &Message<'_>, out: &mut Vec<u8>) {
+        // Not only within an open block: until 17 the first of a transaction did not open one, if empty ones are skipped.
+        let streamed = matches!(place.id, EventId::Open { .. });
+        if streamed {
             out.extend_from_slice(b"streaming ");
         }
         append(
@@ -102,7 +104,7 @@ impl Text {
         );
         out.extend_from_slice(message.prefix);
         append(out, format_args!(", sz: {}", message.content.len()));
-        if self.streamed.is_none() || !message.transactional {
+        if !streamed {
             out.extend_from_slice(b" content:");
             out.extend_from_slice(message.content);
         }
@@ -170,7 +172,7 @@ impl Format for Text {
             }
             Event::Row(_, change) => self.row(change, out),
             Event::Commit(transaction) => self.boundary("COMMIT", transaction, true, out),
-            Event::Message(_, message) => self.message(message, out),
+            Event::Message(place, message) => self.message(place, message, out),
             Event::Prepare(transaction) => self.prepared("PREPARE TRANSACTION ", transaction, out),
             Event::CommitPrepared(transaction) => self.prepared("COMMIT PREPARED ", transaction, out),
             Event::RollbackPrepared(transaction) => self.prepared("ROLLBACK PREPARED ", transaction, out),
