@@ -356,5 +356,5 @@ fn options_that_are_wrong_name_what_there_is() {
         assert_eq!(error.message(), message);
         assert!(error.hint().unwrap().contains(hint), "{error:?}");
     }
-    assert!(stream.get(&[]).is_empty());
+    assert!(stream.rows(&[]).is_empty());
 }
