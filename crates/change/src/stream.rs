@@ -12,15 +12,19 @@ pub mod binary;
 mod digits;
 pub mod event;
 mod json;
+mod keys;
 pub mod option;
 pub mod own_message;
 mod per_table;
 pub mod record_message;
+mod sql;
 mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
 pub use json::Json;
+pub use keys::Keys;
 pub use option::OptionError;
+pub use sql::Sql;
 pub use text::Text;
 
 /// One way to write events.
@@ -68,6 +72,22 @@ pub trait Format {
         false
     }
 
+    /// Values are printed so that they can be read back whatever the settings there: dates in ISO style, floats in all their digits.
+    /// Otherwise as the session's settings say, as `test_decoding` and wal2json do.
+    fn wants_exact_text(&self) -> bool {
+        false
+    }
+
+    /// It can tell of transactions in progress, of which blocks interleave.
+    fn tells_open_transactions(&self) -> bool {
+        true
+    }
+
+    /// It can tell of transactions when they are prepared. Otherwise they come when they are committed.
+    fn tells_prepared_transactions(&self) -> bool {
+        true
+    }
+
     /// [`Column::default`] is filled in.
     fn wants_defaults(&self) -> bool {
         false
@@ -81,6 +101,10 @@ pub struct Environment {
     pub time: fn(i64, &mut Vec<u8>),
     /// Of the database.
     pub encoding: Encoding,
+    /// The name of the encoding that messages reach the reader in, if the format does not [`Format::wants_utf8`].
+    pub text_encoding: &'static str,
+    /// The value of a setting of the session.
+    pub setting: fn(&str) -> Vec<u8>,
 }
 
 /// What is known of the bytes of texts.
@@ -96,7 +120,7 @@ pub enum Encoding {
 }
 
 /// The formats that there are.
-pub const FORMATS: &[&str] = &["text", "json", "binary"];
+pub const FORMATS: &[&str] = &["text", "json", "sql", "binary", "keys"];
 
 /// The format with this name.
 #[must_use]
@@ -104,7 +128,9 @@ pub fn new_format(name: &str, environment: Environment) -> Option<Box<dyn Format
     Some(match name {
         "text" => Box::new(Text::new(environment)),
         "json" => Box::new(Json::new(environment)),
+        "sql" => Box::new(Sql::new(environment)),
         "binary" => Box::new(binary::Writer::default()),
+        "keys" => Box::new(Keys::new(environment)),
         _ => return None,
     })
 }

@@ -24,6 +24,10 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// What the old version of a row holds.
     pub identity: ReplicaIdentity,
+    /// The reader does not want all columns of its identity: those that are there do not say which row it is.
+    pub identity_hidden: bool,
+    /// It is partitioned, and told of instead of its partitions.
+    pub partitioned: bool,
 }
 
 /// A column of a [`Table`].

@@ -5,7 +5,7 @@
 
 mod options;
 mod prepared;
-mod row;
+pub(super) mod row;
 pub(super) mod text;
 
 use prepared::{Prepared, put_column, put_properties, put_table};

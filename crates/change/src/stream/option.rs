@@ -61,6 +61,26 @@ pub fn integer(option: &str, value: Option<&[u8]>, range: std::ops::RangeInclusi
         })
 }
 
+/// The number of the one that it is of `words`.
+///
+/// # Errors
+/// It is none of them.
+pub fn word(option: &str, value: Option<&[u8]>, words: &[&str]) -> Result<usize, OptionError> {
+    let given = value.unwrap_or_default();
+    words
+        .iter()
+        .position(|word| word.as_bytes() == given)
+        .ok_or_else(|| OptionError::invalid(option, value, format!("It is {}.", words.join(" or "))))
+}
+
+/// The option `without-identity` of several formats: whether changes of which nothing says which row they are of are skipped.
+///
+/// # Errors
+/// Neither `tell` nor `skip`.
+pub fn without_identity(option: &str, value: Option<&[u8]>) -> Result<bool, OptionError> {
+    Ok(word(option, value, &["tell", "skip"])? == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{boolean, integer};

@@ -13,6 +13,10 @@ const HAS_DEFAULT: u8 = 32;
 const HAS_IDENTITY: u8 = 64;
 const FLAGS: u8 = 127;
 
+/// With the number of the replica identity.
+const IDENTITY_HIDDEN: u8 = 4;
+const PARTITIONED: u8 = 8;
+
 /// The least that a column takes.
 const COLUMN_BYTES: usize = 11;
 
@@ -26,6 +30,10 @@ const CLASSES: [TypeClass; 7] = [
     TypeClass::Json,
     TypeClass::Bytes,
 ];
+
+fn flag(there: bool, flag: u8) -> u8 {
+    if there { flag } else { 0 }
+}
 
 const IDENTITIES: [ReplicaIdentity; 4] = [
     ReplicaIdentity::Default,
@@ -44,13 +52,13 @@ pub(super) fn put(out: &mut Vec<u8>, table: &Table) {
     put_bytes(out, &table.schema);
     put_bytes(out, &table.name);
     put_bytes(out, &table.quoted_name);
-    out.push(number_of(&IDENTITIES, &table.identity));
+    let flags = flag(table.identity_hidden, IDENTITY_HIDDEN) | flag(table.partitioned, PARTITIONED);
+    out.push(number_of(&IDENTITIES, &table.identity) | flags);
     put_varint(out, table.columns.len() as u64);
     table.columns.iter().for_each(|column| put_column(out, column));
 }
 
 fn put_column(out: &mut Vec<u8>, column: &Column) {
-    let flag = |there: bool, flag: u8| if there { flag } else { 0 };
     out.push(
         flag(column.not_null, NOT_NULL)
             | flag(column.generated, GENERATED)
@@ -85,7 +93,10 @@ pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
     let version = decoder.varint()?;
     let oid = decoder.varint_u32()?;
     let [schema, name, quoted_name] = [decoder.bytes()?, decoder.bytes()?, decoder.bytes()?].map(<[u8]>::to_vec);
-    let identity = IDENTITIES.get(usize::from(decoder.u8()?)).copied();
+    let flags = decoder.u8()?;
+    let identity = IDENTITIES
+        .get(usize::from(flags & !(IDENTITY_HIDDEN | PARTITIONED)))
+        .copied();
     let identity = identity.ok_or(decoder.corrupt("a replica identity is unknown"))?;
     let count = decoder.count(MAX_COLUMNS, COLUMN_BYTES)?;
     let columns = (0..count).map(|_| read_column(decoder)).collect::<Result<_, _>>()?;
@@ -97,6 +108,8 @@ pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
         quoted_name,
         columns,
         identity,
+        identity_hidden: flags & IDENTITY_HIDDEN != 0,
+        partitioned: flags & PARTITIONED != 0,
     })
 }
 

@@ -203,6 +203,10 @@ impl Format for Writer {
         true
     }
 
+    fn wants_exact_text(&self) -> bool {
+        true
+    }
+
     fn wants_binary_values(&self) -> bool {
         self.binary_values
     }

@@ -1,7 +1,7 @@
 //! The options of `json`: those of wal2json that mean something here, with its defaults, and what it lacks.
 
 use crate::stream::OptionError;
-use crate::stream::option::boolean;
+use crate::stream::option::{boolean, without_identity, word};
 
 pub(super) const NAMES: &[&str] = &[
     "include-xids",
@@ -111,7 +111,7 @@ impl Options {
             "include-before" => &mut self.include_before,
             "numeric-data-types-as-string" => &mut self.numbers_as_strings,
             "special-numbers" => {
-                self.special_as_strings = one_of(option, value, "null", "string")?;
+                self.special_as_strings = word(option, value, &["null", "string"])? == 1;
                 return Ok(());
             }
             "without-identity" => {
@@ -122,24 +122,6 @@ impl Options {
         };
         *flag = boolean(option, value)?;
         Ok(())
-    }
-}
-
-/// Whether changes without an identity are skipped; shared by all formats in which they can be.
-pub(in crate::stream) fn without_identity(option: &str, value: Option<&[u8]>) -> Result<bool, OptionError> {
-    one_of(option, value, "tell", "skip")
-}
-
-/// Whether it is the second of two words.
-fn one_of(option: &str, value: Option<&[u8]>, first: &str, second: &str) -> Result<bool, OptionError> {
-    match value {
-        Some(value) if value == first.as_bytes() => Ok(false),
-        Some(value) if value == second.as_bytes() => Ok(true),
-        _ => Err(OptionError::invalid(
-            option,
-            value,
-            format!("It is {first} or {second}."),
-        )),
     }
 }
 

@@ -15,6 +15,8 @@ pub(in crate::stream) struct Style {
     pub(in crate::stream) numbers_as_strings: bool,
     /// NaN and the infinities as strings, otherwise as null.
     pub(in crate::stream) special_as_strings: bool,
+    /// Text that is not UTF-8 as digits, which a member `encoding` beside it says; otherwise as strings have it.
+    pub(in crate::stream) hex_member: bool,
 }
 
 impl Json {
@@ -37,6 +39,7 @@ impl Json {
             encoding: self.environment.encoding,
             numbers_as_strings: options.numbers_as_strings,
             special_as_strings: options.special_as_strings,
+            hex_member: true,
         };
         let prepared = self
             .tables
@@ -147,8 +150,7 @@ fn put_unchanged(out: &mut Vec<u8>, prepared: &Prepared, row: Row<'_>) {
     out.push(b']');
 }
 
-/// A value. In a database that says nothing of its encoding, text that is not UTF-8 becomes a string of hex digits, and a member `encoding`
-/// after it says so.
+/// A value.
 pub(in crate::stream) fn put_value(out: &mut Vec<u8>, column: &Column, value: Value<'_>, style: Style) {
     let text = match value {
         Value::Text(text) => text,
@@ -166,7 +168,7 @@ pub(in crate::stream) fn put_value(out: &mut Vec<u8>, column: &Column, value: Va
         },
         TypeClass::Boolean => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
         TypeClass::Bytes if text.starts_with(b"\\x") => put_quoted(out, &text[2..]),
-        _ if style.encoding == Encoding::Unknown && std::str::from_utf8(text).is_err() => {
+        _ if style.hex_member && style.encoding == Encoding::Unknown && std::str::from_utf8(text).is_err() => {
             put_hex_string(out, text);
             out.extend_from_slice(b",\"encoding\":\"hex\"");
         }

@@ -9,6 +9,8 @@ pub fn environment(encoding: Encoding) -> Environment {
     Environment {
         time: |time, out| out.extend_from_slice(format!("@{time}").as_bytes()),
         encoding,
+        text_encoding: "UTF8",
+        setting: |name| format!("{name}'s value").into_bytes(),
     }
 }
 

@@ -237,8 +237,13 @@ pub fn tables() -> impl Strategy<Value = Vec<Table>> {
         ReplicaIdentity::Nothing,
     ]);
     let table = |number: usize| {
-        (vec(column(), COLUMNS[number]), vec(bytes(), 3), identity.clone()).prop_map(
-            move |(columns, names, identity)| {
+        (
+            vec(column(), COLUMNS[number]),
+            vec(bytes(), 3),
+            identity.clone(),
+            any::<[bool; 2]>(),
+        )
+            .prop_map(move |(columns, names, identity, flags)| {
                 let [schema, name, quoted_name] = names.try_into().unwrap();
                 Table {
                     version: 100 + number as u64,
@@ -248,9 +253,10 @@ pub fn tables() -> impl Strategy<Value = Vec<Table>> {
                     quoted_name,
                     columns,
                     identity,
+                    identity_hidden: flags[0],
+                    partitioned: flags[1],
                 }
-            },
-        )
+            })
     };
     (table(0), table(1), table(2), table(3)).prop_map(|(a, b, c, d)| vec![a, b, c, d])
 }

@@ -3,5 +3,7 @@
 mod binary;
 mod clean;
 mod json;
+mod keys;
 mod made;
 mod shop;
+mod sql;

@@ -50,6 +50,7 @@ fn tables() -> Vec<Table> {
         quoted_name: "public.\"Güter\"".into(),
         columns: vec![id, price, colour, search],
         identity: ReplicaIdentity::Default,
+        ..Table::default()
     };
     let history = Table {
         version: 4,
@@ -66,6 +67,8 @@ fn tables() -> Vec<Table> {
             TypeClass::Text,
         )],
         identity: ReplicaIdentity::Nothing,
+        partitioned: true,
+        ..Table::default()
     };
     vec![table, history]
 }
