@@ -57,6 +57,17 @@ impl Options {
             .format
             .check()
             .map_err(|error| UserError::new(INVALID, error.message, "", error.hint))?;
+        if options.stream_changes && !options.format.tells_open_transactions() {
+            return Err(UserError::new(
+                INVALID,
+                format!(
+                    "format \"{}\" cannot tell of transactions in progress",
+                    options.format_name
+                ),
+                "",
+                "Leave out \"stream-changes\": each transaction is told when it has been committed.",
+            ));
+        }
         Ok(options)
     }
 

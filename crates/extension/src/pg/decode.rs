@@ -8,9 +8,11 @@
 //! - [`values`]: rows to values;
 //! - [`transaction`]: the server's transactions to ours; [`ids`]: what events are called;
 //! - [`messages`]: logical messages, among them those of our own;
+//! - [`environment`]: what formats need to know of the server;
 //! - [`output`]: bytes to the reader.
 
 mod callbacks;
+mod environment;
 mod ids;
 mod invalidation;
 mod messages;

@@ -206,8 +206,9 @@ unsafe extern "C-unwind" fn filter_prepare(context: Context, _xid: pg_sys::Trans
     // SAFETY: a callback of the server.
     unsafe {
         let (session, _) = enter(context, std::ptr::null_mut(), false);
-        session.options.format_name == "text"
-            && memchr::memmem::find(CStr::from_ptr(gid).to_bytes(), b"_nodecode").is_some()
+        !session.options.format.tells_prepared_transactions()
+            || session.options.format_name == "text"
+                && memchr::memmem::find(CStr::from_ptr(gid).to_bytes(), b"_nodecode").is_some()
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Change, Encoding, Environment, Event, Place, Table};
+use synod_change::stream::{Change, Event, Place, Table};
 
+use super::environment::{self, ExactText};
 use super::ids::Ids;
 use super::invalidation::{self, Stale};
 use super::shape::{self, Shape};
@@ -69,11 +70,7 @@ impl Session {
     /// # Safety
     /// In the startup callback.
     pub unsafe fn new(given: &[Given], context: pg_sys::MemoryContext) -> Result<Self, UserError> {
-        let environment = Environment {
-            time: transaction::append_time,
-            encoding: encoding(),
-        };
-        let options = Options::parse(given, environment)?;
+        let options = Options::parse(given, environment::environment())?;
         invalidation::register();
         // SAFETY: a child of the server's context, which goes with it.
         let scratch = unsafe {
@@ -165,6 +162,7 @@ impl Session {
         // SAFETY: in a callback that was passed these; the rows live as long as it, what is printed as long as `scratch` is not reset.
         unsafe {
             let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
+            let _exact = self.options.format.wants_exact_text().then(ExactText::begin);
             let shape = self.shape(relation);
             self.begin_late(call);
             let before = pg_sys::CurrentMemoryContext;
@@ -364,15 +362,5 @@ impl Session {
             }
             stays
         });
-    }
-}
-
-/// What formats need to know of this database's encoding.
-fn encoding() -> Encoding {
-    // SAFETY: reads a variable of the server.
-    match unsafe { pg_sys::GetDatabaseEncoding() }.cast_unsigned() {
-        pg_sys::pg_enc::PG_UTF8 => Encoding::Utf8,
-        pg_sys::pg_enc::PG_SQL_ASCII => Encoding::Unknown,
-        _ => Encoding::Other,
     }
 }

@@ -73,6 +73,8 @@ pub unsafe fn load(relation: pg_sys::Relation, version: u64) -> Rc<Shape> {
                 name,
                 columns: Vec::new(),
                 identity: keys.identity,
+                identity_hidden: false,
+                partitioned: class.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
             },
             sources: Vec::new(),
             type_hashes: Vec::new(),
