@@ -12,9 +12,10 @@ const MAX_RELATIONS: usize = 1024;
 /// Names of dropped objects are put together for so many only: the last one dropped is the one that the statement names.
 const MAX_DROPPED_NAMES: u32 = 64;
 
-/// `pg_policy` and `pg_rewrite`, which pgrx does not name.
+/// `pg_policy`, `pg_rewrite` and `pg_statistic_ext`, which pgrx does not name, or not for every major.
 const POLICIES: u32 = 3256;
 const RULES: u32 = 2618;
+const STATISTICS: u32 = 3381;
 
 /// What a statement made, altered and dropped.
 #[derive(Clone, Default)]
@@ -252,7 +253,7 @@ fn class_of(kind: pg_sys::ObjectType::Type) -> pg_sys::Oid {
         Object::OBJECT_OPERATOR => pg_sys::OperatorRelationId,
         Object::OBJECT_COLLATION => pg_sys::CollationRelationId,
         Object::OBJECT_EVENT_TRIGGER => pg_sys::EventTriggerRelationId,
-        Object::OBJECT_STATISTIC_EXT => pg_sys::StatisticExtRelationId,
+        Object::OBJECT_STATISTIC_EXT => pg_sys::Oid::from(STATISTICS),
         _ => pg_sys::InvalidOid,
     }
 }
