@@ -15,6 +15,7 @@
 //! - [`run_script`]: SQL that must do on a group what it does on a plain database;
 //! - [`fetch_source`]: tests of other projects, to be run against ours;
 //! - [`probe`]: one client that feels every pause;
+//! - [`random_transactions`]: everything that makes replication difficult, in any order;
 //! - [`history`]: what clients saw, and the checkers that judge it.
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod network;
 pub mod pgbench;
 pub mod probe;
 mod processes;
+pub mod random_transactions;
 mod refusal;
 mod rng;
 mod run;

@@ -2,119 +2,13 @@
 //! way around the capture (T11).
 
 use postgres::Client;
-use synod_testkit::{Cluster, Options, Rng, Run, Session, SharedCluster, assert_converged, checksum, failed, sqlstate};
+use synod_testkit::random_transactions::{TABLES, make_schema, random_transaction};
+use synod_testkit::{Options, Rng, Run, Session, SharedCluster, assert_converged, checksum, failed};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
-/// Tables with everything that makes the order of trigger events differ from the order of execution.
-const SCHEMA: &str = "
-    CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL, note text, rank int UNIQUE DEFERRABLE);
-    CREATE TABLE audit (id int, what text, amount int);
-    CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree ON DELETE CASCADE ON UPDATE CASCADE, note text);
-    CREATE TABLE box (id int PRIMARY KEY, content text);
-
-    -- Changes the row whose AFTER trigger runs, and another table.
-    CREATE FUNCTION account_changed() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF pg_trigger_depth() > 2 THEN RETURN NULL; END IF;
-        INSERT INTO audit VALUES (new.id, tg_op, new.amount);
-        IF new.amount % 3 = 0 THEN UPDATE account SET amount = amount + 1 WHERE id = new.id; END IF;
-        IF new.amount % 7 = 0 THEN DELETE FROM account WHERE id = new.id; END IF;
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER account_changed AFTER INSERT OR UPDATE ON account FOR EACH ROW EXECUTE FUNCTION account_changed();
-
-    -- Makes INSERT replace.
-    CREATE FUNCTION box_replaces() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        DELETE FROM box WHERE id = new.id;
-        RETURN new;
-    END $$;
-    CREATE TRIGGER box_replaces BEFORE INSERT ON box FOR EACH ROW EXECUTE FUNCTION box_replaces();
-";
-
-const TABLES: &[&str] = &["account", "audit", "tree", "box"];
-
 /// Long enough to be stored out of line.
 const LONG: &str = "repeat(md5(random()::text), 400)";
-
-fn make_schema(cluster: &Cluster) {
-    let exists: bool = cluster
-        .client(0)
-        .query_one("SELECT to_regclass('account') IS NOT NULL", &[])
-        .unwrap()
-        .get(0);
-    if !exists {
-        cluster.on_all(SCHEMA);
-        for table in TABLES {
-            cluster.replicate(table);
-        }
-    }
-}
-
-fn statement(rng: &mut Rng) -> String {
-    let (id, other, n) = (rng.below(12), rng.below(12), rng.below(50));
-    match rng.below(15) {
-        0 => format!(
-            "INSERT INTO account VALUES ({id}, {n}, 'new', {other}) ON CONFLICT (id) DO UPDATE SET amount = excluded.amount"
-        ),
-        1 => format!(
-            "INSERT INTO account SELECT i, i, 'many', NULL FROM generate_series({id}, {id} + 3) i ON CONFLICT (id) DO NOTHING"
-        ),
-        2 => format!("UPDATE account SET amount = amount + {n} WHERE id BETWEEN {id} AND {other}"),
-        3 => format!("UPDATE account SET rank = {id} + {other} - rank WHERE rank IN ({id}, {other})"),
-        4 => format!("UPDATE account SET id = {id} WHERE id = {other}"),
-        5 => format!("UPDATE account SET note = {LONG} WHERE id = {id}"),
-        6 => format!("UPDATE account SET amount = {n} WHERE id = {id}"),
-        7 => format!("DELETE FROM account WHERE id = {id}"),
-        8 => format!(
-            "INSERT INTO tree SELECT {id}, (SELECT id FROM tree WHERE id < {id} ORDER BY id DESC LIMIT 1), 'leaf'"
-        ),
-        9 => format!("UPDATE tree SET id = id + 100 WHERE id = {id}"),
-        10 => format!("DELETE FROM tree WHERE id IN ({id}, {id} + 100)"),
-        11 => format!("UPDATE tree SET parent = {other} WHERE id = {id} AND id <> {other}"),
-        12 => format!("INSERT INTO box VALUES ({id}, '{n}'), ({other}, '{n}')"),
-        13 => format!(
-            "WITH gone AS (DELETE FROM box WHERE id = {id} RETURNING *) INSERT INTO box SELECT id, 'again' FROM gone"
-        ),
-        _ => format!("DELETE FROM audit WHERE id = {id}"),
-    }
-}
-
-/// One transaction of random statements, each in a savepoint that may be rolled back. It may lose to another node's at any
-/// statement, and is told so.
-fn random_transaction(client: &mut Client, rng: &mut Rng) {
-    if let Err(error) = try_random_transaction(client, rng) {
-        assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
-        client
-            .batch_execute("ROLLBACK")
-            .unwrap_or_else(|refused| panic!("ROLLBACK failed with {refused:?} after {error:?}"));
-    }
-}
-
-fn try_random_transaction(client: &mut Client, rng: &mut Rng) -> Result<(), postgres::Error> {
-    client.batch_execute("BEGIN")?;
-    let mut depth = 0;
-    for number in 0..=rng.below(8) {
-        client.batch_execute(&format!("SAVEPOINT s{number}"))?;
-        depth += 1;
-        let sql = statement(rng);
-        match client.batch_execute(&sql) {
-            Err(error) if sqlstate(&error).is_some_and(|code| code.starts_with("23") || code == "40P01") => {
-                client.batch_execute(&format!("ROLLBACK TO s{number}; RELEASE s{number}"))?;
-                depth -= 1;
-            }
-            Err(error) => return Err(error),
-            Ok(()) if rng.chance(20) => client.batch_execute(&format!("ROLLBACK TO s{number}"))?,
-            Ok(()) if depth > 1 && rng.chance(30) => {
-                client.batch_execute(&format!("RELEASE s{number}"))?;
-                depth -= 1;
-            }
-            Ok(()) => {}
-        }
-    }
-    client.batch_execute(if rng.chance(10) { "ROLLBACK" } else { "COMMIT" })
-}
 
 #[test]
 fn random_transactions_leave_equal_tables() {

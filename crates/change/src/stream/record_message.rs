@@ -4,7 +4,7 @@
 //! ```text
 //! version u8 = 1 | kind u8 | what the kind says | items, cut anywhere
 //! kind 1  begin    header: the record's items begin. Written where it is applied, ahead of its changes
-//! kind 2  more     more items
+//! kind 2  more     group: more items
 //! kind 3  end      header: these are its last items. Written where it was made, before the commit
 //! kind 4  nothing  the transaction wrote replicated tables, but no record tells of it
 //! kind 5  copied   CSN varint: the transaction copies what the group has up to there
@@ -33,6 +33,7 @@ const UPDATE: u8 = 2;
 const DELETE: u8 = 3;
 const TRUNCATE: u8 = 4;
 const TOO_LARGE: u8 = 5;
+const DDL: u8 = 6;
 
 /// Which record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +55,8 @@ pub struct RecordHeader {
 pub enum RecordMessage<'a> {
     /// A record begins, with these first items.
     Begin(RecordHeader, &'a [u8]),
-    /// More of its items.
-    More(&'a [u8]),
+    /// More of a record's items; of which group.
+    More([u8; 16], &'a [u8]),
     /// The record is this one, and these are its last items.
     End(RecordHeader, &'a [u8]),
     /// There is no record.
@@ -74,8 +75,9 @@ impl<'a> RecordMessage<'a> {
                 put_header(out, header);
                 out.extend_from_slice(items);
             }
-            Self::More(items) => {
+            Self::More(group, items) => {
                 out.push(MORE);
+                out.extend_from_slice(group);
                 out.extend_from_slice(items);
             }
             Self::End(header, items) => {
@@ -110,7 +112,7 @@ impl<'a> RecordMessage<'a> {
                 let header = read_header(&mut decoder)?;
                 Self::Begin(header, decoder.take(decoder.remaining())?)
             }
-            MORE => Self::More(decoder.take(decoder.remaining())?),
+            MORE => Self::More(decoder.array()?, decoder.take(decoder.remaining())?),
             END => {
                 let header = read_header(&mut decoder)?;
                 Self::End(header, decoder.take(decoder.remaining())?)
@@ -195,6 +197,8 @@ pub enum Item<'a> {
         /// Where.
         relation: u32,
     },
+    /// The next DDL message in the transaction, before the next item, is a change of the record.
+    Ddl,
 }
 
 impl Item<'_> {
@@ -227,6 +231,7 @@ impl Item<'_> {
                 }
             }
             Self::TooLarge { relation } => out.extend_from_slice(&relation.to_le_bytes()),
+            Self::Ddl => {}
         }
     }
 
@@ -237,6 +242,7 @@ impl Item<'_> {
             Self::Delete { .. } => DELETE,
             Self::Truncate { .. } => TRUNCATE,
             Self::TooLarge { .. } => TOO_LARGE,
+            Self::Ddl => DDL,
         }
     }
 
@@ -251,6 +257,7 @@ impl Item<'_> {
                 1 + varint_length(count) + 4 * count
             }
             Self::TooLarge { .. } => 4,
+            Self::Ddl => 0,
         }
     }
 
@@ -373,6 +380,7 @@ fn read_item(kind: u8, rest: &[u8]) -> Result<Item<'_>, DecodeError> {
         TOO_LARGE => Item::TooLarge {
             relation: decoder.u32()?,
         },
+        DDL => Item::Ddl,
         other => {
             return Err(DecodeError::Unknown {
                 what: "kind of item",

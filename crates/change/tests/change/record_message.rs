@@ -12,6 +12,7 @@ enum Owned {
     Delete(u32, Option<Vec<u8>>),
     Truncate(bool, Vec<u32>),
     TooLarge(u32),
+    Ddl,
 }
 
 impl Owned {
@@ -35,6 +36,7 @@ impl Owned {
                 relations: relations.clone(),
             },
             Self::TooLarge(relation) => Item::TooLarge { relation: *relation },
+            Self::Ddl => Item::Ddl,
         }
     }
 }
@@ -52,6 +54,7 @@ fn item() -> impl Strategy<Value = Owned> {
         (any::<bool>(), proptest::collection::vec(any::<u32>(), 0..5))
             .prop_map(|(restart, relations)| Owned::Truncate(restart, relations)),
         any::<u32>().prop_map(Owned::TooLarge),
+        Just(Owned::Ddl),
     ]
 }
 
@@ -87,7 +90,7 @@ proptest! {
         };
         for message in [
             RecordMessage::Begin(header, &items),
-            RecordMessage::More(&items),
+            RecordMessage::More([9; 16], &items),
             RecordMessage::End(header, &items),
             RecordMessage::Nothing,
             RecordMessage::Copied(csn),

@@ -164,7 +164,7 @@ impl Applier {
             Change::Ddl(statement) => {
                 self.close_tables();
                 if let Some(told) = told {
-                    told.definitions_change();
+                    told.definitions_change(statement.only_without.is_empty());
                 }
                 ddl::replay::run(&statement);
                 Ok(())

@@ -20,6 +20,7 @@ use synod_change::DdlStatement;
 
 use super::capture::{self, Section};
 use super::shmem;
+use super::teller::Teller;
 use crate::errors::UserError;
 use crate::settings::{self, DdlMode};
 
@@ -107,6 +108,9 @@ pub unsafe fn before(
         checks::before(utility)?;
         types::keep_writers_off(utility)?;
         let rows = capture::section()?;
+        if let Some(mut told) = Teller::start() {
+            told.definitions_change(true);
+        }
         let statement = environment::capture(text, need.of_group);
         let number = note(statement, rows, true);
         DEPTH.set(DEPTH.get() + 1);

@@ -9,6 +9,7 @@
 //! - [`transaction`]: the server's transactions to ours; [`ids`]: what events are called;
 //! - [`messages`]: logical messages, among them those of our own;
 //! - [`environment`]: what formats need to know of the server;
+//! - [`strong`]: replicated tables, told record by record;
 //! - [`output`]: bytes to the reader.
 
 mod callbacks;
@@ -19,7 +20,9 @@ mod messages;
 mod output;
 mod session;
 mod shape;
+mod strong;
 mod transaction;
+mod tuple;
 mod values;
 
 use pgrx::{pg_guard, pg_sys};

@@ -42,6 +42,7 @@ pub struct Teller {
     message: Vec<u8>,
     /// The record begins with the next message.
     begins: Option<RecordHeader>,
+    group: [u8; 16],
     /// What is told of old versions. `None`: the table is the extension's, and never told.
     tables: HashMap<pg_sys::Oid, Option<Identity>>,
     /// Replicated from this record on, and no row told yet.
@@ -60,7 +61,11 @@ impl std::fmt::Debug for Teller {
 impl Teller {
     /// `None` when nobody would read it. In a transaction that writes: it gets its id here, if it has none.
     pub fn start() -> Option<Self> {
-        is_read().then(Self::default)
+        let node = super::shmem::my_node()?;
+        is_read().then(|| Self {
+            group: node.group(),
+            ..Self::default()
+        })
     }
 
     /// What follows is of this record, which is being applied.
@@ -76,8 +81,11 @@ impl Teller {
         }
     }
 
-    /// As [`Self::flush`]; what is known of tables holds no longer.
-    pub fn definitions_change(&mut self) {
+    /// A statement of the record is about to run; everything before it goes into the WAL. `told`: it is told as the record's.
+    pub fn definitions_change(&mut self, told: bool) {
+        if told {
+            self.put(&Item::Ddl);
+        }
         self.flush();
         self.tables.clear();
     }
@@ -234,7 +242,7 @@ impl Teller {
             let message = match (self.begins.take(), end) {
                 (Some(header), _) => RecordMessage::Begin(header, piece),
                 (None, Some(header)) if more.is_empty() => RecordMessage::End(header, piece),
-                (None, _) => RecordMessage::More(piece),
+                (None, _) => RecordMessage::More(self.group, piece),
             };
             log(&message, &mut self.message);
             rest = more;

@@ -6,7 +6,7 @@ use pgrx::{pg_guard, pg_sys};
 use synod_change::stream::{Event, Message};
 
 use super::session::{Call, Session};
-use super::{messages, transaction};
+use super::{messages, strong, transaction};
 use crate::decode::options::Given;
 use crate::pg::list;
 
@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn startup(context: Context, plugin: *mut pg_sys::Outpu
             pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_TEXTUAL_OUTPUT
         };
         (*plugin).receive_rewrites = session.options.include_rewrites;
-        (*context).streaming &= session.options.stream_changes;
+        (*context).streaming &= session.options.stream_changes && !strong::is_member();
         own(context, session);
     }
 }
@@ -117,7 +117,7 @@ unsafe extern "C-unwind" fn shutdown(_context: Context) {}
 unsafe extern "C-unwind" fn filter_by_origin(context: Context, origin: pg_sys::RepOriginId) -> bool {
     // SAFETY: a callback of the server.
     let (session, _) = unsafe { enter(context, std::ptr::null_mut(), false) };
-    session.options.only_local && u32::from(origin) != pg_sys::InvalidRepOriginId
+    session.options.only_local && u32::from(origin) != pg_sys::InvalidRepOriginId && !strong::is_of_group(origin)
 }
 
 #[pg_guard]
@@ -134,7 +134,7 @@ unsafe extern "C-unwind" fn commit(context: Context, txn: Txn, _lsn: pg_sys::XLo
     // SAFETY: a callback of the server.
     unsafe {
         let (session, call) = enter(context, txn, false);
-        session.end(call, &Event::Commit(transaction::of(txn, true)));
+        session.commit(call);
     }
 }
 

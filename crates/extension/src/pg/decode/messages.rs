@@ -5,11 +5,13 @@
 //! it, so that the ids of rows do not depend on that.
 
 use synod_change::stream::own_message::{CONTEXT_PREFIX, DDL_PREFIX, DdlMessage, OWN_PREFIX, decode_context};
-use synod_change::stream::{Ddl, Event, Message, Place};
+use synod_change::stream::record_message::RECORD_PREFIX;
+use synod_change::stream::{Ddl, Event, EventId, Message, Place};
 use synod_change::{DecodeError, stream::Table};
 
 use super::ids;
 use super::session::{Call, Session};
+use super::strong::DdlPlace;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
 use crate::pg::{compat, encoding};
@@ -57,10 +59,26 @@ unsafe fn own(session: &mut Session, call: Call, lsn: u64, message: Message<'_>)
                 session.note_context(call, context);
             }
         } else if message.prefix == DDL_PREFIX.as_bytes() {
-            let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);
+            let xid = (*call.txn).xid.into_inner();
+            let of_record = session.records.take_ddl();
+            let place = match &of_record {
+                DdlPlace::Unwanted => return Ok(()),
+                DdlPlace::Local => session.next_place(call, lsn, xid, 1),
+                DdlPlace::Record(group, csn, ordinal) => Place {
+                    id: EventId::Group {
+                        group,
+                        csn: *csn,
+                        ordinal: *ordinal,
+                    },
+                    lsn,
+                    xid,
+                },
+            };
             if session.options.include_ddl {
                 definitions(session, call, place, &DdlMessage::decode(message.content)?);
             }
+        } else if message.prefix == RECORD_PREFIX.as_bytes() {
+            session.record(call, lsn, message.content)?;
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use super::environment::{self, ExactText};
 use super::ids::Ids;
 use super::invalidation::{self, Stale};
 use super::shape::{self, Shape};
+use super::strong::{Records, Standing};
 use super::values::RowBuffer;
 use super::{output, transaction};
 use crate::decode::Options;
@@ -37,8 +38,10 @@ pub struct Session {
     new: RowBuffer,
     old: RowBuffer,
     message: Vec<u8>,
+    /// Where it is among the group's records.
+    pub(super) records: Records,
     /// What rows need while they are decoded.
-    scratch: pg_sys::MemoryContext,
+    pub(super) scratch: pg_sys::MemoryContext,
 }
 
 /// How far a transaction has been told.
@@ -47,6 +50,8 @@ struct Progress {
     ids: Ids,
     /// Who does what comes next, until it is told.
     context: Option<Vec<u8>>,
+    /// Its beginning was told.
+    begun: bool,
     /// Something of it was told.
     told: bool,
     /// Something of this block was told.
@@ -92,6 +97,7 @@ impl Session {
             new: RowBuffer::default(),
             old: RowBuffer::default(),
             message: Vec::new(),
+            records: Records::default(),
             scratch,
         })
     }
@@ -99,15 +105,19 @@ impl Session {
     /// A transaction begins to be told whole.
     pub unsafe fn begin(&mut self, call: Call, prepared: bool) {
         self.current = Progress::default();
-        if !self.options.skip_empty {
-            // SAFETY: in a callback.
-            unsafe { self.tell_begin(call, prepared, true) }
+        // SAFETY: in a callback.
+        unsafe {
+            self.records.begin(call.txn);
+            if !self.options.skip_empty && !self.records.puts_off() {
+                self.current.begun = true;
+                self.tell_begin(call, prepared, true);
+            }
         }
     }
 
     /// It ends, with this event; or something happens to one that was told before.
     pub unsafe fn end(&mut self, call: Call, event: &Event<'_>) {
-        if self.options.skip_empty && !self.current.told {
+        if !self.current.begun {
             return;
         }
         // SAFETY: in a callback.
@@ -161,7 +171,36 @@ impl Session {
     pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
         // SAFETY: in a callback that was passed these; the rows live as long as it, what is printed as long as `scratch` is not reset.
         unsafe {
+            match self.shape(relation).standing {
+                Standing::Ordinary => {}
+                Standing::Replicated => return self.records.leave_out(),
+                Standing::Own => return,
+            }
             let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
+            let rows = &(*change).data.tp;
+            let (new, old) = (
+                compat::decoded_tuple(rows.newtuple),
+                compat::decoded_tuple(rows.oldtuple),
+            );
+            self.tell_row(call, place, relation, (*change).action, new, old);
+        }
+    }
+
+    /// Tell of a row of this relation; rows that are not there are null.
+    ///
+    /// # Safety
+    /// In a callback, with the catalog as of the change.
+    pub(super) unsafe fn tell_row(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relation: pg_sys::Relation,
+        action: pg_sys::ReorderBufferChangeType::Type,
+        new_tuple: pg_sys::HeapTuple,
+        old_tuple: pg_sys::HeapTuple,
+    ) {
+        // SAFETY: by contract; the rows live as long as the callback, what is printed as long as `scratch` is not reset.
+        unsafe {
             let _exact = self.options.format.wants_exact_text().then(ExactText::begin);
             let shape = self.shape(relation);
             self.begin_late(call);
@@ -169,14 +208,11 @@ impl Session {
             pg_sys::CurrentMemoryContext = self.scratch;
             let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
             let descriptor = (*relation).rd_att;
-            let rows = &(*change).data.tp;
-            let new_tuple = compat::decoded_tuple(rows.newtuple);
-            let old_tuple = compat::decoded_tuple(rows.oldtuple);
             let new_row = (!new_tuple.is_null()).then(|| new.read(&shape, new_tuple, descriptor).into());
             let old_row = (!old_tuple.is_null()).then(|| old.read(&shape, old_tuple, descriptor).into());
             let table = &shape.table;
             use pg_sys::ReorderBufferChangeType as Kind;
-            let told = match ((*change).action, new_row) {
+            let told = match (action, new_row) {
                 (Kind::REORDER_BUFFER_CHANGE_INSERT, Some(new)) => Some(Change::Insert { table, new }),
                 (Kind::REORDER_BUFFER_CHANGE_UPDATE, Some(new)) => Some(Change::Update {
                     table,
@@ -204,12 +240,41 @@ impl Session {
     ) {
         // SAFETY: in a callback that was passed these.
         unsafe {
+            let mut ordinary = Vec::with_capacity(relations.len());
+            for relation in relations {
+                match self.shape(*relation).standing {
+                    Standing::Ordinary => ordinary.push(*relation),
+                    Standing::Replicated => self.records.leave_out(),
+                    Standing::Own => {}
+                }
+            }
+            if ordinary.is_empty() {
+                return;
+            }
             let xid = (*(*change).txn).xid.into_inner();
-            let place = self.next_place(call, (*change).lsn, xid, relations.len() as u64);
+            let place = self.next_place(call, (*change).lsn, xid, ordinary.len() as u64);
+            let truncate = &(*change).data.truncate;
+            self.tell_truncate(call, place, &ordinary, truncate.cascade, truncate.restart_seqs);
+        }
+    }
+
+    /// Tell that these tables were emptied.
+    ///
+    /// # Safety
+    /// As for [`Self::tell_row`].
+    pub(super) unsafe fn tell_truncate(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relations: &[pg_sys::Relation],
+        cascade: bool,
+        restart_identity: bool,
+    ) {
+        // SAFETY: by contract.
+        unsafe {
             let shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
             self.begin_late(call);
             let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
-            let truncate = &(*change).data.truncate;
             let at_a_time = if self.options.format.one_table_at_a_time() {
                 1
             } else {
@@ -222,8 +287,8 @@ impl Session {
                 };
                 let change = Change::Truncate {
                     tables: some,
-                    cascade: truncate.cascade,
-                    restart_identity: truncate.restart_seqs,
+                    cascade,
+                    restart_identity,
                 };
                 self.tell(
                     call,
@@ -269,32 +334,31 @@ impl Session {
     unsafe fn begin_if_put_off(&mut self, call: Call) {
         // SAFETY: in a callback.
         unsafe {
+            let skip_empty = self.options.skip_empty;
             let progress = self.progress(call);
             let begun = if call.streaming {
-                progress.block_told
+                progress.block_told || !skip_empty
             } else {
-                progress.told
+                std::mem::replace(&mut progress.begun, true)
             };
             progress.told = true;
             progress.block_told = true;
-            if !begun && self.options.skip_empty {
+            if !begun {
                 let prepared = !call.streaming && !(*call.txn).gid.is_null();
                 self.tell_begin(call, prepared, false);
             }
         }
     }
 
-    unsafe fn tell_begin(&mut self, call: Call, prepared: bool, last: bool) {
-        // SAFETY: in a callback.
-        unsafe {
-            let transaction = transaction::of(call.txn, !call.streaming);
-            let event = match (call.streaming, prepared) {
-                (true, _) => Event::StreamStart(transaction),
-                (false, true) => Event::BeginPrepare(transaction),
-                (false, false) => Event::Begin(transaction),
-            };
-            self.tell(call, &event, last);
-        }
+    /// Whether the beginning of what is at hand was told.
+    pub(super) fn has_begun(&self) -> bool {
+        self.current.begun
+    }
+
+    /// As [`Self::has_begun`]; what comes next begins anew.
+    pub(super) fn take_begun(&mut self) -> bool {
+        self.current.context = None;
+        std::mem::take(&mut self.current.begun)
     }
 
     /// Write an event and send it. `last`: nothing follows in this callback.
@@ -303,7 +367,7 @@ impl Session {
         self.options.format.write(event, &mut self.message);
         if !self.message.is_empty() {
             // SAFETY: in a callback.
-            unsafe { output::send(call.context, &self.message, last) }
+            unsafe { output::send(call.context, &self.message, last && !self.records.go_on()) }
         }
         if self.message.capacity() > KEPT_BYTES {
             self.message = Vec::new();

@@ -10,11 +10,14 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use synod_change::stream::{Column, ReplicaIdentity, Table, TypeClass};
 
+use super::strong::Standing;
 use super::values::Output;
 use crate::pg::relcache::Relation;
 
 /// A table, and how its rows are read.
 pub struct Shape {
+    /// Whether its own changes are told.
+    pub standing: Standing,
     /// What formats see of it.
     pub table: Table,
     /// How each of [`Table::columns`] is read.
@@ -65,6 +68,7 @@ pub unsafe fn load(relation: pg_sys::Relation, version: u64) -> Rc<Shape> {
         let schema = bytes(pg_sys::get_namespace_name(class.relnamespace));
         let keys = Keys::of(relation);
         let mut shape = Shape {
+            standing: Standing::of(relation, &schema),
             table: Table {
                 version,
                 oid: oid.to_u32(),
