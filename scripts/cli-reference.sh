@@ -15,7 +15,7 @@ Made from `synod --help`; `make fix` makes it anew. `make install` puts the comm
 HEAD
 "$synod" --help | sed 's/[[:space:]]*$//'
 echo '```'
-for command in status top doctor create join rejoin move leave compare repair; do
+for command in status top doctor create join rejoin move leave compare repair stream; do
     printf '\n## synod %s\n\n```text\n' "$command"
     "$synod" "$command" --help | sed 's/[[:space:]]*$//'
     echo '```'

@@ -11,6 +11,7 @@ packages=(
     clang libclang-dev pkg-config gcc make # bindings to the server's headers
     python3 python3-pip python3-venv       # the checks of `make verify`, the PostgreSQL 18 of `make PG=18`
     iproute2 util-linux                    # networks that can be cut, servers under another user
+    nats-server redis-server               # what the change stream is sent to in tests
 )
 
 missing=()

@@ -22,6 +22,7 @@ mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
 pub use json::Json;
+pub use json::text::put_string as put_json_string;
 pub use keys::Keys;
 pub use option::OptionError;
 pub use sql::Sql;

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::failure::Failure;
+use crate::stream::Stream;
+
 const ABOUT: &str =
     "Forms groups of strongly consistent PostgreSQL databases, shows what they do, finds and mends what is wrong";
 
@@ -33,7 +36,7 @@ pub struct Arguments {
 /// What every subcommand takes.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Database to connect to: a connection string, a URI or a name
+    /// Database to connect to: a connection string, a URI or a name; stream takes several
     #[arg(
         short,
         long,
@@ -42,7 +45,7 @@ pub struct Common {
         env = "SYNOD_DSN",
         hide_env_values = true
     )]
-    pub dsn: Option<String>,
+    dsn: Vec<String>,
     /// Write JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
@@ -52,6 +55,24 @@ pub struct Common {
 }
 
 impl Common {
+    /// The database, for commands that take one.
+    pub fn dsn(&self) -> Result<Option<&str>, Failure> {
+        match &self.dsn[..] {
+            [] => Ok(None),
+            [dsn] => Ok(Some(dsn)),
+            _ => Err(Failure::new(
+                "--dsn was given more than once",
+                "Only stream reads from several nodes.",
+                "Give one member of the group: the others are found through it.",
+            )),
+        }
+    }
+
+    /// All of them.
+    pub fn dsns(&self) -> &[String] {
+        &self.dsn
+    }
+
     /// How long a connection may take.
     pub fn connect_timeout(&self) -> Duration {
         Duration::from_secs(self.connect_timeout.max(1))
@@ -144,6 +165,9 @@ the output of the dry run. Find the cause first. While it runs (at most --pause)
 that node ends, and those that wait too long are told so (57P03, 08007); let clients use another node. A node whose apply has stopped cannot be repaired so, as it can
 reach no CSN that the others still know: let it leave and join again.")]
     Repair(Repair),
+    /// Follow the change stream of a replication slot into a file, another PostgreSQL, HTTP, NATS or Redis
+    #[command(after_long_help = crate::stream::EXAMPLES)]
+    Stream(Box<Stream>),
 }
 
 /// Options of `synod top`.

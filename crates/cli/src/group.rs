@@ -57,7 +57,7 @@ pub struct Group {
 
 /// Connect to the node that the user named.
 pub fn connect(common: &Common, purpose: &str) -> Result<(Target, Session), Failure> {
-    let target = Target::given(common.dsn.as_deref(), common.connect_timeout())?;
+    let target = Target::given(common.dsn()?, common.connect_timeout())?;
     let session = target.connect(purpose)?;
     Ok((target, session))
 }

@@ -13,6 +13,7 @@ mod repair;
 mod rows;
 mod session;
 mod status;
+mod stream;
 mod top;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Leave(options) => membership::leave(common, options),
         Command::Compare(options) => compare::run(common, options),
         Command::Repair(options) => repair::run(common, options),
+        Command::Stream(options) => stream::run(common, options),
     };
     let code = done.unwrap_or_else(|failure| {
         if common.json {

@@ -82,6 +82,11 @@ impl Target {
 
     /// Connect.
     pub fn connect(&self, application: &str) -> Result<Session, Failure> {
+        self.connect_with(application, &[])
+    }
+
+    /// Connect with these keywords, too.
+    pub fn connect_with(&self, application: &str, more: &[(&str, &str)]) -> Result<Session, Failure> {
         let told = |error| Failure::on(&self.whom, error);
         let application = format!("synod {application}");
         let mut parameters: Vec<(&str, &str)> = self
@@ -91,6 +96,7 @@ impl Target {
             .collect();
         parameters.push(("application_name", &application));
         parameters.push(("client_encoding", "UTF8"));
+        parameters.extend(more);
         let conn = Conn::start(&parameters).map_err(told)?;
         let mut session = Session {
             conn,
@@ -112,7 +118,7 @@ impl Target {
 
 /// A connection.
 pub struct Session {
-    conn: Conn,
+    pub(crate) conn: Conn,
     /// In messages.
     pub whom: String,
     /// How long one statement may take.
@@ -138,6 +144,20 @@ impl Session {
     pub fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         let done = self.conn.send_query(sql).and_then(|()| self.finish());
         done.map(drop).map_err(|error| Failure::on(&self.whom, error))
+    }
+
+    /// Run one statement by the simple protocol, the only one that a replication connection takes; its rows.
+    pub fn query(&mut self, sql: &str) -> Result<Vec<Row>, Failure> {
+        let done = self.conn.send_query(sql).and_then(|()| self.finish());
+        done.map_err(|error| Failure::on(&self.whom, error))
+    }
+
+    /// Run statements; how many rows each affected, in order, as far as they came.
+    pub fn run_counted(&mut self, sql: &str, counts: &mut Vec<u64>) -> Result<(), PqError> {
+        self.conn
+            .send_query(sql)
+            .and_then(|()| self.finish_counted(counts))
+            .map(drop)
     }
 
     /// Run one statement; its rows.
@@ -173,6 +193,10 @@ impl Session {
     }
 
     fn finish(&mut self) -> Result<Vec<Row>, PqError> {
+        self.finish_counted(&mut Vec::new())
+    }
+
+    fn finish_counted(&mut self, counts: &mut Vec<u64>) -> Result<Vec<Row>, PqError> {
         let deadline = Instant::now().checked_add(self.patience);
         while !self.conn.flush()? {
             self.wait(true, deadline)?;
@@ -187,21 +211,24 @@ impl Session {
             }
             match self.conn.next_outcome() {
                 None => break,
-                Some(Outcome::Rows(found)) => rows = found,
+                Some(Outcome::Rows(found)) => {
+                    counts.push(self.conn.affected());
+                    rows = found;
+                }
                 Some(Outcome::Failed(error)) => {
                     failed.get_or_insert(error);
                     if self.conn.is_bad() {
                         break;
                     }
                 }
-                Some(Outcome::Command) => {}
+                Some(Outcome::Command) => counts.push(self.conn.affected()),
                 Some(Outcome::CopyOut | Outcome::CopyBoth) => return Err(plain("unexpected COPY")),
             }
         }
         failed.map_or(Ok(rows), Err)
     }
 
-    fn wait(&self, write: bool, deadline: Option<Instant>) -> Result<(), PqError> {
+    pub(crate) fn wait(&self, write: bool, deadline: Option<Instant>) -> Result<(), PqError> {
         let Some(socket) = self.conn.borrowed_socket() else {
             return Err(self.conn.error());
         };

@@ -67,6 +67,8 @@ unsafe extern "C" {
     fn PQgetvalue(result: *const PGresult, row: c_int, column: c_int) -> *const c_char;
     fn PQgetlength(result: *const PGresult, row: c_int, column: c_int) -> c_int;
     fn PQputCopyData(conn: *mut PGconn, buffer: *const c_char, bytes: c_int) -> c_int;
+    fn PQputCopyEnd(conn: *mut PGconn, error: *const c_char) -> c_int;
+    fn PQcmdTuples(result: *mut PGresult) -> *const c_char;
     fn PQgetCopyData(conn: *mut PGconn, buffer: *mut *mut c_char, is_async: c_int) -> c_int;
     fn PQfreemem(memory: *mut std::ffi::c_void);
     fn PQconninfoParse(info: *const c_char, error: *mut *mut c_char) -> *mut PQconninfoOption;
@@ -142,6 +144,8 @@ pub struct Conn {
     raw: NonNull<PGconn>,
     /// Where [`receive_notice`] puts what it hears. Behind a lock, as libpq holds its address.
     notices: Box<Mutex<Vec<Notice>>>,
+    /// See [`Conn::affected`].
+    affected: u64,
 }
 
 // SAFETY: libpq lets any thread use a connection, one at a time; `&mut self` and the absence of `Sync` see to that.
@@ -216,6 +220,7 @@ impl Conn {
         let conn = Self {
             raw,
             notices: Box::default(),
+            affected: 0,
         };
         let place = ptr::from_ref(&*conn.notices).cast_mut().cast();
         // SAFETY: the connection is live; `notices` stays where it is until the connection is finished.
@@ -345,9 +350,17 @@ impl Conn {
             8 => Outcome::CopyBoth,
             _ => Outcome::Failed(self.result_error(result)),
         };
+        // SAFETY: `result` is live; the string is empty for commands that do not count rows.
+        let affected = text(unsafe { PQcmdTuples(result.as_ptr()) });
+        self.affected = affected.and_then(|count| count.parse().ok()).unwrap_or(0);
         // SAFETY: not used after this.
         unsafe { PQclear(result.as_ptr()) };
         Some(outcome)
+    }
+
+    /// How many rows the command of the last [`Self::next_outcome`] affected; 0 for one that does not count.
+    pub fn affected(&self) -> u64 {
+        self.affected
     }
 
     fn result_error(&self, result: NonNull<PGresult>) -> PqError {
@@ -391,6 +404,12 @@ impl Conn {
         };
         // SAFETY: the connection is live; libpq copies the bytes.
         self.check(unsafe { PQputCopyData(self.raw.as_ptr(), data.as_ptr().cast(), length) } == 1)
+    }
+
+    /// Nothing more comes from this side of the copy; [`Self::flush`] sends it.
+    pub fn put_copy_end(&mut self) -> Result<(), PqError> {
+        // SAFETY: the connection is live; NULL means that the copy is good.
+        self.check(unsafe { PQputCopyEnd(self.raw.as_ptr(), ptr::null()) } == 1)
     }
 
     fn check(&self, good: bool) -> Result<(), PqError> {

@@ -8,6 +8,7 @@
 //! - [`Network`]: one network namespace per server, links that can be cut in one direction;
 //! - [`Cluster`]: servers that form a group;
 //! - [`command`]: the command `synod`;
+//! - [`broker`]: NATS and Redis, which the change stream is sent to;
 //! - [`wait_until`]: the only way a test waits;
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod broker;
 mod cluster;
 pub mod command;
 mod converge;

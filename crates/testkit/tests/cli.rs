@@ -80,7 +80,7 @@ fn the_reference_is_the_help() {
         );
         described += 1;
     }
-    assert_eq!(described, 10, "subcommands in docs/src/cli.md");
+    assert_eq!(described, 11, "subcommands in docs/src/cli.md");
 }
 
 #[test]

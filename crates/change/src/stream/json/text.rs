@@ -4,7 +4,7 @@ use crate::stream::Encoding;
 use crate::stream::digits::put_hex;
 
 /// A string, quotes included. Bytes that are not UTF-8 (names in a database in SQL_ASCII) become `\x` and two digits each.
-pub(crate) fn put_string(out: &mut Vec<u8>, text: &[u8], encoding: Encoding) {
+pub fn put_string(out: &mut Vec<u8>, text: &[u8], encoding: Encoding) {
     out.push(b'"');
     match encoding {
         Encoding::Utf8 => put_escaped(out, text),

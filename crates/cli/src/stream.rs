@@ -1,0 +1,353 @@
+//! `synod stream`: follows the change stream of a replication slot into a sink.
+//!
+//! ```text
+//! server --CopyBoth--> reader thread --queue, bounded in bytes--> engine (main thread) --events--> sink
+//!    ^                                                               |
+//!    +---- feedback: everything before here is durable in the sink --+
+//! ```
+//!
+//! Transactions come whole and after their commit: the server keeps large ones in its own spill files
+//! (`logical_decoding_work_mem`), so here nothing is kept per transaction, and what is aborted never travels. Whatever ends a
+//! connection (`run`), the next one (`attempt`) begins at the last position that is durable in the sink, and what the sink has
+//! beyond is passed over by its name (`resume`).
+
+mod destination;
+mod engine;
+mod envelope;
+mod event_id;
+mod group;
+mod lsn;
+mod nodes;
+mod options;
+mod park;
+mod pattern;
+mod pause;
+mod queue;
+mod reader;
+mod replay;
+mod report;
+mod resume;
+mod sink;
+mod slots;
+mod snapshot;
+mod source;
+mod stop;
+mod template;
+mod tls;
+mod wire;
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use crate::arguments::Common;
+use crate::failure::{Failure, exit};
+use crate::session::Target;
+use engine::{End, Engine, Wishes};
+use group::Group;
+use nodes::Followers;
+use park::Parking;
+use pause::Pauses;
+use queue::Queue;
+use reader::Shared;
+use report::{Lines, Report, in_short};
+use resume::{Gate, Resume};
+use sink::{Sink, Trouble};
+use slots::Filters;
+use source::Source;
+use stop::Stop;
+
+pub use options::{EXAMPLES, Stream};
+
+/// Do it.
+pub fn run(common: &Common, options: &Stream) -> Result<u8, Failure> {
+    let targets = targets(common)?;
+    if options.drop_slot {
+        return slots::drop_everywhere(common, options, &targets);
+    }
+    let lines = match (common.json, destination::is_standard_output(options)) {
+        (false, _) => Lines::None,
+        (true, false) => Lines::Output,
+        (true, true) => Lines::Error,
+    };
+    let every = Duration::from_secs_f64(options.status_interval.clamp(0.05, 86_400.0));
+    let mut stream = Running {
+        common,
+        options,
+        filters: Filters::new(options)?,
+        group: Group::find(&targets)?,
+        targets,
+        current: 0,
+        sink: None,
+        system: None,
+        gate: None,
+        parking: Parking::new(&options.parked()),
+        report: Report::new(lines, every),
+        stop: Stop::on_signals()?,
+        until: options.until_lsn,
+        connected: false,
+    };
+    if options.replay_parked {
+        return replay::run(&mut stream);
+    }
+    stream.run()
+}
+
+fn targets(common: &Common) -> Result<Vec<Target>, Failure> {
+    let patience = common.connect_timeout();
+    match common.dsns() {
+        [] => Ok(vec![Target::given(None, patience)?]),
+        [one] => Ok(vec![Target::given(Some(one), patience)?]),
+        several => several
+            .iter()
+            .enumerate()
+            .map(|(index, dsn)| {
+                let mut target = Target::given(Some(dsn), patience)?;
+                target.whom = format!("the server of --dsn number {}", index + 1);
+                Ok(target)
+            })
+            .collect(),
+    }
+}
+
+/// One run of the command.
+struct Running<'a> {
+    common: &'a Common,
+    options: &'a Stream,
+    filters: Filters,
+    targets: Vec<Target>,
+    /// The node that is read.
+    current: usize,
+    /// Several nodes are read: which group they form.
+    group: Option<Group>,
+    sink: Option<Box<dyn Sink>>,
+    /// System and database that was connected to first.
+    system: Option<source::System>,
+    gate: Option<Gate>,
+    parking: Parking,
+    report: Report,
+    stop: Stop,
+    until: Option<u64>,
+    connected: bool,
+}
+
+impl Running<'_> {
+    fn run(&mut self) -> Result<u8, Failure> {
+        let mut pauses = Pauses::default();
+        let mut failed = 0;
+        loop {
+            let shared = Shared::default();
+            let events = self.report.counts.events;
+            let end = self.attempt(&shared).unwrap_or_else(|end| end);
+            match end {
+                End::Reached | End::Stopped => {
+                    let why = if matches!(end, End::Reached) {
+                        "caught up"
+                    } else {
+                        "ended"
+                    };
+                    self.report.end(&shared, why);
+                    let parked = self.report.counts.parked > 0;
+                    return Ok(if parked { exit::FOUND } else { exit::GOOD });
+                }
+                End::Fatal(failure) => {
+                    self.report.end(&shared, "failed");
+                    return Err(failure);
+                }
+                End::Again(failure) => {
+                    failed += 1;
+                    if self.report.counts.events > events {
+                        pauses.reset();
+                        failed = 0;
+                    }
+                    // A server that was never there is rather a wrong address.
+                    if !self.connected && failed >= self.targets.len() {
+                        return Err(failure);
+                    }
+                    self.current = (self.current + 1) % self.targets.len();
+                    let pause = if failed < self.targets.len() {
+                        Duration::ZERO
+                    } else {
+                        pauses.next(None)
+                    };
+                    self.report.trouble("reconnecting", &in_short(&failure), pause);
+                    if !pause::wait(pause, &self.stop) {
+                        self.report.end(&shared, "ended");
+                        return Ok(exit::GOOD);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One connection, from its beginning to its end.
+    fn attempt(&mut self, shared: &Shared) -> Result<End, End> {
+        let mut source = self.connect().map_err(again_or_not)?;
+        let mut slot = source.slot(&self.options.slot)?;
+        if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid.as_ref()) {
+            return Err(End::Again(Failure::new(
+                format!(
+                    "replication slot \"{}\" is in use by process {pid} of the server",
+                    self.options.slot
+                ),
+                "",
+                "",
+            )));
+        }
+        if slot.is_none() && !self.options.create {
+            return Err(End::Fatal(slots::missing(&self.options.slot)));
+        }
+        let resume = self.open_sink(&source, slot.is_none())?;
+        let mut sink = self.sink.take().ok_or(End::Stopped)?;
+        // A sink with a memory that knows nothing of the slot: its snapshot was not finished.
+        if slot.is_some() && resume.is_none() && sink.remembers() && self.options.initial_snapshot {
+            source.drop_slot(&self.options.slot).map_err(again_or_not)?;
+            slot = None;
+        }
+        let streamed = self.stream(source, slot, resume, sink.as_mut(), shared);
+        self.sink = Some(sink);
+        streamed
+    }
+
+    fn stream(
+        &mut self,
+        mut source: Source,
+        slot: Option<source::Slot>,
+        resume: Option<Resume>,
+        sink: &mut dyn Sink,
+        shared: &Shared,
+    ) -> Result<End, End> {
+        let confirmed = match &slot {
+            Some(slot) => slot.confirmed,
+            None => self.make_slot(&mut source, sink, shared)?,
+        };
+        let start = match resume.as_ref().and_then(|resume| resume.start_lsn) {
+            Some(start) if start < confirmed && self.group.is_none() => {
+                return Err(End::Fatal(slots::gap(&self.options.slot, start, confirmed)));
+            }
+            Some(start) => start,
+            None => {
+                if sink.remembers() && (slot.is_some() || !self.options.initial_snapshot) {
+                    slots::remember(confirmed, sink, &mut self.report, &self.stop, shared)?;
+                }
+                confirmed
+            }
+        };
+        if self.options.until_caught_up && self.until.is_none_or(|_| self.group.is_some()) {
+            self.until = Some(source.flushed().map_err(again_or_not)?);
+        }
+        let reached = self.gate.take().map(|gate| gate.reached());
+        let mut gate = Gate::new(resume.or(reached), self.group.is_some());
+        let from = if self.group.is_some() { 0 } else { start };
+        shared.confirmed.store(confirmed.max(from), Ordering::Release);
+        let command = Source::start_command(&self.options.slot, from, &self.filters.plugin_options());
+        reader::start(&mut source.session, &command).map_err(again_or_not)?;
+        self.report.over("streaming again");
+        let end = self.follow(source, sink, &mut gate, shared);
+        self.gate = Some(gate);
+        Ok(end)
+    }
+
+    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: &mut Gate, shared: &Shared) -> End {
+        let queue = Queue::new((self.options.max_memory / 4 * 3).max(1 << 16));
+        let wishes = Wishes {
+            until: self.until,
+            park: destination::parks(self.options),
+            group_only: self.group.is_some(),
+        };
+        let mut followers = Followers::new(&self.options.slot, &self.targets, self.current);
+        thread::scope(|scope| {
+            scope.spawn(|| reader::follow(source.session, &queue, shared));
+            let mut engine = Engine::new(sink, gate, &self.parking, &mut self.report, &self.stop, &wishes, shared);
+            let end = engine.run(&queue, || {
+                followers.beat(shared.confirmed.load(Ordering::Acquire));
+            });
+            shared.closing.store(true, Ordering::Release);
+            end
+        })
+    }
+
+    /// Connect to the current node, and see that it is what it was.
+    fn connect(&mut self) -> Result<Source, Failure> {
+        let source = Source::connect(&self.targets[self.current])?;
+        match &self.system {
+            Some(known) if self.group.is_none() && *known != source.system => {
+                return Err(Failure::new(
+                    "this is another server than before",
+                    format!(
+                        "Its system identifier is {}, it was {}: positions in the WAL mean something else.",
+                        source.system.identifier, known.identifier
+                    ),
+                    "Begin anew with another slot and another place for the events.",
+                ));
+            }
+            _ => self.system = Some(source.system.clone()),
+        }
+        self.connected = true;
+        Ok(source)
+    }
+
+    /// Make the sink ready, however long that takes; how far it came.
+    fn open_sink(&mut self, source: &Source, fresh: bool) -> Result<Option<Resume>, End> {
+        let name = match &self.group {
+            Some(group) => format!("group {}", group.id),
+            None => format!("{}/{}", source.system.identifier, source.system.database),
+        };
+        let place = destination::Place {
+            source: &name,
+            database: &source.system.database,
+        };
+        let mut sink = match self.sink.take() {
+            Some(sink) => sink,
+            None => destination::sink(self.common, self.options, &place)?,
+        };
+        let mut pauses = Pauses::default();
+        let resume = loop {
+            match sink.open(fresh) {
+                Ok(resume) => break resume,
+                Err(Trouble::Fatal(failure)) => return Err(End::Fatal(failure)),
+                Err(Trouble::Down { reason, .. } | Trouble::Again(reason) | Trouble::Refused(reason)) => {
+                    let pause = pauses.next(None);
+                    self.report.trouble("waiting for the sink", &reason, pause);
+                    if !pause::wait(pause, &self.stop) {
+                        return Err(End::Stopped);
+                    }
+                }
+            }
+        };
+        self.sink = Some(sink);
+        Ok(resume)
+    }
+
+    /// Make the slot, on every node, with the snapshot if it is wanted; where it begins.
+    fn make_slot(&mut self, source: &mut Source, sink: &mut dyn Sink, shared: &Shared) -> Result<u64, End> {
+        let name = &self.options.slot;
+        if let Some(group) = &self.group {
+            group.make_other_slots(name, &self.targets, self.current, source)?;
+        }
+        if !self.options.initial_snapshot {
+            return Ok(source.create_slot(name, false, false).map_err(again_or_not)?.consistent);
+        }
+        self.report.state("snapshot");
+        let target = &self.targets[self.current];
+        slots::with_snapshot(
+            source,
+            target,
+            self.options,
+            &self.filters,
+            sink,
+            &mut self.report,
+            &self.stop,
+            shared,
+        )
+    }
+}
+
+/// What may be otherwise in a while is tried again.
+fn again_or_not(failure: Failure) -> End {
+    if source::passes(&failure) {
+        End::Again(failure)
+    } else {
+        End::Fatal(failure)
+    }
+}

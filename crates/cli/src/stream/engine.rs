@@ -1,0 +1,456 @@
+//! Takes what the server tells, event by event, to the sink, and decides what may be confirmed.
+//!
+//! `confirmed <= durable <= taken`, all of them ends of whole transactions: what the server hears of is durable in the sink, and
+//! so is everything before it. Several records of a group that were applied together share one commit and so one end; that end
+//! is taken only when the last of them has been, which shows when another commit, or nothing, follows.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use synod_change::DecodeError;
+use synod_change::stream::binary::Reader as Decoder;
+use synod_change::stream::{Change, Event, EventId, Place, Transaction};
+
+use super::Stop;
+use super::event_id;
+use super::park::Parking;
+use super::pause::{self, Pauses};
+use super::queue::{Item, Queue};
+use super::reader::Shared;
+use super::report::Report;
+use super::resume::Gate;
+use super::sink::{GivenUp, Sink, Told, Trouble};
+use super::source;
+use crate::failure::{Failure, sentence};
+
+/// After so long without something new, what was taken is made durable.
+const LULL: Duration = Duration::from_millis(20);
+/// What was taken waits at most this long, however much comes.
+const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// How long the end of a transaction is waited for when we are to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the stream is not gone on with.
+#[derive(Debug)]
+pub enum End {
+    /// The position that was asked for is reached.
+    Reached,
+    /// We were told to end.
+    Stopped,
+    /// The connection to the server is lost, or the sink has forgotten what it took: again from the last durable position.
+    Again(Failure),
+    /// Somebody has to do something.
+    Fatal(Failure),
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> Self {
+        Self::Fatal(Failure::new(
+            "the stream cannot be understood",
+            sentence(&error.to_string()),
+            "Run a release of the command synod that is as new as the server's.",
+        ))
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Fatal(failure)
+    }
+}
+
+/// What is wanted of the stream.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// End when everything that was committed before here is delivered.
+    pub until: Option<u64>,
+    /// Refused events are parked, and the others go on.
+    pub park: bool,
+    /// Only what all nodes of a group have.
+    pub group_only: bool,
+}
+
+/// Its state while one connection lasts.
+pub struct Engine<'a> {
+    /// Where to.
+    pub sink: &'a mut dyn Sink,
+    /// What has been delivered.
+    pub gate: &'a mut Gate,
+    /// Where refused events go.
+    pub parking: &'a Parking,
+    /// How it goes.
+    pub report: &'a mut Report,
+    /// Whether to end.
+    pub stop: &'a Stop,
+    /// What is wanted.
+    pub wishes: &'a Wishes,
+    /// Told to the reader.
+    pub shared: &'a Shared,
+    /// For the sink.
+    pub pauses: Pauses,
+    /// The transaction under way.
+    inside: Option<Inside>,
+    /// Whole transactions were taken up to here.
+    taken: u64,
+    /// (commit, end) of the last transaction, when another may share its commit.
+    shares: Option<(u64, u64)>,
+    /// Something was taken since this was last made durable.
+    dirty_since: Option<Instant>,
+}
+
+/// What [`Transaction`] says, for as long as it lasts.
+#[derive(Clone, Debug)]
+struct Inside {
+    lsn: u64,
+    csn: u64,
+    xid: u32,
+    committed_us: Option<i64>,
+    group: Option<String>,
+    wanted: bool,
+    told: u64,
+}
+
+impl Inside {
+    fn new(transaction: &Transaction<'_>) -> Self {
+        Self {
+            lsn: transaction.commit_lsn.unwrap_or_default(),
+            csn: transaction.csn.map_or(0, |(_, csn)| csn),
+            xid: transaction.xid,
+            committed_us: transaction.commit_time_us,
+            group: transaction.csn.map(|(group, _)| group.to_owned()),
+            wanted: false,
+            told: 0,
+        }
+    }
+
+    fn transaction(&self) -> Transaction<'_> {
+        Transaction {
+            xid: self.xid,
+            commit_lsn: Some(self.lsn),
+            commit_time_us: self.committed_us,
+            csn: self.group.as_deref().map(|group| (group, self.csn)),
+            ..Transaction::default()
+        }
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// At the beginning of a connection.
+    pub fn new(
+        sink: &'a mut dyn Sink,
+        gate: &'a mut Gate,
+        parking: &'a Parking,
+        report: &'a mut Report,
+        stop: &'a Stop,
+        wishes: &'a Wishes,
+        shared: &'a Shared,
+    ) -> Self {
+        Self {
+            sink,
+            gate,
+            parking,
+            report,
+            stop,
+            wishes,
+            shared,
+            pauses: Pauses::default(),
+            inside: None,
+            taken: shared.confirmed.load(Ordering::Acquire),
+            shares: None,
+            dirty_since: None,
+        }
+    }
+
+    /// Until there is an end.
+    pub fn run(&mut self, queue: &Queue, mut beat: impl FnMut()) -> End {
+        let mut decoder = Decoder::new();
+        loop {
+            if let Err(end) = self.turn(queue, &mut decoder) {
+                return self.close(end);
+            }
+            beat();
+        }
+    }
+
+    /// Before the end everything that was taken becomes durable, if that is still possible.
+    fn close(&mut self, end: End) -> End {
+        match end {
+            End::Reached | End::Stopped => match self.flush() {
+                Ok(()) | Err(End::Stopped) => end,
+                Err(other) => other,
+            },
+            // The sink has what it has; what is not durable is told again.
+            other => other,
+        }
+    }
+
+    fn turn(&mut self, queue: &Queue, decoder: &mut Decoder) -> Result<(), End> {
+        self.report.tick(self.shared);
+        match queue.take(LULL) {
+            Some(Item::Message(payload)) => decoder.read(&payload, |event| self.event(event))?,
+            Some(Item::Position(lsn)) => self.position(lsn)?,
+            Some(Item::Lost(failure)) => {
+                self.flush()?;
+                return Err(if source::passes(&failure) {
+                    End::Again(failure)
+                } else {
+                    End::Fatal(failure)
+                });
+            }
+            None => {
+                self.flush()?;
+                if self.inside.is_none() {
+                    self.report.caught_up();
+                }
+            }
+        }
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) || self.sink.is_full() {
+            self.flush()?;
+        }
+        self.stopped()
+    }
+
+    fn stopped(&mut self) -> Result<(), End> {
+        if !self.stop.is_set() {
+            return Ok(());
+        }
+        let patient = self.stop.since().is_some_and(|since| since.elapsed() < GRACE);
+        if self.inside.is_some() && patient {
+            Ok(())
+        } else {
+            Err(End::Stopped)
+        }
+    }
+
+    fn event(&mut self, event: &Event<'_>) -> Result<(), End> {
+        match event {
+            Event::Begin(transaction) => self.begin(transaction),
+            Event::Commit(transaction) => self.commit(transaction),
+            Event::Row(..) | Event::Ddl(..) => self.tell(event),
+            Event::Message(_, message) if message.transactional || self.inside.is_some() => self.tell(event),
+            // It stands for itself, where it is.
+            Event::Message(..) => {
+                let lsn = event_id::of(event).map_or(0, |id| match id {
+                    EventId::Commit { lsn, .. } => lsn,
+                    _ => 0,
+                });
+                let alone = Transaction {
+                    commit_lsn: Some(lsn),
+                    ..Transaction::default()
+                };
+                self.begin(&alone)?;
+                self.tell(event)?;
+                self.commit(&alone)
+            }
+            Event::Context(_) => Ok(()),
+            _ => Err(End::Fatal(Failure::new(
+                "the server tells of transactions that have not committed",
+                "The slot has two-phase decoding on, or streaming of transactions in progress was asked for.",
+                "Give a slot without two-phase decoding.",
+            ))),
+        }
+    }
+
+    fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), End> {
+        let mut inside = Inside::new(transaction);
+        let (lsn, csn) = (inside.lsn, inside.csn);
+        if self.wishes.until.is_some_and(|until| lsn >= until) {
+            return Err(End::Reached);
+        }
+        if let Some((_, end)) = self.shares.take_if(|(commit, _)| *commit != lsn) {
+            self.taken = self.taken.max(end);
+        }
+        let told = csn != 0 || !self.wishes.group_only;
+        inside.wanted = told && self.gate.begin(lsn, csn);
+        if inside.wanted {
+            self.settle(&mut |sink| sink.begin(transaction, false))?;
+        }
+        self.inside = Some(inside);
+        Ok(())
+    }
+
+    fn tell(&mut self, event: &Event<'_>) -> Result<(), End> {
+        let Some(mut inside) = self.inside.take() else {
+            return Err(DecodeError::corrupt("change stream", "an event outside of a transaction").into());
+        };
+        let told = match event {
+            Event::Row(
+                place,
+                Change::Truncate {
+                    tables,
+                    cascade,
+                    restart_identity,
+                },
+            ) if tables.len() > 1 && !self.sink.takes_tables_together() => {
+                // Each has an id of its own.
+                (0..).zip(tables.chunks(1)).try_for_each(|(later, tables)| {
+                    let place = Place {
+                        id: place.id.later(later),
+                        ..*place
+                    };
+                    let change = Change::Truncate {
+                        tables,
+                        cascade: *cascade,
+                        restart_identity: *restart_identity,
+                    };
+                    self.tell_inside(&mut inside, &Event::Row(place, change))
+                })
+            }
+            event => self.tell_inside(&mut inside, event),
+        };
+        self.inside = Some(inside);
+        told?;
+        if self.sink.is_full() { self.flush() } else { Ok(()) }
+    }
+
+    fn tell_inside(&mut self, inside: &mut Inside, event: &Event<'_>) -> Result<(), End> {
+        let Some(id) = event_id::of(event) else { return Ok(()) };
+        if self.wishes.group_only && !matches!(id, EventId::Group { .. }) {
+            self.report.counts.left_out += 1;
+            return Ok(());
+        }
+        let id = id.to_string();
+        if !inside.wanted || !self.gate.admits(&id) {
+            self.report.counts.skipped += 1;
+            return Ok(());
+        }
+        let transaction = inside.transaction();
+        let told = Told {
+            transaction: &transaction,
+            id: &id,
+            lsn: inside.lsn,
+            snapshot: false,
+            event,
+        };
+        self.settle(&mut |sink| sink.take(&told))?;
+        self.report.counts.events += 1;
+        inside.told += 1;
+        self.dirty_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), End> {
+        let Some(inside) = self.inside.take() else {
+            return Err(DecodeError::corrupt("change stream", "a commit without a beginning").into());
+        };
+        let end = transaction.end_lsn.unwrap_or(inside.lsn);
+        // A group's records may share the commit; so may what else the transaction did.
+        if transaction.csn.is_some() {
+            self.shares = Some((inside.lsn, end));
+        } else {
+            self.shares = None;
+            self.taken = self.taken.max(end);
+        }
+        if inside.wanted {
+            self.gate.commit(inside.lsn, inside.csn)?;
+            let taken = self.taken;
+            self.settle(&mut |sink| sink.commit(transaction, taken))?;
+            self.report.counts.transactions += u64::from(inside.told > 0);
+            self.report.delivered(transaction.commit_time_us);
+        }
+        self.dirty_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// The server has told everything that ends before `lsn`.
+    fn position(&mut self, lsn: u64) -> Result<(), End> {
+        if self.inside.is_some() {
+            return Ok(());
+        }
+        self.shares = None;
+        if lsn > self.taken {
+            self.taken = lsn;
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+        if self.wishes.until.is_some_and(|until| lsn >= until) {
+            return Err(End::Reached);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        let taken = self.taken;
+        if self.dirty_since.is_none() && !self.sink.is_full() {
+            return Ok(());
+        }
+        let durable = self.settle(&mut |sink| sink.flush(taken))?;
+        self.dirty_since = None;
+        self.shared.confirmed.fetch_max(durable.min(taken), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Ask the sink until it has done it, or something else has to be done.
+    fn settle<T>(&mut self, ask: &mut dyn FnMut(&mut dyn Sink) -> Result<T, Trouble>) -> Result<T, End> {
+        loop {
+            match ask(self.sink) {
+                Ok(done) => {
+                    self.pauses.reset();
+                    self.report.over("the sink takes events again");
+                    return Ok(done);
+                }
+                Err(Trouble::Down { reason, retry_after }) => {
+                    let pause = self.pauses.next(retry_after);
+                    self.report.trouble("waiting for the sink", &reason, pause);
+                    if !self.wait(pause) {
+                        return Err(End::Stopped);
+                    }
+                }
+                Err(Trouble::Again(reason)) => {
+                    return Err(End::Again(Failure::new(reason, "", "")));
+                }
+                Err(Trouble::Refused(reason)) => self.refused(&reason)?,
+                Err(Trouble::Fatal(failure)) => return Err(End::Fatal(failure)),
+            }
+        }
+    }
+
+    fn wait(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            self.report.tick(self.shared);
+            if !pause::wait(left.min(Duration::from_millis(200)), self.stop) {
+                return false;
+            }
+        }
+    }
+
+    fn refused(&mut self, reason: &str) -> Result<(), End> {
+        let whom = self.sink.name();
+        let given_up = match self.sink.give_up(reason) {
+            Ok(given_up) => given_up,
+            Err(Trouble::Fatal(failure)) => return Err(End::Fatal(failure)),
+            Err(Trouble::Down { reason, .. } | Trouble::Again(reason) | Trouble::Refused(reason)) => {
+                return Err(End::Again(Failure::new(reason, "", "")));
+            }
+        };
+        let Some(GivenUp { refused, kept }) = given_up else {
+            return Err(End::Again(Failure::new(
+                format!("{whom} has refused an event"),
+                reason,
+                "",
+            )));
+        };
+        let (id, subject) = (&refused.id, &refused.subject);
+        if !self.wishes.park {
+            return Err(End::Fatal(Failure::new(
+                format!("{whom} refuses event \"{id}\" ({subject})"),
+                sentence(reason),
+                "Mend the cause and run it again: it goes on with that event. Or give --on-refusal park: it is kept aside, and \
+                 the others go on.",
+            )));
+        }
+        let mut place = "there".to_owned();
+        if !kept {
+            self.parking.keep(&refused)?;
+            place = format!("in \"{}\"", self.parking.place());
+        }
+        self.report.counts.parked += 1;
+        let said = format!("event \"{id}\" ({subject}) was refused and is parked {place}: {reason}");
+        self.report.note("WARNING", &said);
+        Ok(())
+    }
+}

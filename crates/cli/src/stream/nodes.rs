@@ -1,0 +1,169 @@
+//! Several nodes of a group, any one of which can be read from.
+//!
+//! Each has a slot of the same name. One is read; the others' slots follow behind, never past what has been delivered:
+//!
+//! ```text
+//! on another node: every commit before position P has a CSN <= decided(read after P)
+//! on the node read: everything applied up to A lies before position Q (A read before Q)
+//! delivered up to Q => delivered up to A;  A >= decided => the other slot may advance to P
+//! ```
+//!
+//! When the node that is read dies, another one's slot still has everything that was not delivered, and what it has beside is told
+//! by its CSN.
+
+use std::time::{Duration, Instant};
+
+use super::lsn;
+use super::source::literal;
+use crate::failure::Failure;
+use crate::session::{Session, Target};
+
+/// How often the others are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// A node that does not answer is not waited for: the stream comes first.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After a node did not answer, it is left alone for so long.
+const LEAVE_ALONE: Duration = Duration::from_secs(15);
+
+/// Where a node is.
+const APPLIED: &str = "SELECT a.applied_csn, pg_catalog.pg_current_wal_insert_lsn() FROM synod.stat_apply AS a";
+const POSITION: &str = "SELECT pg_catalog.pg_current_wal_flush_lsn()";
+const DECIDED: &str = "SELECT decided_csn FROM synod.stat_apply";
+
+/// The other nodes, kept up on a thread's side while one is read.
+pub struct Followers {
+    slot: String,
+    /// The node that is read.
+    reader: Option<Follower>,
+    others: Vec<Follower>,
+    looked: Instant,
+    /// (applied CSN, position) of the node that is read.
+    marks: Vec<(u64, u64)>,
+    /// Everything up to this CSN is delivered.
+    delivered: u64,
+}
+
+struct Follower {
+    target: Target,
+    session: Option<Session>,
+    left_alone: Option<Instant>,
+    /// (decided CSN, position): the slot may go there once that CSN is delivered.
+    wanted: Option<(u64, u64)>,
+}
+
+impl Follower {
+    fn new(target: Target) -> Self {
+        Self {
+            target,
+            session: None,
+            left_alone: None,
+            wanted: None,
+        }
+    }
+
+    /// Ask it; trouble only means that it is asked later.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Option<T> {
+        if self.left_alone.is_some_and(|since| since.elapsed() < LEAVE_ALONE) {
+            return None;
+        }
+        self.left_alone = None;
+        let connected = match self.session.take() {
+            Some(session) => Ok(session),
+            None => self.target.connect("stream nodes"),
+        };
+        let answered = connected.and_then(|mut session| {
+            session.patience = PATIENCE;
+            question(&mut session).map(|answer| (session, answer))
+        });
+        match answered {
+            Ok((session, answer)) => {
+                self.session = Some(session);
+                Some(answer)
+            }
+            Err(_) => {
+                self.left_alone = Some(Instant::now());
+                None
+            }
+        }
+    }
+}
+
+impl Followers {
+    /// All nodes but `reading` follow.
+    pub fn new(slot: &str, targets: &[Target], reading: usize) -> Self {
+        let others = targets.iter().enumerate().filter(|(index, _)| *index != reading);
+        let others: Vec<Follower> = others.map(|(_, target)| Follower::new(target.clone())).collect();
+        let reader = targets.get(reading).filter(|_| !others.is_empty());
+        Self {
+            slot: slot.to_owned(),
+            reader: reader.map(|target| Follower::new(target.clone())),
+            others,
+            looked: Instant::now(),
+            marks: Vec::new(),
+            delivered: 0,
+        }
+    }
+
+    /// `csn`: everything up to there was let through; `confirmed`: everything before this position of the node that is read is
+    /// durable in the sink.
+    pub fn beat(&mut self, confirmed: u64) {
+        if self.reader.is_none() || self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        for (csn, _) in self.marks.extract_if(.., |(_, position)| *position <= confirmed) {
+            self.delivered = self.delivered.max(csn);
+        }
+        if let Some(mark) = self.reader.as_mut().and_then(|reader| reader.ask(applied)) {
+            // Old marks say less than new ones; a few are enough.
+            if self.marks.len() >= 16 {
+                self.marks.remove(0);
+            }
+            self.marks.push(mark);
+        }
+        let (delivered, slot) = (self.delivered, self.slot.clone());
+        for other in &mut self.others {
+            match other.wanted {
+                Some((csn, position)) if csn <= delivered => {
+                    if other.ask(|session| advance(session, &slot, position)).is_some() {
+                        other.wanted = None;
+                    }
+                }
+                Some(_) => {}
+                None => other.wanted = other.ask(decided),
+            }
+        }
+    }
+}
+
+fn applied(session: &mut Session) -> Result<(u64, u64), Failure> {
+    let rows = session.rows(APPLIED, &[])?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+    // Without a position the mark never counts.
+    Ok((
+        field(0).parse().unwrap_or_default(),
+        lsn::parse(&field(1)).unwrap_or(u64::MAX),
+    ))
+}
+
+fn decided(session: &mut Session) -> Result<(u64, u64), Failure> {
+    // In this order.
+    let position = session.value(POSITION, &[])?.unwrap_or_default();
+    let decided = session.value(DECIDED, &[])?.unwrap_or_default();
+    Ok((
+        decided.parse().unwrap_or(u64::MAX),
+        lsn::parse(&position).unwrap_or_default(),
+    ))
+}
+
+fn advance(session: &mut Session, slot: &str, position: u64) -> Result<(), Failure> {
+    let sql = format!(
+        "SELECT pg_catalog.pg_replication_slot_advance(slot_name, {position}::pg_catalog.pg_lsn) \
+           FROM pg_catalog.pg_replication_slots \
+          WHERE slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < {position}::pg_catalog.pg_lsn",
+        literal(slot),
+        position = literal(&lsn::text(position))
+    );
+    session.rows(&sql, &[]).map(drop)
+}

@@ -1,0 +1,343 @@
+//! Events published to a JetStream stream of a NATS server.
+//!
+//! Exactly once within the stream's duplicate window (two minutes unless it says otherwise): every message carries the event's
+//! id as `Nats-Msg-Id`, and the server keeps the first of those with the same id. At least once beyond.
+//!
+//! A window of messages is published, then their acknowledgements are waited for.
+
+mod protocol;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::socket::{ANSWER_TIMEOUT, Socket};
+use super::{Carried, Carrier, Parcel, Trouble};
+use crate::failure::{Failure, sentence};
+use crate::stream::resume::Resume;
+use protocol::{FromServer, Parser};
+
+pub use protocol::token;
+
+/// Messages that may be unacknowledged.
+const WINDOW: usize = 512;
+
+/// Where to.
+#[derive(Clone, Debug, Default)]
+pub struct Address {
+    /// Name or number.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Encrypted.
+    pub tls: bool,
+    /// User and password, or a token alone.
+    pub user: Option<String>,
+    /// See there.
+    pub password: Option<String>,
+    /// The stream to make, and the subjects that it takes, when nothing takes them yet.
+    pub create: Option<(String, String)>,
+}
+
+/// The carrier.
+pub struct Nats {
+    address: Address,
+    link: Option<Link>,
+}
+
+struct Link {
+    socket: Socket,
+    parser: Parser,
+    inbox: String,
+    next_reply: u64,
+    max_payload: usize,
+}
+
+/// Why the link is given up, or a message refused.
+enum Broken {
+    Link(String),
+    Said(String),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Link(error.to_string())
+    }
+}
+
+impl Nats {
+    /// To this server.
+    pub fn new(address: Address) -> Self {
+        Self { address, link: None }
+    }
+
+    fn link(&mut self) -> Result<&mut Link, Trouble> {
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect().map_err(|broken| match broken {
+                Broken::Link(reason) => down(&self.name(), &reason),
+                Broken::Said(said) => Trouble::Fatal(Failure::new(
+                    format!("{} refuses us", self.name()),
+                    sentence(&said),
+                    "Give user and password in the URL: nats://user:password@host.",
+                )),
+            })?,
+        };
+        Ok(self.link.insert(link))
+    }
+
+    fn connect(&self) -> Result<Link, Broken> {
+        let mut link = Link {
+            socket: Socket::connect(&self.address.host, self.address.port)?,
+            parser: Parser::default(),
+            inbox: inbox(),
+            next_reply: 0,
+            max_payload: 1 << 20,
+        };
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let FromServer::Info(info) = link.hear(deadline)? else {
+            return Err(Broken::Link("it does not speak NATS".into()));
+        };
+        let info: Value = serde_json::from_str(&info).map_err(|_| Broken::Link("its INFO is not JSON".into()))?;
+        if let Some(most) = info["max_payload"].as_u64() {
+            link.max_payload = usize::try_from(most).unwrap_or(usize::MAX);
+        }
+        if info["jetstream"].as_bool() != Some(true) {
+            return Err(Broken::Link("it has no JetStream (start it with -js)".into()));
+        }
+        if self.address.tls {
+            link.socket = link.socket.encrypt(&self.address.host)?;
+        } else if info["tls_required"].as_bool() == Some(true) {
+            return Err(Broken::Said("It wants TLS: write tls:// instead of nats://".into()));
+        }
+        let token = self.address.user.as_ref().filter(|_| self.address.password.is_none());
+        let hello = json!({
+            "verbose": false, "pedantic": false, "headers": true, "no_responders": true, "lang": "rust", "name": "synod stream",
+            "version": env!("CARGO_PKG_VERSION"), "user": self.address.user, "pass": self.address.password, "auth_token": token,
+        });
+        let inbox = link.inbox.clone();
+        link.socket
+            .write_all(format!("CONNECT {hello}\r\nSUB {inbox}.* 1\r\nPING\r\n").as_bytes())?;
+        link.socket.flush()?;
+        while link.hear(deadline)? != FromServer::Pong {}
+        if let Some((stream, subjects)) = &self.address.create {
+            link.make_stream(stream, subjects)?;
+        }
+        Ok(link)
+    }
+}
+
+fn down(name: &str, reason: &str) -> Trouble {
+    Trouble::Down {
+        reason: format!("{name}: {reason}"),
+        retry_after: None,
+    }
+}
+
+fn inbox() -> String {
+    let number = || RandomState::new().build_hasher().finish();
+    format!("_INBOX.{:016x}{:016x}", number(), number())
+}
+
+impl Link {
+    /// The next message that is not between the machines only.
+    fn hear(&mut self, deadline: Instant) -> Result<FromServer, Broken> {
+        let mut buffer = [0; 16_384];
+        loop {
+            let wrong = |what: &str| Broken::Link(format!("it sent {what}"));
+            match self.parser.next().map_err(wrong)? {
+                Some(FromServer::Ping) => self.socket.write_all(b"PONG\r\n")?,
+                Some(FromServer::Good) => {}
+                Some(FromServer::Complaint(said)) if said.to_ascii_lowercase().contains("authorization") => {
+                    return Err(Broken::Said(said));
+                }
+                Some(FromServer::Complaint(said)) => return Err(Broken::Link(said)),
+                Some(message) => return Ok(message),
+                None if Instant::now() >= deadline => return Err(Broken::Link("no answer came in time".into())),
+                None => {
+                    let got = self.socket.read(&mut buffer)?;
+                    self.parser.feed(&buffer[..got]);
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self) -> (u64, String) {
+        self.next_reply += 1;
+        (self.next_reply, format!("{}.{}", self.inbox, self.next_reply))
+    }
+
+    /// Which of our messages an answer is to.
+    fn answered(&self, subject: &str) -> Option<u64> {
+        subject.strip_prefix(&self.inbox)?.strip_prefix('.')?.parse().ok()
+    }
+
+    fn make_stream(&mut self, stream: &str, subjects: &str) -> Result<(), Broken> {
+        let wanted = json!({ "name": stream, "subjects": [subjects], "storage": "file", "retention": "limits" });
+        let (number, reply) = self.reply();
+        let mut out = Vec::new();
+        protocol::request(
+            &mut out,
+            &format!("$JS.API.STREAM.CREATE.{stream}"),
+            &reply,
+            wanted.to_string().as_bytes(),
+        );
+        self.socket.write_all(&out)?;
+        self.socket.flush()?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            if let FromServer::Message {
+                subject,
+                status,
+                payload,
+            } = self.hear(deadline)?
+                && self.answered(&subject) == Some(number)
+            {
+                let answer: Value = serde_json::from_slice(&payload).unwrap_or_default();
+                // 10058: there is one of this name, made otherwise. It is somebody's choice.
+                return match (status, &answer["error"]) {
+                    (None, Value::Null) => Ok(()),
+                    (None, error) if error["err_code"] == 10_058 => Ok(()),
+                    (_, error) => Err(Broken::Link(format!("the stream \"{stream}\" cannot be made: {error}"))),
+                };
+            }
+        }
+    }
+
+    /// Publish, and wait for all the acknowledgements: what became of each.
+    fn publish(&mut self, parcels: &[&Parcel]) -> Result<Vec<Result<(), Trouble>>, Broken> {
+        let mut waiting = HashMap::with_capacity(parcels.len());
+        let mut outcomes: Vec<Result<(), Trouble>> = Vec::with_capacity(parcels.len());
+        let mut out = Vec::new();
+        for (index, parcel) in parcels.iter().enumerate() {
+            let (number, reply) = self.reply();
+            outcomes.push(Ok(()));
+            if parcel.body.len() + parcel.id.len() + 64 > self.max_payload {
+                let reason = format!("{} bytes are more than max_payload of the server", parcel.body.len());
+                outcomes[index] = Err(Trouble::Refused(reason));
+                // Those after it wait until it is clear what is to become of it.
+                break;
+            }
+            protocol::publish(&mut out, &parcel.subject, &reply, &parcel.id, &parcel.body);
+            waiting.insert(number, index);
+        }
+        self.socket.write_all(&out)?;
+        self.socket.flush()?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        while !waiting.is_empty() {
+            if let FromServer::Message {
+                subject,
+                status,
+                payload,
+            } = self.hear(deadline)?
+                && let Some(index) = self.answered(&subject).and_then(|number| waiting.remove(&number))
+            {
+                outcomes[index] = acknowledged(&parcels[index].subject, status, &payload);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// What an acknowledgement says.
+fn acknowledged(subject: &str, status: Option<u16>, payload: &[u8]) -> Result<(), Trouble> {
+    let later = |reason: String| Trouble::Down {
+        reason,
+        retry_after: Some(Duration::from_secs(1)),
+    };
+    if status == Some(503) {
+        return Err(later(format!(
+            "no stream of the NATS server takes subject \"{subject}\""
+        )));
+    }
+    let answer: Value = serde_json::from_slice(payload).unwrap_or_default();
+    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+        let said = error["description"]
+            .as_str()
+            .unwrap_or("an error without a description")
+            .to_owned();
+        return Err(match error["code"].as_u64() {
+            Some(400..=499) => Trouble::Refused(said),
+            _ => later(said),
+        });
+    }
+    if answer["stream"].is_string() {
+        Ok(())
+    } else {
+        Err(later("an acknowledgement that cannot be understood".into()))
+    }
+}
+
+impl Carrier for Nats {
+    fn name(&self) -> String {
+        format!("NATS server {}:{}", self.address.host, self.address.port)
+    }
+
+    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+        self.link = None;
+        self.link().map(|_| None)
+    }
+
+    fn carry(&mut self, parcels: &[&Parcel]) -> Carried {
+        let outcomes = match self.link() {
+            Ok(link) => link.publish(parcels),
+            Err(trouble) => return Carried::until(0, trouble),
+        };
+        match outcomes {
+            Ok(outcomes) => {
+                let mut carried = 0;
+                for outcome in outcomes {
+                    match outcome {
+                        Ok(()) => carried += 1,
+                        Err(trouble) => return Carried::until(carried, trouble),
+                    }
+                }
+                Carried::all(carried)
+            }
+            // What came of those under way is not known: they go again, and the server knows their ids.
+            Err(Broken::Link(reason) | Broken::Said(reason)) => {
+                self.link = None;
+                Carried::until(0, down(&self.name(), &reason))
+            }
+        }
+    }
+
+    fn at_once(&self) -> usize {
+        WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_acknowledgement_panics(status: Option<u16>, payload: Vec<u8>) {
+            let _ = acknowledged("s", status, &payload);
+        }
+
+        #[test]
+        fn what_is_not_an_acknowledgement_is_not_taken_for_one(number: i64) {
+            prop_assert!(acknowledged("s", None, number.to_string().as_bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn acknowledgements_are_told_apart() {
+        let told = |status, payload: &str| acknowledged("s", status, payload.as_bytes());
+        assert!(told(None, r#"{"stream":"S","seq":7}"#).is_ok());
+        assert!(told(None, r#"{"stream":"S","seq":7,"duplicate":true}"#).is_ok());
+        assert!(matches!(told(Some(503), ""), Err(Trouble::Down { .. })));
+        let refused = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#;
+        assert!(matches!(told(None, refused), Err(Trouble::Refused(reason)) if reason.contains("size")));
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
+        assert!(matches!(told(None, full), Err(Trouble::Down { .. })));
+        assert!(matches!(told(None, "{}"), Err(Trouble::Down { .. })));
+    }
+}

@@ -1,0 +1,514 @@
+//! Rows written to another PostgreSQL.
+//!
+//! Exactly once: the position is stored in the same transaction as the rows (`synod_stream.position`), so after any crash the
+//! target itself says where to go on. Transactions of the source that come close together share one of the target; what can be
+//! seen there is always the state after some transaction of the source.
+//!
+//! What cannot be done (a unique conflict, a row that is not there, a column that is missing) is refused, never passed over: the
+//! target's transaction is rolled back, its part of the stream comes again, and now every statement runs by itself under a
+//! savepoint, so that the one event is known. It stops the stream there, or is parked in `synod_stream.parked`, in the same
+//! transaction.
+
+mod mapping;
+mod statement;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use synod_change::stream::{Event, Transaction};
+use synod_libpq::PqError;
+
+use super::{GivenUp, Refused, Sink, Told, Trouble};
+use crate::failure::{Failure, sentence};
+use crate::session::{Session, Target};
+use crate::stream::lsn;
+use crate::stream::resume::Resume;
+use crate::stream::source::literal;
+use crate::stream::template::first_table;
+use statement::Statement;
+
+pub use mapping::Mapping;
+
+/// Statements are sent when so many bytes of them wait.
+const BATCH_BYTES: usize = 256 * 1024;
+/// A transaction of the target ends at the next end of one of the source, when so many bytes went into it.
+const TRANSACTION_BYTES: usize = 8 << 20;
+/// A position without rows is stored so often: nothing but the slot's advance hangs on it.
+const IDLE_EVERY: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = "\
+CREATE SCHEMA IF NOT EXISTS synod_stream;
+COMMENT ON SCHEMA synod_stream IS 'kept by synod stream: how far rows of other servers were written to this database';
+CREATE TABLE IF NOT EXISTS synod_stream.position (
+    source text, slot text, lsn pg_catalog.pg_lsn NOT NULL, commit_lsn pg_catalog.pg_lsn NOT NULL, csn bigint NOT NULL,
+    updated_at timestamptz NOT NULL, PRIMARY KEY (source, slot));
+COMMENT ON TABLE synod_stream.position IS 'up to where the stream of a slot has been written here, in the same transactions as its rows';
+CREATE TABLE IF NOT EXISTS synod_stream.parked (
+    source text, slot text, event_id text, table_name text NOT NULL, statement text NOT NULL, reason text NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT pg_catalog.now(), PRIMARY KEY (source, slot, event_id));
+COMMENT ON TABLE synod_stream.parked IS 'changes that this database refused; synod stream --replay-parked runs them once more'";
+
+/// The sink.
+pub struct Postgres {
+    target: Target,
+    mapping: Mapping,
+    source: String,
+    slot: String,
+    session: Option<Session>,
+    /// A transaction of the target is open.
+    open: bool,
+    /// A transaction of the source is under way.
+    inside: bool,
+    batch: Batch,
+    /// Bytes that went into the open transaction.
+    bytes: usize,
+    stored: Resume,
+    last: Resume,
+    stored_at: Option<Instant>,
+    /// Up to this transaction every statement runs by itself.
+    careful: Option<(u64, u64)>,
+    /// Refused and not given up yet: the event and its statement.
+    refused: Option<Refused>,
+    given_up: Option<String>,
+}
+
+/// Statements that wait to be sent together.
+#[derive(Debug, Default)]
+struct Batch {
+    sql: String,
+    /// The head of the INSERT that the text ends with, and its tuples.
+    insert: Option<(String, u64)>,
+    /// Rows that each statement must affect.
+    expected: Vec<Option<u64>>,
+}
+
+impl Batch {
+    fn add(&mut self, statement: Statement) {
+        match statement {
+            Statement::Insert { head, tuple } => match &mut self.insert {
+                Some((last, count)) if *last == head => {
+                    *count += 1;
+                    self.sql.push_str(", ");
+                    self.sql.push_str(&tuple);
+                }
+                _ => {
+                    self.end_insert();
+                    self.sql.push_str(&head);
+                    self.sql.push_str(&tuple);
+                    self.insert = Some((head, 1));
+                }
+            },
+            Statement::Run { sql, rows } => self.add_sql(&sql, Some(rows)),
+            Statement::Several(statements) => statements.iter().for_each(|sql| self.add_sql(sql, None)),
+            Statement::Nothing => {}
+        }
+    }
+
+    fn add_sql(&mut self, sql: &str, rows: Option<u64>) {
+        self.end_insert();
+        self.sql.push_str(sql);
+        self.sql.push_str(";\n");
+        self.expected.push(rows);
+    }
+
+    fn end_insert(&mut self) {
+        if let Some((_, count)) = self.insert.take() {
+            self.sql.push_str(";\n");
+            self.expected.push(Some(count));
+        }
+    }
+}
+
+/// Why statements were not done.
+enum Undone {
+    /// The connection is lost, or the server has no room: nothing of the open transaction holds.
+    Lost(String),
+    /// The target does not want it.
+    Unwanted(String),
+}
+
+impl Postgres {
+    /// To this database, for the stream of `slot` of `source`.
+    pub fn new(dsn: &str, mapping: Mapping, source: &str, slot: &str, patience: Duration) -> Result<Self, Failure> {
+        let mut target = Target::given(Some(dsn), patience)?;
+        target.whom = "the target".into();
+        Ok(Self {
+            target,
+            mapping,
+            source: source.to_owned(),
+            slot: slot.to_owned(),
+            session: None,
+            open: false,
+            inside: false,
+            batch: Batch::default(),
+            bytes: 0,
+            stored: Resume::default(),
+            last: Resume::default(),
+            stored_at: None,
+            careful: None,
+            refused: None,
+            given_up: None,
+        })
+    }
+
+    fn connect(&mut self) -> Result<Session, Failure> {
+        let mut session = self.target.connect("stream target")?;
+        session.execute("SET standard_conforming_strings = on; SET client_min_messages = warning")?;
+        let there = session.value("SELECT pg_catalog.to_regclass('synod_stream.parked')", &[])?;
+        if there.is_none() {
+            session.execute(SCHEMA)?;
+        }
+        Ok(session)
+    }
+
+    fn position(&self, session: &mut Session) -> Result<Option<Resume>, Failure> {
+        let rows = session.rows(
+            "SELECT lsn, commit_lsn, csn FROM synod_stream.position WHERE source = $1 AND slot = $2",
+            &[Some(&self.source), Some(&self.slot)],
+        )?;
+        Ok(rows.into_iter().next().map(|row| {
+            let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+            Resume {
+                lsn: lsn::parse(&field(1)).unwrap_or_default(),
+                csn: field(2).parse().unwrap_or_default(),
+                last_id: None,
+                start_lsn: lsn::parse(&field(0)),
+            }
+        }))
+    }
+
+    /// Forget what is not committed.
+    fn forget(&mut self) {
+        self.session = None;
+        (self.open, self.inside, self.bytes) = (false, false, 0);
+        (self.batch, self.refused, self.given_up) = (Batch::default(), None, None);
+        (self.last, self.stored_at) = (self.stored.clone(), None);
+    }
+
+    /// Run statements, each of which must affect so many rows.
+    fn run(&mut self, sql: &str, expected: &[Option<u64>]) -> Result<(), Undone> {
+        let session = self
+            .session
+            .as_mut()
+            .ok_or_else(|| Undone::Lost("the connection was lost".into()))?;
+        let mut counts = Vec::with_capacity(expected.len());
+        let done = session.run_counted(sql, &mut counts);
+        if let Err(error) = done {
+            return Err(judge(&error));
+        }
+        for (wanted, got) in expected.iter().zip(&counts) {
+            if let Some(wanted) = wanted.filter(|wanted| wanted != got) {
+                let what = if wanted > *got {
+                    "the row is not there"
+                } else {
+                    "more than one row is that row"
+                };
+                return Err(Undone::Unwanted(what.into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_target(&mut self) -> Result<(), Trouble> {
+        if !self.open {
+            // Tables may refer to each other: what can wait for the end of the transaction waits.
+            self.run("BEGIN; SET CONSTRAINTS ALL DEFERRED", &[])
+                .map_err(|undone| self.start_over(undone))?;
+            (self.open, self.bytes) = (true, 0);
+        }
+        Ok(())
+    }
+
+    /// Nothing of the open transaction holds. If the target did not want something, it is looked for with care.
+    fn start_over(&mut self, undone: Undone) -> Trouble {
+        let reason = match undone {
+            Undone::Lost(reason) => reason,
+            Undone::Unwanted(reason) => {
+                self.careful = Some((self.last.lsn, self.last.csn));
+                reason
+            }
+        };
+        self.forget();
+        Trouble::Again(format!("the target: {reason}"))
+    }
+
+    /// A constraint that is checked at the end of a transaction names no statement. With care, the target's transaction is one of the
+    /// source: that is known, and nothing smaller.
+    fn commit_failed(&mut self, undone: Undone) -> Trouble {
+        let (lsn, careful) = (self.last.lsn, self.careful.is_some());
+        match undone {
+            Undone::Unwanted(reason) if careful => {
+                self.forget();
+                Trouble::Fatal(Failure::new(
+                    format!(
+                        "the target database refuses the transaction committed at {}",
+                        lsn::text(lsn)
+                    ),
+                    sentence(&reason),
+                    "A constraint is checked at the end of the transaction there, so no single event of it can be parked. Mend the \
+                     cause and run it again: it goes on with that transaction.",
+                ))
+            }
+            undone => self.start_over(undone),
+        }
+    }
+
+    fn send(&mut self) -> Result<(), Trouble> {
+        self.batch.end_insert();
+        let batch = std::mem::take(&mut self.batch);
+        if batch.sql.is_empty() {
+            return Ok(());
+        }
+        self.begin_target()?;
+        self.bytes += batch.sql.len();
+        self.run(&batch.sql, &batch.expected)
+            .map_err(|undone| self.start_over(undone))
+    }
+
+    /// One statement by itself: what the target does not want is known, and undone alone.
+    fn take_with_care(&mut self, told: &Told<'_>, statement: Statement) -> Result<(), Trouble> {
+        if self.given_up.as_deref() == Some(told.id) {
+            return Ok(());
+        }
+        self.begin_target()?;
+        let mut alone = Batch::default();
+        alone.add(statement);
+        alone.end_insert();
+        let run = self
+            .run("SAVEPOINT synod_stream", &[])
+            .and_then(|()| self.run(&alone.sql, &alone.expected));
+        match run {
+            Ok(()) => self
+                .run("RELEASE SAVEPOINT synod_stream", &[])
+                .map_err(|undone| self.start_over(undone)),
+            Err(Undone::Lost(reason)) => Err(self.start_over(Undone::Lost(reason))),
+            Err(Undone::Unwanted(reason)) => {
+                self.run("ROLLBACK TO SAVEPOINT synod_stream", &[])
+                    .map_err(|undone| self.start_over(undone))?;
+                self.refused = Some(Refused {
+                    id: told.id.to_owned(),
+                    subject: first_table(told.event)
+                        .map(|table| self.mapping.table(table))
+                        .unwrap_or_default(),
+                    body: alone.sql.into_bytes(),
+                    reason: reason.clone(),
+                });
+                Err(Trouble::Refused(reason))
+            }
+        }
+    }
+
+    fn store(&mut self, position: &Resume) -> String {
+        let mut sql = String::new();
+        let _ = write!(
+            sql,
+            "INSERT INTO synod_stream.position AS p (source, slot, lsn, commit_lsn, csn, updated_at) \
+             VALUES ({}, {}, '{}', '{}', {}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
+             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, updated_at = EXCLUDED.updated_at",
+            literal(&self.source),
+            literal(&self.slot),
+            lsn::text(position.start_lsn.unwrap_or_default()),
+            lsn::text(position.lsn),
+            position.csn
+        );
+        sql
+    }
+}
+
+/// Whether a statement would have a better chance another time.
+fn judge(error: &PqError) -> Undone {
+    let said = match &error.detail {
+        Some(detail) => format!("{} ({})", error.message, detail.trim_end_matches('.')),
+        None => error.message.clone(),
+    };
+    match error.sqlstate.as_deref() {
+        None => Undone::Lost(said),
+        Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => Undone::Lost(said),
+        Some("40001" | "40P01" | "55P03" | "57014" | "25006") => Undone::Lost(said),
+        Some(_) => Undone::Unwanted(said),
+    }
+}
+
+impl Sink for Postgres {
+    fn name(&self) -> String {
+        "the target database".into()
+    }
+
+    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+        self.forget();
+        let mut session = self.connect().map_err(|failure| later(&failure))?;
+        let position = self.position(&mut session).map_err(|failure| later(&failure))?;
+        self.session = Some(session);
+        self.stored = position.clone().unwrap_or_default();
+        self.last = self.stored.clone();
+        Ok(position)
+    }
+
+    fn begin(&mut self, transaction: &Transaction<'_>, _: bool) -> Result<(), Trouble> {
+        self.inside = true;
+        self.last.lsn = transaction.commit_lsn.unwrap_or_default();
+        self.last.csn = transaction.csn.map_or(self.last.csn, |(_, csn)| csn);
+        if self.careful.is_some_and(|last| (self.last.lsn, self.last.csn) > last) {
+            self.careful = None;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, told: &Told<'_>) -> Result<(), Trouble> {
+        let Event::Row(_, change) = told.event else {
+            return Ok(());
+        };
+        let statement = match statement::of(change, &self.mapping) {
+            Ok(statement) => statement,
+            Err(_) if self.given_up.as_deref() == Some(told.id) => return Ok(()),
+            Err(reason) => {
+                self.send()?;
+                self.begin_target()?;
+                self.refused = Some(Refused {
+                    id: told.id.to_owned(),
+                    subject: first_table(told.event)
+                        .map(|table| self.mapping.table(table))
+                        .unwrap_or_default(),
+                    body: Vec::new(),
+                    reason: reason.clone(),
+                });
+                return Err(Trouble::Refused(reason));
+            }
+        };
+        if self.careful.is_some() {
+            return self.take_with_care(told, statement);
+        }
+        self.batch.add(statement);
+        if self.batch.sql.len() >= BATCH_BYTES {
+            self.send()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn commit(&mut self, transaction: &Transaction<'_>, lsn: u64) -> Result<(), Trouble> {
+        self.inside = false;
+        self.last.start_lsn = Some(lsn);
+        // Of the snapshot: everything before it, and nothing at it.
+        if transaction.commit_lsn.is_none() {
+            self.last.lsn = lsn.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        let much = self.bytes + self.batch.sql.len() >= TRANSACTION_BYTES || self.careful.is_some();
+        !self.inside && much && (self.open || !self.batch.sql.is_empty())
+    }
+
+    fn flush(&mut self, lsn: u64) -> Result<u64, Trouble> {
+        self.send()?;
+        let stored = self.stored.start_lsn.unwrap_or_default();
+        let lately = self.stored_at.is_some_and(|at| at.elapsed() < IDLE_EVERY);
+        if self.inside || (!self.open && (lsn <= stored || lately)) {
+            return Ok(stored);
+        }
+        self.begin_target()?;
+        self.last.start_lsn = Some(lsn.max(stored));
+        let position = self.last.clone();
+        let sql = self.store(&position);
+        self.run(&sql, &[Some(1)]).map_err(|undone| self.start_over(undone))?;
+        self.run("COMMIT", &[]).map_err(|undone| self.commit_failed(undone))?;
+        (self.open, self.bytes, self.given_up) = (false, 0, None);
+        (self.stored, self.stored_at) = (position, Some(Instant::now()));
+        Ok(self.stored.start_lsn.unwrap_or_default())
+    }
+
+    fn give_up(&mut self, reason: &str) -> Result<Option<GivenUp>, Trouble> {
+        let Some(refused) = self.refused.take() else {
+            return Ok(None);
+        };
+        let body = String::from_utf8_lossy(&refused.body);
+        let words = [&self.source, &self.slot, &refused.id, &refused.subject, &*body, reason];
+        let values: Vec<String> = words.iter().map(|word| literal(word)).collect();
+        let sql = format!(
+            "INSERT INTO synod_stream.parked (source, slot, event_id, table_name, statement, reason) VALUES ({})",
+            values.join(", ")
+        );
+        self.run(&sql, &[Some(1)]).map_err(|undone| self.start_over(undone))?;
+        self.given_up = Some(refused.id.clone());
+        Ok(Some(GivenUp { refused, kept: true }))
+    }
+
+    fn parked(&mut self) -> Result<Vec<Refused>, Trouble> {
+        let (source, slot) = (self.source.clone(), self.slot.clone());
+        let session = self
+            .session
+            .as_mut()
+            .ok_or_else(|| Trouble::Again("the connection was lost".into()))?;
+        let rows = session
+            .rows(
+                "SELECT event_id, table_name, statement, reason FROM synod_stream.parked WHERE source = $1 AND slot = $2 \
+                 ORDER BY parked_at, event_id",
+                &[Some(&source), Some(&slot)],
+            )
+            .map_err(Trouble::Fatal)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+                Refused {
+                    id: field(0),
+                    subject: field(1),
+                    body: field(2).into_bytes(),
+                    reason: field(3),
+                }
+            })
+            .collect())
+    }
+
+    fn replay(&mut self, refused: &Refused) -> Result<(), Trouble> {
+        let statement = String::from_utf8_lossy(&refused.body)
+            .trim_end()
+            .trim_end_matches(';')
+            .to_owned();
+        if statement.is_empty() {
+            return Err(Trouble::Refused(refused.reason.clone()));
+        }
+        let keys = [&self.source, &self.slot, &refused.id].map(|word| literal(word));
+        let any = statement.starts_with("TRUNCATE") || statement.contains(";\n");
+        let expected = (!any).then_some(1);
+        let run = self
+            .run("BEGIN", &[])
+            .and_then(|()| self.run(&statement, &[expected]))
+            .and_then(|()| {
+                let [source, slot, id] = &keys;
+                let sql = format!(
+                    "DELETE FROM synod_stream.parked WHERE source = {source} AND slot = {slot} AND event_id = {id}"
+                );
+                self.run(&sql, &[Some(1)])
+            })
+            .and_then(|()| self.run("COMMIT", &[]));
+        run.map_err(|undone| match undone {
+            Undone::Lost(reason) => self.start_over(Undone::Lost(reason)),
+            Undone::Unwanted(reason) => match self.run("ROLLBACK", &[]) {
+                Ok(()) => Trouble::Refused(reason),
+                Err(undone) => self.start_over(undone),
+            },
+        })
+    }
+
+    fn takes_tables_together(&self) -> bool {
+        true
+    }
+
+    fn remembers(&self) -> bool {
+        true
+    }
+}
+
+/// A target that cannot be reached may be later; one that does not let us in will not.
+fn later(failure: &Failure) -> Trouble {
+    if crate::stream::source::passes(failure) {
+        return Trouble::Down {
+            reason: format!("{}: {}", failure.message, sentence(&failure.detail)),
+            retry_after: None,
+        };
+    }
+    Trouble::Fatal(failure.clone())
+}

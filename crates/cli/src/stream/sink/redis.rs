@@ -1,0 +1,413 @@
+//! Keys of changed rows, deleted in a Redis server or published there: invalidation of caches.
+//!
+//! At least once, which is enough: what is deleted twice is deleted. Order is kept.
+
+mod resp;
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use synod_change::stream::{Change, Event};
+
+use super::socket::{ANSWER_TIMEOUT, Socket};
+use super::{Carried, Carrier, Parcel, Told, Trouble};
+use crate::failure::{Failure, sentence};
+use crate::stream::envelope::Render;
+use crate::stream::resume::Resume;
+use crate::stream::template::Template;
+use resp::{Answer, Parser};
+
+/// Events whose answers may be awaited.
+const WINDOW: usize = 512;
+/// Keys looked at by one SCAN.
+const SCAN_COUNT: &str = "1000";
+
+/// What is done with a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// DEL
+    Delete,
+    /// UNLINK: as DEL, but memory is freed in the background.
+    Unlink,
+    /// PUBLISH the key to this channel.
+    Publish(String),
+}
+
+/// Where to, and what to do there.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Name or number.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Encrypted.
+    pub tls: bool,
+    /// ACL user.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// Number of the database.
+    pub database: u32,
+    /// With each key.
+    pub action: Action,
+}
+
+/// The keys of an event, as JSON: an array of keys, or an object whose `match` is a pattern that all keys of a table match.
+pub struct Keys(pub Template);
+
+impl Render for Keys {
+    fn render(&mut self, told: &Told<'_>, out: &mut Vec<u8>) -> Option<String> {
+        let Event::Row(_, change) = told.event else { return None };
+        let (table, rows) = match change {
+            Change::Insert { table, new, .. } => (table, [None, Some(*new)]),
+            Change::Update { table, old, new, .. } => (table, [*old, Some(*new)]),
+            Change::Delete { table, old, .. } => (table, [*old, None]),
+            Change::Truncate { tables, .. } => {
+                let globs: Vec<String> = tables.iter().map(|table| self.0.glob(table)).collect();
+                out.extend_from_slice(json!({ "match": globs }).to_string().as_bytes());
+                return Some("truncate".into());
+            }
+        };
+        let fill = |row| self.0.fill_row(told.event, table, row);
+        let mut keys: Vec<String> = rows.into_iter().flatten().filter_map(fill).collect();
+        keys.dedup();
+        out.extend_from_slice(json!(keys).to_string().as_bytes());
+        let (schema, name) = (
+            String::from_utf8_lossy(&table.schema),
+            String::from_utf8_lossy(&table.name),
+        );
+        Some(format!("{schema}.{name}"))
+    }
+}
+
+/// The carrier.
+pub struct Redis {
+    address: Address,
+    link: Option<Link>,
+}
+
+struct Link {
+    socket: Socket,
+    parser: Parser,
+}
+
+impl Link {
+    fn hear(&mut self, deadline: Instant) -> io::Result<Answer> {
+        let mut buffer = [0; 16_384];
+        loop {
+            let wrong = |what| io::Error::other(format!("it sent {what}"));
+            match self.parser.next().map_err(wrong)? {
+                Some(answer) => return Ok(answer),
+                None if Instant::now() >= deadline => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer came in time"));
+                }
+                None => {
+                    let got = self.socket.read(&mut buffer)?;
+                    self.parser.feed(&buffer[..got]);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, words: &[&[u8]]) -> io::Result<Answer> {
+        let mut out = Vec::new();
+        resp::command(&mut out, words);
+        self.socket.write_all(&out)?;
+        self.socket.flush()?;
+        self.hear(Instant::now() + ANSWER_TIMEOUT)
+    }
+
+    /// All keys that match, a batch at a time.
+    fn delete_matching(&mut self, verb: &[u8], pattern: &str) -> io::Result<Option<String>> {
+        let mut cursor = b"0".to_vec();
+        loop {
+            let scan = [
+                &b"SCAN"[..],
+                &cursor,
+                b"MATCH",
+                pattern.as_bytes(),
+                b"COUNT",
+                SCAN_COUNT.as_bytes(),
+            ];
+            let Some((next, keys)) = scanned(self.ask(&scan)?) else {
+                return Ok(Some("SCAN gave no cursor and keys".into()));
+            };
+            if !keys.is_empty() {
+                let words: Vec<&[u8]> = std::iter::once(verb).chain(keys.iter().map(Vec::as_slice)).collect();
+                if let Answer::Error(said) = self.ask(&words)? {
+                    return Ok(Some(said));
+                }
+            }
+            if next == b"0" {
+                return Ok(None);
+            }
+            cursor = next;
+        }
+    }
+}
+
+/// The cursor and the keys in SCAN's answer.
+fn scanned(answer: Answer) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let Answer::Array(parts) = answer else { return None };
+    let Ok([Answer::Bulk(cursor), Answer::Array(keys)]) = <[Answer; 2]>::try_from(parts) else {
+        return None;
+    };
+    let keys = keys.into_iter().map(|key| match key {
+        Answer::Bulk(key) => Some(key),
+        _ => None,
+    });
+    Some((cursor, keys.collect::<Option<_>>()?))
+}
+
+impl Redis {
+    /// To this server.
+    pub fn new(address: Address) -> Self {
+        Self { address, link: None }
+    }
+
+    fn down(&self, reason: &str) -> Trouble {
+        Trouble::Down {
+            reason: format!("{}: {reason}", self.name()),
+            retry_after: None,
+        }
+    }
+
+    fn link(&mut self) -> Result<Link, Trouble> {
+        if let Some(link) = self.link.take() {
+            return Ok(link);
+        }
+        let connected = Socket::connect(&self.address.host, self.address.port).and_then(|socket| {
+            if self.address.tls {
+                socket.encrypt(&self.address.host)
+            } else {
+                Ok(socket)
+            }
+        });
+        let socket = connected.map_err(|error| self.down(&error.to_string()))?;
+        let mut link = Link {
+            socket,
+            parser: Parser::default(),
+        };
+        let database = self.address.database.to_string();
+        let mut commands: Vec<Vec<&[u8]>> = Vec::new();
+        if let Some(password) = &self.address.password {
+            let user = self.address.user.iter().map(String::as_bytes);
+            commands.push(
+                [&b"AUTH"[..]]
+                    .into_iter()
+                    .chain(user)
+                    .chain([password.as_bytes()])
+                    .collect(),
+            );
+        }
+        if self.address.database != 0 {
+            commands.push(vec![b"SELECT", database.as_bytes()]);
+        }
+        commands.push(vec![b"PING"]);
+        for command in commands {
+            match link.ask(&command).map_err(|error| self.down(&error.to_string()))? {
+                Answer::Error(said) if passes(&said) => return Err(self.down(&said)),
+                Answer::Error(said) => {
+                    return Err(Trouble::Fatal(Failure::new(
+                        format!("{} refuses us", self.name()),
+                        sentence(&said),
+                        "Give user, password and database in the URL: redis://user:password@host:6379/0.",
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(link)
+    }
+
+    fn carry_through(&self, link: &mut Link, parcels: &[&Parcel]) -> Result<Carried, (usize, io::Error)> {
+        let (mut done, mut out, mut answers) = (0, Vec::new(), Vec::new());
+        // A run of events with keys at once; one that empties tables by itself.
+        for (index, parcel) in parcels.iter().enumerate() {
+            let body: Value = serde_json::from_slice(&parcel.body).unwrap_or_default();
+            if let Some(patterns) = body["match"].as_array() {
+                done = settle(link, &mut out, &mut answers, done)?;
+                for pattern in patterns.iter().filter_map(Value::as_str) {
+                    if let Some(said) = self.empty(link, pattern).map_err(|error| (done, error))? {
+                        return Ok(Carried::until(done, refusal(said)));
+                    }
+                }
+                done = index + 1;
+                continue;
+            }
+            let keys: Vec<&[u8]> = body
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::as_bytes)
+                .collect();
+            let commands = self.commands(&keys);
+            answers.push(commands.len());
+            commands.iter().for_each(|words| resp::command(&mut out, words));
+        }
+        settle(link, &mut out, &mut answers, done).map(Carried::all)
+    }
+
+    fn commands<'a>(&'a self, keys: &[&'a [u8]]) -> Vec<Vec<&'a [u8]>> {
+        match &self.address.action {
+            Action::Publish(channel) => keys
+                .iter()
+                .map(|key| vec![b"PUBLISH", channel.as_bytes(), key])
+                .collect(),
+            _ if keys.is_empty() => Vec::new(),
+            action => vec![std::iter::once(verb(action)).chain(keys.iter().copied()).collect()],
+        }
+    }
+
+    /// Every key of a table that was truncated.
+    fn empty(&self, link: &mut Link, pattern: &str) -> io::Result<Option<String>> {
+        match &self.address.action {
+            Action::Publish(channel) => {
+                let words = [&b"PUBLISH"[..], channel.as_bytes(), pattern.as_bytes()];
+                Ok(match link.ask(&words)? {
+                    Answer::Error(said) => Some(said),
+                    _ => None,
+                })
+            }
+            action => link.delete_matching(verb(action), pattern),
+        }
+    }
+}
+
+const fn verb(action: &Action) -> &'static [u8] {
+    match action {
+        Action::Delete => b"DEL",
+        _ => b"UNLINK",
+    }
+}
+
+/// Send what is to be sent and hear the answers: `counts` of them for each event. How many events are done.
+fn settle(
+    link: &mut Link,
+    out: &mut Vec<u8>,
+    counts: &mut Vec<usize>,
+    done: usize,
+) -> Result<usize, (usize, io::Error)> {
+    let mut done = done;
+    link.socket
+        .write_all(out)
+        .and_then(|()| link.socket.flush())
+        .map_err(|error| (done, error))?;
+    out.clear();
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    // All answers are heard, so that what comes later is not taken for one of these.
+    let mut refused = None;
+    for count in counts.drain(..) {
+        for _ in 0..count {
+            if let Answer::Error(said) = link.hear(deadline).map_err(|error| (done, error))? {
+                refused.get_or_insert(said);
+            }
+        }
+        if refused.is_none() {
+            done += 1;
+        }
+    }
+    match refused {
+        Some(said) => Err((done, io::Error::new(io::ErrorKind::InvalidInput, said))),
+        None => Ok(done),
+    }
+}
+
+/// Errors that are about the server's state, not about the command.
+fn passes(said: &str) -> bool {
+    let word = said.split_ascii_whitespace().next().unwrap_or_default();
+    matches!(
+        word,
+        "LOADING" | "BUSY" | "OOM" | "READONLY" | "MASTERDOWN" | "MISCONF" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS"
+    ) || said.contains("max number of clients")
+}
+
+fn refusal(said: String) -> Trouble {
+    if passes(&said) {
+        Trouble::Down {
+            reason: said,
+            retry_after: Some(Duration::from_secs(1)),
+        }
+    } else {
+        Trouble::Refused(said)
+    }
+}
+
+impl Carrier for Redis {
+    fn name(&self) -> String {
+        format!("Redis server {}:{}", self.address.host, self.address.port)
+    }
+
+    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+        self.link = None;
+        self.link = Some(self.link()?);
+        Ok(None)
+    }
+
+    fn carry(&mut self, parcels: &[&Parcel]) -> Carried {
+        let mut link = match self.link() {
+            Ok(link) => link,
+            Err(trouble) => return Carried::until(0, trouble),
+        };
+        match self.carry_through(&mut link, parcels) {
+            Ok(carried) => {
+                self.link = Some(link);
+                carried
+            }
+            Err((done, error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.link = Some(link);
+                Carried::until(done, refusal(error.to_string()))
+            }
+            // What came of those under way is not known: they go again.
+            Err((done, error)) => Carried::until(done, self.down(&error.to_string())),
+        }
+    }
+
+    fn at_once(&self) -> usize {
+        WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let leaf = prop_oneof![
+            any::<Vec<u8>>().prop_map(Answer::Bulk),
+            any::<i64>().prop_map(Answer::Integer),
+            Just(Answer::Null),
+        ];
+        leaf.prop_recursive(2, 10, 4, |inner| {
+            prop::collection::vec(inner, 0..4).prop_map(Answer::Array)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_to_scan_panics(answer in any_answer()) {
+            let _ = scanned(answer);
+        }
+
+        #[test]
+        fn no_error_panics(said: String) {
+            let _ = refusal(said);
+        }
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        assert!(matches!(
+            refusal("LOADING Redis is loading".into()),
+            Trouble::Down { .. }
+        ));
+        assert!(matches!(
+            refusal("OOM command not allowed".into()),
+            Trouble::Down { .. }
+        ));
+        assert!(matches!(refusal("WRONGTYPE Operation".into()), Trouble::Refused(_)));
+    }
+}

@@ -1,0 +1,226 @@
+//! Making and dropping the slot.
+
+use serde_json::json;
+use synod_change::stream::Transaction;
+
+use super::engine::End;
+use super::options::Stream;
+use super::pattern::Pattern;
+use super::reader::Shared;
+use super::report::Report;
+use super::sink::{Sink, Told, Trouble};
+use super::source::Source;
+use super::{Stop, again_or_not, lsn, snapshot};
+use crate::arguments::Common;
+use crate::failure::{Failure, exit, sentence};
+use crate::session::Target;
+
+/// Which tables are wanted, and what else the output plugin is told.
+#[derive(Clone, Debug)]
+pub struct Filters {
+    tables: Vec<Pattern>,
+    excluded: Vec<Pattern>,
+    options: Vec<(String, String)>,
+}
+
+impl Filters {
+    /// From the command line.
+    pub fn new(options: &Stream) -> Result<Self, Failure> {
+        let wrong = |what: &str, why: &str| Failure::new(format!("the {what} cannot be understood"), sentence(why), "");
+        let patterns = |texts: &[String]| -> Result<Vec<Pattern>, Failure> {
+            let parsed = texts.iter().map(|text| Pattern::parse(text));
+            parsed
+                .collect::<Result<_, _>>()
+                .map_err(|why| wrong("pattern for tables", &why))
+        };
+        let mut told = vec![("format".to_owned(), "binary".to_owned())];
+        for (name, texts) in [
+            ("add-tables", &options.tables),
+            ("filter-tables", &options.exclude_tables),
+        ] {
+            if !texts.is_empty() {
+                told.push((name.to_owned(), texts.join(",")));
+            }
+        }
+        for option in &options.plugin_options {
+            let (name, value) = option
+                .split_once('=')
+                .ok_or_else(|| wrong("option", &format!("\"{option}\" is not of the form name=value")))?;
+            if told.iter().any(|(known, _)| known == name) {
+                let why = format!("\"{name}\" is set by synod stream itself");
+                return Err(wrong("option", &why));
+            }
+            told.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(Self {
+            tables: patterns(&options.tables)?,
+            excluded: patterns(&options.exclude_tables)?,
+            options: told,
+        })
+    }
+
+    /// For START_REPLICATION.
+    pub fn plugin_options(&self) -> Vec<(String, String)> {
+        self.options.clone()
+    }
+}
+
+/// There is no slot.
+pub fn missing(name: &str) -> Failure {
+    Failure::new(
+        format!("replication slot \"{name}\" does not exist"),
+        "",
+        "Give --create to make it; changes from then on are in the stream.",
+    )
+}
+
+/// The slot is ahead of the sink.
+pub fn gap(name: &str, sink: u64, slot: u64) -> Failure {
+    Failure::new(
+        format!("replication slot \"{name}\" is further on than the sink"),
+        format!(
+            "The sink has everything up to {}, the slot gives only what follows {}.",
+            lsn::text(sink),
+            lsn::text(slot)
+        ),
+        "The sink was set back, or another reader used the slot. Drop the slot (--drop-slot), empty the sink's tables and its row in \
+         synod_stream.position, and begin anew with --create --initial-snapshot.",
+    )
+}
+
+/// On every node.
+pub fn drop_everywhere(common: &Common, options: &Stream, targets: &[Target]) -> Result<u8, Failure> {
+    let mut dropped = Vec::new();
+    for target in targets {
+        let mut source = Source::connect(target)?;
+        if source.slot(&options.slot)?.is_some() {
+            source.drop_slot(&options.slot)?;
+            dropped.push(target.whom.clone());
+        }
+    }
+    if dropped.is_empty() {
+        return Err(Failure::new(
+            format!("replication slot \"{}\" does not exist", options.slot),
+            "",
+            "",
+        ));
+    }
+    if common.json {
+        println!("{:#}", json!({ "slot": options.slot, "dropped_on": dropped }));
+    } else {
+        println!("replication slot \"{}\" is dropped", options.slot);
+    }
+    Ok(exit::GOOD)
+}
+
+/// A sink with a memory begins to remember where the slot begins, of which it knows nothing.
+pub fn remember(lsn: u64, sink: &mut dyn Sink, report: &mut Report, stop: &Stop, shared: &Shared) -> Result<(), End> {
+    let nothing = Transaction::default();
+    patiently(sink, report, stop, shared, &mut |sink| {
+        sink.begin(&nothing, false)?;
+        sink.commit(&nothing, lsn)?;
+        sink.flush(lsn).map(drop)
+    })
+}
+
+/// Make the slot, and deliver the rows of the tables as of then; where it begins.
+#[expect(clippy::too_many_arguments, reason = "each is another part's")]
+pub fn with_snapshot(
+    source: &mut Source,
+    target: &Target,
+    options: &Stream,
+    filters: &Filters,
+    sink: &mut dyn Sink,
+    report: &mut Report,
+    stop: &Stop,
+    shared: &Shared,
+) -> Result<u64, End> {
+    let temporary = format!("synod_snapshot_{}", std::process::id());
+    let made = source.create_slot(&temporary, true, true).map_err(again_or_not)?;
+    let mut session = target.connect("stream snapshot").map_err(again_or_not)?;
+    snapshot::enter(&mut session, &made).map_err(again_or_not)?;
+    let tables = snapshot::tables(&mut session, &filters.tables, &filters.excluded).map_err(again_or_not)?;
+    // A transaction without a commit of its own.
+    let all = Transaction::default();
+    patiently(sink, report, stop, shared, &mut |sink| sink.begin(&all, true))?;
+    let mut ordinal = 0;
+    for table in &tables {
+        let mut tell = |told: &Told<'_>| -> Result<(), Failed> {
+            patiently(sink, report, stop, shared, &mut |sink| sink.take(told))?;
+            report.counts.events += 1;
+            report.counts.snapshot_rows += 1;
+            if sink.is_full() {
+                patiently(sink, report, stop, shared, &mut |sink| sink.flush(0))?;
+            }
+            Ok(())
+        };
+        snapshot::rows(&mut session, table, &made, &mut ordinal, &mut tell).map_err(|failed| failed.0)?;
+    }
+    patiently(sink, report, stop, shared, &mut |sink| {
+        sink.commit(&all, made.consistent)
+    })?;
+    let keep = |source: &mut Source| source.keep_slot(&temporary, &options.slot).map_err(again_or_not);
+    let flush = |sink: &mut dyn Sink, report: &mut Report| {
+        patiently(sink, report, stop, shared, &mut |sink| sink.flush(made.consistent))
+    };
+    // A sink with a memory says by it that it is finished, the others by the slot that lasts.
+    if sink.remembers() {
+        keep(source)?;
+        flush(sink, report)?;
+    } else {
+        flush(sink, report)?;
+        keep(source)?;
+    }
+    Ok(made.consistent)
+}
+
+/// Carries an [`End`] through what knows only failures.
+struct Failed(End);
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self(again_or_not(failure))
+    }
+}
+
+impl From<End> for Failed {
+    fn from(end: End) -> Self {
+        Self(end)
+    }
+}
+
+/// Ask the sink until it has done it. A row of the snapshot that it refuses ends the run: there is nothing to go on from.
+fn patiently<T>(
+    sink: &mut dyn Sink,
+    report: &mut Report,
+    stop: &Stop,
+    shared: &Shared,
+    ask: &mut dyn FnMut(&mut dyn Sink) -> Result<T, Trouble>,
+) -> Result<T, End> {
+    let mut pauses = super::Pauses::default();
+    loop {
+        report.tick(shared);
+        if stop.is_set() {
+            return Err(End::Stopped);
+        }
+        match ask(sink) {
+            Ok(done) => return Ok(done),
+            Err(Trouble::Down { reason, retry_after }) => {
+                let pause = pauses.next(retry_after);
+                report.trouble("waiting for the sink", &reason, pause);
+                if !super::pause::wait(pause, stop) {
+                    return Err(End::Stopped);
+                }
+            }
+            Err(Trouble::Again(reason)) => return Err(End::Again(Failure::new(reason, "", ""))),
+            Err(Trouble::Fatal(failure)) => return Err(End::Fatal(failure)),
+            Err(Trouble::Refused(reason)) => {
+                return Err(End::Fatal(Failure::new(
+                    format!("{} refuses a row of the initial snapshot", sink.name()),
+                    sentence(&reason),
+                    "Mend the cause and run it again: the snapshot begins anew.",
+                )));
+            }
+        }
+    }
+}

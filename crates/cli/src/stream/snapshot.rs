@@ -1,0 +1,224 @@
+//! The initial snapshot: every row of the tables as of the making of the slot, told as inserts.
+//!
+//! The slot is temporary while the rows are read, and is made to last when they have been delivered. So a slot that is there says
+//! that its snapshot is finished; a crash before leaves none, and the next run begins anew. Where the sink has transactions, all rows
+//! and the position are one of them, which commits after the slot has been made to last: a slot whose sink knows nothing yet is made
+//! anew, too.
+
+use synod_change::stream::{Change, Column, Event, EventId, Place, ReplicaIdentity, Table, Transaction, TypeClass};
+use synod_change::{Row, Value};
+
+use super::envelope::SNAPSHOT;
+use super::lsn;
+use super::pattern::{self, Pattern};
+use super::sink::Told;
+use super::source::{Made, literal};
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// One FETCH gives about so many bytes.
+const FETCH_BYTES: usize = 1 << 20;
+/// And no more rows than this.
+const FETCH_ROWS: usize = 10_000;
+
+const TABLES: &str = "\
+SELECT c.oid, n.nspname, c.relname, c.relreplident, pg_catalog.format('%I.%I', n.nspname, c.relname)
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+   AND n.nspname <> 'synod_stream'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                   AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY n.nspname, c.relname";
+
+/// Which table refers to which.
+const REFERENCES: &str = "\
+SELECT conrelid, confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid <> confrelid";
+
+/// $1: the table's oid.
+const COLUMNS: &str = "\
+SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL), pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid,
+       a.atttypmod, a.attnum, a.attnotnull, a.attgenerated, a.attidentity, coalesce(a.attnum = ANY (p.indkey), false),
+       coalesce(a.attnum = ANY (i.indkey), false), pg_catalog.quote_ident(a.attname)
+  FROM pg_catalog.pg_attribute AS a
+  LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = a.attrelid AND p.indisprimary
+  LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = a.attrelid AND i.indisreplident
+ WHERE a.attrelid = $1::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// A session that sees the snapshot.
+pub fn enter(session: &mut Session, made: &Made) -> Result<(), Failure> {
+    session.execute(&format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        literal(made.snapshot.as_deref().unwrap_or_default())
+    ))
+}
+
+/// The tables that are wanted, each with its name in SQL.
+pub fn tables(
+    session: &mut Session,
+    wanted: &[Pattern],
+    excluded: &[Pattern],
+) -> Result<Vec<(Table, String)>, Failure> {
+    let mut found = Vec::new();
+    for (index, row) in session.rows(TABLES, &[])?.into_iter().enumerate() {
+        let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+        let (schema, name) = (field(1), field(2));
+        if !pattern::wanted(wanted, excluded, &schema, &name) {
+            continue;
+        }
+        let identity = match field(3).as_str() {
+            "i" => ReplicaIdentity::Index,
+            "f" => ReplicaIdentity::Full,
+            "n" => ReplicaIdentity::Nothing,
+            _ => ReplicaIdentity::Default,
+        };
+        let columns = columns(session, &field(0), identity)?;
+        let table = Table {
+            version: index as u64 + 1,
+            oid: field(0).parse().unwrap_or_default(),
+            schema: schema.into_bytes(),
+            name: name.into_bytes(),
+            quoted_name: field(4).into_bytes(),
+            columns,
+            identity,
+            ..Table::default()
+        };
+        found.push((table, field(4)));
+    }
+    let references: Vec<(u32, u32)> = session
+        .rows(REFERENCES, &[])?
+        .iter()
+        .filter_map(|row| {
+            Some((
+                row.first()?.as_ref()?.parse().ok()?,
+                row.get(1)?.as_ref()?.parse().ok()?,
+            ))
+        })
+        .collect();
+    Ok(referenced_first(found, &references))
+}
+
+/// Tables after those that they refer to, as far as they do not refer to each other in a circle.
+fn referenced_first(mut tables: Vec<(Table, String)>, references: &[(u32, u32)]) -> Vec<(Table, String)> {
+    let mut ordered = Vec::with_capacity(tables.len());
+    while !tables.is_empty() {
+        let waits = |table: &Table| {
+            references
+                .iter()
+                .any(|(from, to)| *from == table.oid && tables.iter().any(|(other, _)| other.oid == *to))
+        };
+        let next = tables.iter().position(|(table, _)| !waits(table)).unwrap_or_default();
+        ordered.push(tables.remove(next));
+    }
+    ordered
+}
+
+fn columns(session: &mut Session, oid: &str, identity: ReplicaIdentity) -> Result<Vec<Column>, Failure> {
+    let rows = session.rows(COLUMNS, &[Some(oid)])?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+            let is = |index: usize| field(index) == "t";
+            let in_primary_key = is(9);
+            Column {
+                name: field(0).into_bytes(),
+                quoted_name: field(11).into_bytes(),
+                class: class(&field(1)),
+                type_name: field(1).into_bytes(),
+                base_type_name: field(1).into_bytes(),
+                full_type_name: field(2).into_bytes(),
+                full_base_type_name: field(2).into_bytes(),
+                type_oid: field(3).parse().unwrap_or_default(),
+                type_modifier: field(4).parse().unwrap_or(-1),
+                number: field(5).parse().unwrap_or_default(),
+                not_null: is(6),
+                generated: !field(7).is_empty(),
+                identity: field(8).chars().next(),
+                in_primary_key,
+                in_identity: match identity {
+                    ReplicaIdentity::Default => in_primary_key,
+                    ReplicaIdentity::Index => is(10),
+                    ReplicaIdentity::Full => true,
+                    ReplicaIdentity::Nothing => false,
+                },
+                ..Column::default()
+            }
+        })
+        .collect())
+}
+
+fn class(type_name: &str) -> TypeClass {
+    match type_name {
+        "smallint" | "integer" | "bigint" | "oid" => TypeClass::Integer,
+        "real" | "double precision" | "numeric" => TypeClass::Number,
+        "boolean" => TypeClass::Boolean,
+        "bit" | "bit varying" => TypeClass::Bits,
+        "json" | "jsonb" => TypeClass::Json,
+        "bytea" => TypeClass::Bytes,
+        _ => TypeClass::Text,
+    }
+}
+
+/// Tell every row of a table. `ordinal` counts the rows of the whole snapshot.
+pub fn rows<E: From<Failure>>(
+    session: &mut Session,
+    (table, name): &(Table, String),
+    made: &Made,
+    ordinal: &mut u64,
+    tell: &mut dyn FnMut(&Told<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let names: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| String::from_utf8_lossy(&column.quoted_name).into_owned())
+        .collect();
+    let select = names.join(", ");
+    session.execute(&format!(
+        "DECLARE synod_rows NO SCROLL CURSOR FOR SELECT {select} FROM ONLY {name}"
+    ))?;
+    let mut count = 1;
+    loop {
+        let rows = session.query(&format!("FETCH {count} FROM synod_rows"))?;
+        let (got, mut bytes) = (rows.len(), 0);
+        for row in rows {
+            *ordinal += 1;
+            bytes += row.iter().flatten().map(|text| text.len() + 24).sum::<usize>();
+            let values: Vec<Value<'_>> = row
+                .iter()
+                .map(|value| value.as_ref().map_or(Value::Null, |text| Value::Text(text.as_bytes())))
+                .collect();
+            let place = Place {
+                id: EventId::Commit {
+                    lsn: made.consistent,
+                    ordinal: *ordinal,
+                },
+                lsn: made.consistent,
+                xid: 0,
+            };
+            let event = Event::Row(
+                place,
+                Change::Insert {
+                    table,
+                    new: Row::new(&values),
+                },
+            );
+            let id = format!("{SNAPSHOT}{}/{ordinal}", lsn::text(made.consistent));
+            tell(&Told {
+                transaction: &Transaction::default(),
+                id: &id,
+                lsn: made.consistent,
+                snapshot: true,
+                event: &event,
+            })?;
+        }
+        if got < count {
+            break;
+        }
+        // As many rows as make about one megabyte, going by those just seen.
+        count = (FETCH_BYTES / (bytes / got.max(1)).max(1))
+            .clamp(1, FETCH_ROWS)
+            .min(count * 8);
+    }
+    session.execute("CLOSE synod_rows")?;
+    Ok(())
+}

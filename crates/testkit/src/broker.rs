@@ -1,0 +1,117 @@
+//! Servers that are not PostgreSQL: what the change stream is sent to. Each runs as the servers' account in a directory of its own,
+//! on a free port of the loopback address, and ends with the test.
+
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::run::Run;
+use crate::server::free_port;
+use crate::{account, processes, try_wait_until, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// NATS with JetStream: Debian's package nats-server.
+    Nats,
+    /// Redis: Debian's package redis-server.
+    Redis,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Broker {
+    kind: Kind,
+    directory: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When its package is not installed (`scripts/install-deps.sh`), or it does not come up.
+    #[track_caller]
+    pub fn start(kind: Kind) -> Self {
+        let label = match kind {
+            Kind::Nats => "nats",
+            Kind::Redis => "redis",
+        };
+        let mut broker = Self {
+            kind,
+            directory: Run::current().new_directory(label),
+            port: free_port(),
+            child: None,
+        };
+        broker.resume();
+        broker
+    }
+
+    /// Starts it again, with what it has on disk, on the same port.
+    #[track_caller]
+    pub fn resume(&mut self) {
+        assert!(self.child.is_none(), "{:?} runs already", self.kind);
+        let (port, directory) = (self.port.to_string(), self.directory.display().to_string());
+        let words: Vec<&str> = match self.kind {
+            Kind::Nats => vec!["nats-server", "-a", "127.0.0.1", "-p", &port, "-js", "-sd", &directory],
+            Kind::Redis => vec![
+                "redis-server",
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &port,
+                "--dir",
+                &directory,
+                "--appendonly",
+                "yes",
+                "--save",
+                "",
+            ],
+        };
+        let mut line = Run::current().account().prefix();
+        line.extend(words.iter().map(|word| (*word).to_owned()));
+        // Found by its working directory, should this process be killed.
+        let child = account::clean_command(&line)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {line:?}: {error}; scripts/install-deps.sh installs it"));
+        self.child = Some(child);
+        wait_until(DEADLINE, &format!("{:?} to listen", self.kind), || {
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&mut self) {
+        self.end(Signal::KILL);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let Some(mut child) = self.child.take() else { return };
+        processes::send(i32::try_from(child.id()).unwrap_or_default(), signal);
+        if try_wait_until(DEADLINE, || child.try_wait().ok().flatten()).is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.end(Signal::KILL);
+    }
+}

@@ -1,0 +1,166 @@
+//! NATS JetStream and Redis, from Debian's packages.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use synod_testkit::broker::{Broker, Kind};
+
+use super::*;
+
+/// Ask a NATS server's JetStream API.
+fn jetstream(port: u16, subject: &str, body: &str) -> Value {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    let talk = format!(
+        "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nSUB answer 1\r\nPUB {subject} answer {}\r\n{body}\r\n",
+        body.len()
+    );
+    stream.write_all(talk.as_bytes()).unwrap();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.starts_with("MSG ") {
+            let length = line.split_whitespace().last().unwrap().parse().unwrap();
+            let mut payload = vec![0; length];
+            reader.read_exact(&mut payload).unwrap();
+            return serde_json::from_slice(&payload).unwrap();
+        }
+    }
+}
+
+/// Every message of the stream.
+fn messages(port: u16, stream: &str) -> Vec<String> {
+    let info = jetstream(port, &format!("$JS.API.STREAM.INFO.{stream}"), "");
+    let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
+    (1..=last)
+        .map(|sequence| {
+            let asked = format!("{{\"seq\":{sequence}}}");
+            let got = jetstream(port, &format!("$JS.API.STREAM.MSG.GET.{stream}"), &asked);
+            got["message"]["subject"].as_str().unwrap().to_owned() + " " + got["message"]["hdrs"].as_str().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn nats_keeps_every_event_once_whoever_is_killed() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "nats",
+        "CREATE TABLE t (n int PRIMARY KEY); CREATE TABLE \"o.d d\" (n int PRIMARY KEY)",
+    );
+    let dsn = server.dsn_of("nats");
+    let mut broker = Broker::start(Kind::Nats);
+    let to = format!(
+        "nats://127.0.0.1:{}/?stream=cdc&subject=cdc.{{schema}}.{{table}}",
+        broker.port()
+    );
+    streamed(&dsn, &["--create", "--until-caught-up", "--to", &to]);
+    let count = |port| {
+        let info = jetstream(port, "$JS.API.STREAM.INFO.cdc", "");
+        info["state"]["messages"].as_u64().unwrap_or_default()
+    };
+    let following = Following::start(&dsn, &["--to", &to]);
+    client
+        .batch_execute("INSERT INTO t SELECT generate_series(1, 3000); INSERT INTO \"o.d d\" VALUES (1)")
+        .unwrap();
+    wait_until(DEADLINE, "some messages", || (count(broker.port()) > 100).then_some(()));
+    following.kill9();
+    let following = Following::start(&dsn, &["--to", &to]);
+    wait_until(DEADLINE, "all messages", || {
+        (count(broker.port()) >= 3_001).then_some(())
+    });
+    broker.kill9();
+    client
+        .batch_execute("INSERT INTO t SELECT generate_series(3001, 3100)")
+        .unwrap();
+    wait_until(DEADLINE, "the complaint", || {
+        following.said().contains("NATS server").then_some(())
+    });
+    broker.resume();
+    wait_until(DEADLINE, "the rest", || (count(broker.port()) >= 3_101).then_some(()));
+    assert_eq!(following.terminate(), 0);
+    assert_eq!(count(broker.port()), 3_101, "none came twice");
+    let all = messages(broker.port(), "cdc");
+    assert!(all[3_000].starts_with("cdc.public.o_d_d "), "{}", all[3_000]);
+    // A subject that no stream takes is told, and waits.
+    let elsewhere = format!("nats://127.0.0.1:{}/?subject=elsewhere", broker.port());
+    client.batch_execute("INSERT INTO t VALUES (0)").unwrap();
+    let following = Following::start(&dsn, &["--to", &elsewhere]);
+    wait_until(DEADLINE, "the complaint", || {
+        following
+            .said()
+            .contains("no stream of the NATS server takes subject \"elsewhere\"")
+            .then_some(())
+    });
+    assert_eq!(following.terminate(), 0);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+/// A command to Redis, and the first line of its answer.
+fn redis(port: u16, command: &str) -> String {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn redis_loses_the_keys_of_changed_rows_and_no_others() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "cached",
+        "CREATE TABLE t (a int, b text, v text, PRIMARY KEY (a, b)); INSERT INTO t SELECT i, 'x', 'v' FROM generate_series(1, 9) i",
+    );
+    let dsn = server.dsn_of("cached");
+    let mut broker = Broker::start(Kind::Redis);
+    let port = broker.port();
+    for key in 1..=9 {
+        redis(port, &format!("SET public.t:{key}:x cached"));
+    }
+    redis(port, "SET other kept");
+    let left = || -> Vec<i32> {
+        (1..=9)
+            .filter(|key| redis(port, &format!("EXISTS public.t:{key}:x")) == ":1")
+            .collect()
+    };
+    let to = format!("redis://127.0.0.1:{port}/0?action=unlink");
+    streamed(&dsn, &["--create", "--until-caught-up", "--to", &to]);
+    client
+        .batch_execute("UPDATE t SET v = 'w' WHERE a = 1; DELETE FROM t WHERE a = 2; UPDATE t SET a = 30 WHERE a = 3; INSERT INTO t VALUES (10, 'x', '')")
+        .unwrap();
+    streamed(&dsn, &["--until-caught-up", "--to", &to]);
+    assert_eq!(left(), [4, 5, 6, 7, 8, 9]);
+    // Down, then up.
+    broker.kill9();
+    let following = Following::start(&dsn, &["--to", &to]);
+    client.batch_execute("UPDATE t SET v = 'w' WHERE a = 4").unwrap();
+    wait_until(DEADLINE, "the complaint", || {
+        following.said().contains("Redis server").then_some(())
+    });
+    broker.resume();
+    wait_until(DEADLINE, "the key to go", || (left() == [5, 6, 7, 8, 9]).then_some(()));
+    client.batch_execute("TRUNCATE t").unwrap();
+    wait_until(DEADLINE, "all keys of the table to go", || {
+        left().is_empty().then_some(())
+    });
+    assert_eq!(redis(port, "EXISTS other"), ":1");
+    assert_eq!(following.terminate(), 0);
+
+    let subscriber = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    subscriber.set_read_timeout(Some(DEADLINE)).unwrap();
+    (&subscriber).write_all(b"SUBSCRIBE changed\r\n").unwrap();
+    let mut heard = BufReader::new(subscriber).lines().map(|line| line.unwrap());
+    assert!(heard.any(|line| line == ":1"), "subscribed");
+    let to = format!("redis://127.0.0.1:{port}/?channel=changed&key=row/{{b}}/{{a}}");
+    client.batch_execute("INSERT INTO t VALUES (7, 'q', '')").unwrap();
+    streamed(&dsn, &["--until-caught-up", "--to", &to]);
+    assert!(heard.any(|line| line == "row/q/7"));
+    streamed(&dsn, &["--drop-slot"]);
+}

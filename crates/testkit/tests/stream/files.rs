@@ -1,0 +1,144 @@
+//! Files: exactly once, whatever is killed.
+
+use super::*;
+
+/// The numbers in every file of the directory, in the order of the stream.
+fn numbers(directory: &Path) -> Vec<i64> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    // Rotated ones first, in order; the one that is written last.
+    files.sort_by_key(|path| (path.file_stem().unwrap() == "events", path.clone()));
+    let text: String = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|event| value_of(&event, "n"))
+        .collect()
+}
+
+/// A column of an event in the native envelope.
+fn value_of(event: &Value, column: &str) -> i64 {
+    let columns = &event["columns"];
+    let value = match columns.as_array() {
+        Some(list) => &list.iter().find(|it| it["name"] == column).unwrap()["value"],
+        None => &columns[column],
+    };
+    value.as_i64().unwrap_or_else(|| panic!("no {column} in {event}"))
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_when_both_sides_are_killed_again_and_again() {
+    let mut server = server();
+    let mut client = database(&server, "killed", "CREATE TABLE t (n bigserial PRIMARY KEY, v text)");
+    let dsn = server.dsn_of("killed");
+    streamed(&dsn, &["--create", "--until-caught-up"]);
+    let place = directory("killed");
+    let to = path_text(&place.join("events.jsonl"));
+    let more = ["--to", &to, "--rotate-size", "200000"];
+    let mut written = 0;
+    for round in 0..6 {
+        let following = Following::start(&dsn, &more);
+        let seen = numbers(&place).len();
+        // Small ones, and one that is under way when it is killed.
+        for _ in 0..20 {
+            client.batch_execute("INSERT INTO t (v) VALUES ('x')").unwrap();
+        }
+        client
+            .batch_execute("INSERT INTO t (v) SELECT repeat('y', 50) FROM generate_series(1, 4000)")
+            .unwrap();
+        written += 4_020;
+        wait_until(DEADLINE, "some events", || {
+            (numbers(&place).len() > seen + 30).then_some(())
+        });
+        if round % 3 == 2 {
+            server.kill9();
+            server.start();
+            client = server.client_to("killed");
+            // It is a sequence: a crash may skip numbers of it, so they are put back in step with the count.
+            client
+                .batch_execute("SELECT setval('t_n_seq', (SELECT max(n) FROM t))")
+                .unwrap();
+            wait_until(DEADLINE, "it to be connected again", || {
+                (numbers(&place).len() == written).then_some(())
+            });
+            assert!(following.said().contains("trying again"), "{}", following.said());
+        }
+        following.kill9();
+        // As a crash of the machine can leave it: the last line is torn, and was not confirmed.
+        if round == 1 {
+            let path = place.join("events.jsonl");
+            let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+            std::io::Write::write_all(&mut file, b"{\"id\":\"torn").unwrap();
+        }
+    }
+    wait_for_slot(&mut client);
+    streamed(&dsn, &[&more[..], &["--until-caught-up"]].concat());
+    let expected: Vec<i64> = (1..=i64::try_from(written).unwrap()).collect();
+    assert_eq!(numbers(&place), expected);
+    let files = std::fs::read_dir(&place).unwrap().count();
+    assert!(files >= 5, "it was rotated: {files} files");
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+fn wait_for_slot(client: &mut Client) {
+    wait_until(DEADLINE, "the slot to be free", || {
+        let active: bool = client
+            .query_one("SELECT active FROM pg_replication_slots WHERE slot_name = 's'", &[])
+            .unwrap()
+            .get(0);
+        (!active).then_some(())
+    });
+}
+
+#[test]
+fn a_file_is_gone_on_with_only_where_that_is_right() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "files",
+        "CREATE TABLE t (n int PRIMARY KEY); INSERT INTO t VALUES (1), (2)",
+    );
+    let dsn = server.dsn_of("files");
+    let place = directory("files");
+    let file = place.join("events.jsonl");
+    let to = path_text(&file);
+    streamed(
+        &dsn,
+        &["--create", "--initial-snapshot", "--until-caught-up", "--to", &to],
+    );
+    assert_eq!(numbers(&place), [1, 2]);
+    client.batch_execute("INSERT INTO t VALUES (3)").unwrap();
+    streamed(&dsn, &["--until-caught-up", "--to", &to]);
+    assert_eq!(numbers(&place), [1, 2, 3]);
+
+    let ran = stream(&dsn, &["--until-caught-up", "--to", &to, "--envelope", "debezium"]);
+    assert!(ran.err.contains("does not end with an event"), "{}", ran.err);
+    streamed(&dsn, &["--drop-slot"]);
+    client.batch_execute("INSERT INTO t VALUES (4)").unwrap();
+    let ran = stream(&dsn, &["--create", "--until-caught-up", "--to", &to]);
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.err.contains("holds events, but the slot is a new one"),
+        "{}",
+        ran.err
+    );
+    let ran = synod(&[
+        "stream", "--dsn", &dsn, "--slot", "s2", "--create", "--to", &to, "--once",
+    ]);
+    assert!(ran.err.contains("holds events of another source"), "{}", ran.err);
+    let missing = path_text(&place.join("no/such/directory"));
+    let ran = stream(&dsn, &["--create", "--until-caught-up", "--to", &missing]);
+    assert!(ran.err.contains("cannot be written"), "{}", ran.err);
+    assert_eq!(
+        client
+            .query("SELECT FROM pg_replication_slots WHERE slot_name LIKE 's%'", &[])
+            .unwrap()
+            .len(),
+        0
+    );
+}

@@ -1,0 +1,224 @@
+//! Rows into another PostgreSQL: exactly once, from several sources into one.
+
+use super::*;
+
+const TABLES: &str = "\
+CREATE TABLE t (id bigint PRIMARY KEY, v text, big text, j json, twice bigint GENERATED ALWAYS AS (id * 2) STORED);
+CREATE TABLE nokey (a int, b json); ALTER TABLE nokey REPLICA IDENTITY FULL;
+CREATE TABLE kids (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t bigint REFERENCES t)";
+
+const ALL: [&str; 3] = ["SELECT * FROM t", "SELECT a, b::text FROM nokey", "SELECT * FROM kids"];
+
+fn wait_for_equal(source: &mut Client, target: &mut Client) {
+    for query in ALL {
+        wait_until(DEADLINE, &format!("{query} to be equal"), || {
+            (checksum(source, query) == checksum(target, query)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn another_postgresql_has_the_same_rows_whoever_is_killed() {
+    let mut server = server();
+    let mut source = database(&server, "from_here", TABLES);
+    let mut target = database(&server, "to_there", TABLES);
+    source
+        .batch_execute(
+            "INSERT INTO t SELECT i, 'v' || i, repeat(md5(i::text), 200), '{\"a\": 1}' FROM generate_series(1, 500) i;
+             INSERT INTO nokey SELECT i % 3, '{}' FROM generate_series(1, 10) i; INSERT INTO kids (t) SELECT id FROM t WHERE id < 50;
+             ALTER TABLE t ALTER big SET STORAGE EXTERNAL",
+        )
+        .unwrap();
+    let dsn = server.dsn_of("from_here");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/to_there", server.port());
+    let more = ["--create", "--initial-snapshot", "--to", &to];
+    let change = |client: &mut Client, round: i64| {
+        client
+            .batch_execute(&format!(
+                "INSERT INTO t SELECT {base} + i, 'r''{round}\\', repeat(md5(i::text), 200), NULL FROM generate_series(1, 200) i;
+                 UPDATE t SET v = v || '!' WHERE id % 7 = {round};
+                 UPDATE t SET id = -id WHERE id = {base} + 200;
+                 DELETE FROM t WHERE id = {base} + 1;
+                 DELETE FROM nokey WHERE ctid = (SELECT min(ctid) FROM nokey WHERE a = 1);
+                 INSERT INTO nokey VALUES (1, '[{round}]'), (NULL, NULL); UPDATE nokey SET a = 9 WHERE a IS NULL;
+                 INSERT INTO kids (t) VALUES ({base} + 2)",
+                base = 1_000 * (round + 1),
+            ))
+            .unwrap();
+        for id in 0..20 {
+            client
+                .execute("UPDATE t SET v = $1 WHERE id = 5", &[&format!("{round}-{id}")])
+                .unwrap();
+        }
+    };
+    for round in 0..5 {
+        let following = Following::start(&dsn, &more);
+        change(&mut source, round);
+        if round == 2 {
+            server.kill9();
+            server.start();
+            (source, target) = (server.client_to("from_here"), server.client_to("to_there"));
+            wait_for_equal(&mut source, &mut target);
+            assert!(following.said().contains("trying again"), "{}", following.said());
+        }
+        if round == 4 {
+            wait_for_equal(&mut source, &mut target);
+        }
+        following.kill9();
+    }
+    change(&mut source, 6);
+    wait_until(DEADLINE, "the slot to be free", || {
+        let ran = stream(&dsn, &[&more[..], &["--until-caught-up"]].concat());
+        (ran.code == 0).then_some(())
+    });
+    for query in ALL {
+        assert_eq!(checksum(&mut source, query), checksum(&mut target, query), "{query}");
+    }
+    // Emptied: the children first are in the same statement.
+    source.batch_execute("TRUNCATE t, kids RESTART IDENTITY").unwrap();
+    streamed(&dsn, &[&more[..], &["--until-caught-up"]].concat());
+    assert_eq!(checksum(&mut target, "SELECT * FROM t").0, 0);
+    assert!(checksum(&mut target, "SELECT * FROM nokey").0 > 0);
+
+    // The target was set back behind what the slot still has.
+    target
+        .batch_execute("UPDATE synod_stream.position SET lsn = '0/1', commit_lsn = '0/1'")
+        .unwrap();
+    let ran = stream(&dsn, &[&more[..], &["--until-caught-up"]].concat());
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("is further on than the sink"), "{}", ran.err);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+#[test]
+fn what_the_target_refuses_stops_or_is_parked_and_nothing_is_passed_over() {
+    let server = server();
+    let mut source = database(&server, "refused_from", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let mut target = database(
+        &server,
+        "refused_to",
+        "CREATE TABLE t (id int PRIMARY KEY, v text UNIQUE)",
+    );
+    let dsn = server.dsn_of("refused_from");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/refused_to", server.port());
+    streamed(&dsn, &["--create", "--to", &to, "--until-caught-up"]);
+    source
+        .batch_execute("BEGIN; INSERT INTO t VALUES (1, 'a'), (2, 'b'); INSERT INTO t VALUES (3, 'a'); INSERT INTO t VALUES (4, 'd'); COMMIT;
+                        INSERT INTO t VALUES (5, 'e')")
+        .unwrap();
+    target.batch_execute("INSERT INTO t VALUES (90, 'e')").unwrap();
+    let ran = stream(&dsn, &["--to", &to, "--until-caught-up"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.err.contains("refuses event") && ran.err.contains("duplicate key"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(
+        checksum(&mut target, "SELECT * FROM t").0,
+        1,
+        "a transaction is written whole or not at all"
+    );
+
+    let park = ["--to", &to, "--until-caught-up", "--on-refusal", "park"];
+    let ran = stream(&dsn, &park);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let ids: Vec<i32> = target
+        .query("SELECT id FROM t ORDER BY id", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(ids, [1, 2, 4, 90]);
+    let parked = target
+        .query(
+            "SELECT reason, statement FROM synod_stream.parked ORDER BY parked_at, event_id",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(parked.len(), 2);
+    assert!(parked[0].get::<_, String>(0).contains("duplicate key"));
+
+    // A row that is not there is no less.
+    target.batch_execute("DELETE FROM t WHERE id = 4").unwrap();
+    source.batch_execute("UPDATE t SET v = 'dd' WHERE id = 4").unwrap();
+    let ran = stream(&dsn, &["--to", &to, "--until-caught-up"]);
+    assert!(ran.err.contains("the row is not there"), "{}", ran.err);
+    target
+        .batch_execute("INSERT INTO t VALUES (4, 'd'); DELETE FROM t WHERE id = 90")
+        .unwrap();
+    streamed(&dsn, &["--to", &to, "--until-caught-up"]);
+    let ran = stream(&dsn, &["--to", &to, "--replay-parked"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.out.contains("1 parked events are sent, 1 are still parked"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(checksum(&mut target, "SELECT FROM t WHERE id = 5 AND v = 'e'").0, 1);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+#[test]
+fn several_servers_are_rolled_up_into_one_table() {
+    let server = server();
+    let other = new_server("second");
+    let definition = "CREATE TABLE orders (id int PRIMARY KEY, v text); INSERT INTO orders VALUES (1, 'before')";
+    let mut first = database(&server, "shop", definition);
+    let mut second = database(&other, "shop", definition);
+    let mut target = database(
+        &server,
+        "warehouse",
+        "CREATE SCHEMA shops; CREATE TABLE shops.sales (id int, v text, shop text, PRIMARY KEY (shop, id))",
+    );
+    let to = format!("postgresql://postgres@127.0.0.1:{}/warehouse", server.port());
+    for (dsn, shop) in [(server.dsn_of("shop"), "one"), (other.dsn_of("shop"), "two")] {
+        let more = [
+            "--create",
+            "--initial-snapshot",
+            "--to",
+            &to,
+            "--rename-table",
+            "public.orders=shops.sales",
+            "--source-column",
+            "shop",
+            "--source",
+            shop,
+            "--until-caught-up",
+        ];
+        streamed(&dsn, &more);
+        let client = if shop == "one" { &mut first } else { &mut second };
+        client
+            .batch_execute(&format!("INSERT INTO orders VALUES (2, '{shop}'), (3, 'x'); UPDATE orders SET v = 'after' WHERE id = 1; DELETE FROM orders WHERE id = 3"))
+            .unwrap();
+        streamed(&dsn, &more);
+    }
+    first
+        .batch_execute("TRUNCATE orders; INSERT INTO orders VALUES (7, 'new')")
+        .unwrap();
+    streamed(
+        &server.dsn_of("shop"),
+        &[
+            "--to",
+            &to,
+            "--rename-table",
+            "public.orders=shops.sales",
+            "--source-column",
+            "shop",
+            "--source",
+            "one",
+            "--once",
+        ],
+    );
+    let rows: Vec<String> = target
+        .query(
+            "SELECT concat_ws(' ', shop, id, v) FROM shops.sales ORDER BY shop, id",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(rows, ["one 7 new", "two 1 after", "two 2 two"]);
+    streamed(&server.dsn_of("shop"), &["--drop-slot"]);
+}
