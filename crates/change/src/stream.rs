@@ -11,6 +11,7 @@
 pub mod binary;
 mod digits;
 pub mod event;
+pub mod filters;
 mod json;
 mod keys;
 pub mod option;
@@ -21,6 +22,7 @@ mod sql;
 mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
+pub use filters::Filters;
 pub use json::Json;
 pub use json::text::put_string as put_json_string;
 pub use keys::Keys;

@@ -10,3 +10,4 @@ mod record;
 mod record_message;
 mod service;
 mod stream;
+mod stream_filters;

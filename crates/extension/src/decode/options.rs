@@ -4,6 +4,7 @@
 //! would be a stream of something else than was asked for.
 
 use pgrx::PgSqlErrorCode;
+use synod_change::stream::filters::{self, Filters, Origins};
 use synod_change::stream::option::boolean;
 use synod_change::stream::{Environment, FORMATS, Format, OptionError, new_format};
 
@@ -20,8 +21,10 @@ pub struct Options {
     pub format_name: String,
     /// Transactions that changed nothing that the reader is told are not told either.
     pub skip_empty: bool,
-    /// Nothing that came from elsewhere.
-    pub only_local: bool,
+    /// Which tables, columns, rows, operations, origins; and how they are masked.
+    pub filters: Filters,
+    /// Rows of partitions are told as rows of the table that they are partitions of.
+    pub publish_via_root: bool,
     /// Rows that are written by a rewrite of their table, too.
     pub include_rewrites: bool,
     /// Transactions in progress, when they are large.
@@ -33,7 +36,7 @@ pub struct Options {
 }
 
 /// Those of all formats.
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 8] = [
     "format",
     "include-context",
     "include-ddl",
@@ -41,12 +44,22 @@ const OPTIONS: [&str; 7] = [
     "only-local",
     "include-rewrites",
     "stream-changes",
+    "publish-via-root",
+];
+
+/// Those that wal2json has under other names, for its format: ours.
+const OF_WAL2JSON: [(&str, &str); 4] = [
+    ("add-tables", "include-tables"),
+    ("filter-tables", "exclude-tables"),
+    ("actions", "operations"),
+    ("filter-origins", "origins"),
 ];
 
 impl Options {
     /// Read them.
     pub fn parse(given: &[Given], environment: Environment) -> Result<Self, UserError> {
         refuse_repeated(given)?;
+        refuse_both(given)?;
         let mut options = Self::new(given, environment)?;
         for (name, value) in given {
             options
@@ -89,7 +102,8 @@ impl Options {
             format,
             skip_empty: name != "text" && name != "json",
             format_name: name,
-            only_local: false,
+            filters: Filters::default(),
+            publish_via_root: false,
             include_rewrites: false,
             stream_changes: false,
             include_context: false,
@@ -103,12 +117,19 @@ impl Options {
         match name {
             "format" => {}
             "skip-empty-xacts" => self.skip_empty = boolean(name, value)?,
-            "only-local" => self.only_local = boolean(name, value)?,
+            "only-local" if boolean(name, value)? => self.filters.origins = Origins::None,
+            "only-local" => {}
+            "publish-via-root" => self.publish_via_root = boolean(name, value)?,
             "include-rewrites" => self.include_rewrites = named(value)?,
             "stream-changes" => self.stream_changes = named(value)?,
             "include-context" => self.include_context = boolean(name, value)?,
             "include-ddl" => self.include_ddl = boolean(name, value)?,
             _ if self.format.options().contains(&name) => self.format.set(name, value)?,
+            "actions" if self.format_name == "json" => return self.set("operations", value),
+            _ if OF_WAL2JSON.iter().any(|(theirs, _)| *theirs == name) && self.format_name != "json" => {
+                return Err(self.unknown(name, value));
+            }
+            _ if self.filters.set(name, value)? => {}
             _ => return Err(self.unknown(name, value)),
         }
         Ok(())
@@ -116,11 +137,20 @@ impl Options {
 
     fn unknown(&self, name: &str, value: Option<&[u8]>) -> OptionError {
         let value = value.map_or("(null)".into(), String::from_utf8_lossy);
-        let mut valid: Vec<&str> = OPTIONS.iter().chain(self.format.options()).copied().collect();
+        let of_format = self.format.options().iter().chain(&filters::OPTIONS);
+        let mut valid: Vec<&str> = OPTIONS.iter().chain(of_format).copied().collect();
         valid.sort_unstable();
+        let ours = OF_WAL2JSON.iter().find(|(theirs, _)| *theirs == name);
+        let instead = ours.map_or(String::new(), |(_, ours)| {
+            format!(
+                "It is an option of wal2json; format \"{}\" calls it \"{ours}\". ",
+                self.format_name
+            )
+        });
+        let valid = valid.join(", ");
         OptionError {
             message: format!("option \"{name}\" = \"{value}\" is unknown"),
-            hint: format!("Options of format \"{}\" are: {}.", self.format_name, valid.join(", ")),
+            hint: format!("{instead}Options of format \"{}\" are: {valid}.", self.format_name),
         }
     }
 }
@@ -135,6 +165,23 @@ fn refuse_repeated(given: &[Given]) -> Result<(), UserError> {
                 format!("option \"{name}\" is given more than once"),
                 "",
                 "Give each option once.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Options that say the same thing twice, and may differ.
+fn refuse_both(given: &[Given]) -> Result<(), UserError> {
+    let has = |option: &str| given.iter().any(|(name, _)| name == option);
+    let pairs = [("only-local", "origins")].iter().chain(&OF_WAL2JSON);
+    for (one, other) in pairs {
+        if has(one) && has(other) {
+            return Err(UserError::new(
+                INVALID,
+                format!("options \"{one}\" and \"{other}\" contradict each other"),
+                "Both say the same thing.",
+                format!("Give \"{other}\" alone."),
             ));
         }
     }

@@ -409,6 +409,28 @@ pub unsafe fn planstate_tree_walker(
     unsafe { planstate_tree_walker_raw(node, walker, context) }
 }
 
+/// A function that a walk over an expression calls for each node.
+pub type NodeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool;
+
+unsafe extern "C-unwind" {
+    #[cfg_attr(feature = "pg15", link_name = "expression_tree_walker")]
+    #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
+    fn expression_tree_walker_raw(node: *mut pg_sys::Node, walker: NodeWalker, context: *mut std::ffi::c_void) -> bool;
+}
+
+/// `expression_tree_walker`: visit the children of a node.
+///
+/// # Safety
+/// A valid node; the calling frames own nothing that needs dropping (a deep expression raises).
+pub unsafe fn expression_tree_walker(
+    node: *mut pg_sys::Node,
+    walker: NodeWalker,
+    context: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe { expression_tree_walker_raw(node, walker, context) }
+}
+
 /// `pqsignal`: 18 calls that of the server `pqsignal_be`.
 ///
 /// # Safety
@@ -494,6 +516,9 @@ pub unsafe fn decoded_tuple(tuple: DecodedTuple) -> pg_sys::HeapTuple {
 pub unsafe fn decoded_tuple(tuple: DecodedTuple) -> pg_sys::HeapTuple {
     tuple
 }
+
+/// Whether the server keeps a walsender's client from giving it up while a plugin leaves out one change after the other: from 16 on.
+pub const SERVER_REPORTS_PROGRESS: bool = cfg!(not(feature = "pg15"));
 
 /// Whether `test_decoding` counts a message as a change, so that a transaction of messages only is not empty: from 17 on.
 pub const MESSAGES_ARE_CHANGES: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));

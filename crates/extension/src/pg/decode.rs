@@ -4,7 +4,8 @@
 //! `pg_logical_slot_get_changes` and its like. Neither group nor preloading is needed.
 //!
 //! - [`session`]: what one reader asked for and where it is;
-//! - [`shape`]: tables, read once per definition;
+//! - [`rows`]: whether a row is told, and as what; [`row_filter`], [`origins`]: conditions on it;
+//! - [`tables`], [`shape`]: tables, read once per definition ([`invalidation`] says when it has changed);
 //! - [`values`]: rows to values;
 //! - [`transaction`]: the server's transactions to ours; [`ids`]: what events are called;
 //! - [`messages`]: logical messages, among them those of our own;
@@ -17,10 +18,14 @@ mod environment;
 mod ids;
 mod invalidation;
 mod messages;
+mod origins;
 mod output;
+mod row_filter;
+mod rows;
 mod session;
 mod shape;
 mod strong;
+mod tables;
 mod transaction;
 mod tuple;
 mod values;

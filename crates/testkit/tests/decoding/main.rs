@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use postgres::{Client, SimpleQueryMessage};
 use synod_testkit::{PgInstall, Server};
 
+mod filters;
 mod interface;
 mod scripts;
 

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use pgrx::{pg_guard, pg_sys};
+use synod_change::stream::filters::Origins;
 use synod_change::stream::{Event, Message};
 
 use super::session::{Call, Session};
@@ -117,7 +118,10 @@ unsafe extern "C-unwind" fn shutdown(_context: Context) {}
 unsafe extern "C-unwind" fn filter_by_origin(context: Context, origin: pg_sys::RepOriginId) -> bool {
     // SAFETY: a callback of the server.
     let (session, _) = unsafe { enter(context, std::ptr::null_mut(), false) };
-    session.options.only_local && u32::from(origin) != pg_sys::InvalidRepOriginId && !strong::is_of_group(origin)
+    // Names are looked up for each change: there is no transaction here.
+    session.options.filters.origins == Origins::None
+        && u32::from(origin) != pg_sys::InvalidRepOriginId
+        && !strong::is_of_group(origin)
 }
 
 #[pg_guard]

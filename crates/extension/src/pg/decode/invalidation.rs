@@ -24,6 +24,7 @@ pub enum Stale {
 thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static ANY: Cell<bool> = const { Cell::new(false) };
+    static ORIGINS: Cell<u64> = const { Cell::new(0) };
     static NOTED: RefCell<Vec<Stale>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -38,6 +39,7 @@ pub fn register() {
         for (cache, function) in [
             (pg_sys::SysCacheIdentifier::TYPEOID, r#type as Callback),
             (pg_sys::SysCacheIdentifier::NAMESPACEOID, schema as Callback),
+            (pg_sys::SysCacheIdentifier::REPLORIGIDENT, origin as Callback),
         ] {
             pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(function), pg_sys::Datum::from(0));
         }
@@ -53,6 +55,11 @@ pub fn any() -> bool {
 pub fn take() -> Vec<Stale> {
     ANY.set(false);
     NOTED.take()
+}
+
+/// How often origins have changed.
+pub fn origins_changed() -> u64 {
+    ORIGINS.get()
 }
 
 type Callback = unsafe extern "C-unwind" fn(pg_sys::Datum, i32, u32);
@@ -86,4 +93,9 @@ unsafe extern "C-unwind" fn r#type(_argument: pg_sys::Datum, _cache: i32, hash: 
 #[pg_guard]
 unsafe extern "C-unwind" fn schema(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
     note(Stale::All);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn origin(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    ORIGINS.set(ORIGINS.get() + 1);
 }

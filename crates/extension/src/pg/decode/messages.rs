@@ -27,6 +27,9 @@ pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message
             let outcome = own(session, call, lsn, message);
             return outcome.unwrap_or_else(|error| unreadable(&message, &error).raise());
         }
+        if !call.txn.is_null() && !session.wants_origin((*call.txn).origin_id) {
+            return session.left_out(call);
+        }
         let place = if message.transactional {
             // The server does not say which subtransaction it is of.
             let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);

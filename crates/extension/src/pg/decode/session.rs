@@ -6,15 +6,15 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Change, Event, Place, Table};
+use synod_change::stream::{Event, Place, filters};
 
-use super::environment::{self, ExactText};
 use super::ids::Ids;
-use super::invalidation::{self, Stale};
-use super::shape::{self, Shape};
-use super::strong::{Records, Standing};
+use super::origins::Origins;
+use super::shape::Shape;
+use super::strong::{self, Records};
+use super::tables::Tables;
 use super::values::RowBuffer;
-use super::{output, transaction};
+use super::{environment, invalidation, output, row_filter, transaction};
 use crate::decode::Options;
 use crate::decode::options::Given;
 use crate::errors::UserError;
@@ -23,20 +23,23 @@ use crate::pg::compat;
 /// A bound on what a reader's buffer keeps from one message to the next.
 const KEPT_BYTES: usize = 1 << 20;
 
+/// So many changes may be left out in a row before the client is told that the server lives; as many as in pgoutput.
+const SILENT_CHANGES: u32 = 100;
+
 /// State of one decoding context, which owns it.
 pub struct Session {
     /// What was asked for.
     pub options: Options,
-    tables: HashMap<u32, Rc<Shape>>,
-    /// Of the table of the row before.
-    last: Option<(u32, Rc<Shape>)>,
-    versions: u64,
+    tables: Tables,
+    origins: Origins,
+    /// Changes left out since the client heard of us.
+    silent: u32,
     /// The transaction that is being told.
     current: Progress,
     /// Transactions in progress of which blocks were told.
     open: HashMap<u32, Progress>,
-    new: RowBuffer,
-    old: RowBuffer,
+    pub(super) new: RowBuffer,
+    pub(super) old: RowBuffer,
     message: Vec<u8>,
     /// Where it is among the group's records.
     pub(super) records: Records,
@@ -76,6 +79,10 @@ impl Session {
     /// In the startup callback.
     pub unsafe fn new(given: &[Given], context: pg_sys::MemoryContext) -> Result<Self, UserError> {
         let options = Options::parse(given, environment::environment())?;
+        for condition in options.filters.row_filters() {
+            // SAFETY: in the startup callback.
+            unsafe { row_filter::check_syntax(condition)? }
+        }
         invalidation::register();
         // SAFETY: a child of the server's context, which goes with it.
         let scratch = unsafe {
@@ -89,9 +96,9 @@ impl Session {
         };
         Ok(Self {
             options,
-            tables: HashMap::new(),
-            last: None,
-            versions: 0,
+            tables: Tables::default(),
+            origins: Origins::default(),
+            silent: 0,
             current: Progress::default(),
             open: HashMap::new(),
             new: RowBuffer::default(),
@@ -117,11 +124,14 @@ impl Session {
 
     /// It ends, with this event; or something happens to one that was told before.
     pub unsafe fn end(&mut self, call: Call, event: &Event<'_>) {
-        if !self.current.begun {
-            return;
-        }
         // SAFETY: in a callback.
-        unsafe { self.tell(call, event, true) }
+        unsafe {
+            if !self.current.begun {
+                pg_sys::OutputPluginUpdateProgress(call.context, true);
+            } else {
+                self.tell(call, event, true);
+            }
+        }
     }
 
     /// What became of a prepared transaction.
@@ -163,138 +173,6 @@ impl Session {
             }
             if told || !self.options.skip_empty {
                 self.tell(call, event, true);
-            }
-        }
-    }
-
-    /// One row.
-    pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
-        // SAFETY: in a callback that was passed these; the rows live as long as it, what is printed as long as `scratch` is not reset.
-        unsafe {
-            match self.shape(relation).standing {
-                Standing::Ordinary => {}
-                Standing::Replicated => return self.records.leave_out(),
-                Standing::Own => return,
-            }
-            let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
-            let rows = &(*change).data.tp;
-            let (new, old) = (
-                compat::decoded_tuple(rows.newtuple),
-                compat::decoded_tuple(rows.oldtuple),
-            );
-            self.tell_row(call, place, relation, (*change).action, new, old);
-        }
-    }
-
-    /// Tell of a row of this relation; rows that are not there are null.
-    ///
-    /// # Safety
-    /// In a callback, with the catalog as of the change.
-    pub(super) unsafe fn tell_row(
-        &mut self,
-        call: Call,
-        place: Place<'_>,
-        relation: pg_sys::Relation,
-        action: pg_sys::ReorderBufferChangeType::Type,
-        new_tuple: pg_sys::HeapTuple,
-        old_tuple: pg_sys::HeapTuple,
-    ) {
-        // SAFETY: by contract; the rows live as long as the callback, what is printed as long as `scratch` is not reset.
-        unsafe {
-            let _exact = self.options.format.wants_exact_text().then(ExactText::begin);
-            let shape = self.shape(relation);
-            self.begin_late(call);
-            let before = pg_sys::CurrentMemoryContext;
-            pg_sys::CurrentMemoryContext = self.scratch;
-            let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
-            let descriptor = (*relation).rd_att;
-            let new_row = (!new_tuple.is_null()).then(|| new.read(&shape, new_tuple, descriptor).into());
-            let old_row = (!old_tuple.is_null()).then(|| old.read(&shape, old_tuple, descriptor).into());
-            let table = &shape.table;
-            use pg_sys::ReorderBufferChangeType as Kind;
-            let told = match (action, new_row) {
-                (Kind::REORDER_BUFFER_CHANGE_INSERT, Some(new)) => Some(Change::Insert { table, new }),
-                (Kind::REORDER_BUFFER_CHANGE_UPDATE, Some(new)) => Some(Change::Update {
-                    table,
-                    old: old_row,
-                    new,
-                }),
-                (Kind::REORDER_BUFFER_CHANGE_DELETE, _) => Some(Change::Delete { table, old: old_row }),
-                _ => None,
-            };
-            pg_sys::CurrentMemoryContext = before;
-            if let Some(change) = told {
-                self.tell(call, &Event::Row(place, change), true);
-            }
-            (self.new, self.old) = (new, old);
-            pg_sys::MemoryContextReset(self.scratch);
-        }
-    }
-
-    /// Tables were emptied.
-    pub unsafe fn truncate(
-        &mut self,
-        call: Call,
-        relations: &[pg_sys::Relation],
-        change: *mut pg_sys::ReorderBufferChange,
-    ) {
-        // SAFETY: in a callback that was passed these.
-        unsafe {
-            let mut ordinary = Vec::with_capacity(relations.len());
-            for relation in relations {
-                match self.shape(*relation).standing {
-                    Standing::Ordinary => ordinary.push(*relation),
-                    Standing::Replicated => self.records.leave_out(),
-                    Standing::Own => {}
-                }
-            }
-            if ordinary.is_empty() {
-                return;
-            }
-            let xid = (*(*change).txn).xid.into_inner();
-            let place = self.next_place(call, (*change).lsn, xid, ordinary.len() as u64);
-            let truncate = &(*change).data.truncate;
-            self.tell_truncate(call, place, &ordinary, truncate.cascade, truncate.restart_seqs);
-        }
-    }
-
-    /// Tell that these tables were emptied.
-    ///
-    /// # Safety
-    /// As for [`Self::tell_row`].
-    pub(super) unsafe fn tell_truncate(
-        &mut self,
-        call: Call,
-        place: Place<'_>,
-        relations: &[pg_sys::Relation],
-        cascade: bool,
-        restart_identity: bool,
-    ) {
-        // SAFETY: by contract.
-        unsafe {
-            let shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
-            self.begin_late(call);
-            let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
-            let at_a_time = if self.options.format.one_table_at_a_time() {
-                1
-            } else {
-                tables.len().max(1)
-            };
-            for (number, some) in tables.chunks(at_a_time).enumerate() {
-                let place = Place {
-                    id: place.id.later(number as u64),
-                    ..place
-                };
-                let change = Change::Truncate {
-                    tables: some,
-                    cascade,
-                    restart_identity,
-                };
-                self.tell(
-                    call,
-                    &Event::Row(place, change),
-                    (number + 1) * at_a_time >= tables.len(),
-                );
             }
         }
     }
@@ -384,47 +262,32 @@ impl Session {
         }
     }
 
-    /// The shape of a table as of now.
+    /// The shape of a table as of now. Raises when what was asked for does not fit it.
     pub unsafe fn shape(&mut self, relation: pg_sys::Relation) -> Rc<Shape> {
-        // SAFETY: in a callback that was passed the relation.
-        let oid = unsafe { (*relation).rd_id.to_u32() };
-        if invalidation::any() {
-            for stale in invalidation::take() {
-                self.forget(stale);
-            }
+        // SAFETY: in a callback that has the relation open.
+        match unsafe { self.tables.shape(relation, &mut self.options) } {
+            Ok(shape) => shape,
+            Err(error) => error.raise(),
         }
-        if let Some((last, shape)) = &self.last
-            && *last == oid
-        {
-            return Rc::clone(shape);
-        }
-        let shape = match self.tables.get(&oid) {
-            Some(shape) => Rc::clone(shape),
-            None => {
-                self.versions += 1;
-                // SAFETY: as above.
-                let shape = unsafe { shape::load(relation, self.versions) };
-                self.tables.insert(oid, Rc::clone(&shape));
-                shape
-            }
-        };
-        self.last = Some((oid, Rc::clone(&shape)));
-        shape
     }
 
-    fn forget(&mut self, stale: Stale) {
-        self.last = None;
-        let format = &mut self.options.format;
-        self.tables.retain(|oid, shape| {
-            let stays = match stale {
-                Stale::All | Stale::Type(0) => false,
-                Stale::Relation(relation) => *oid != relation,
-                Stale::Type(hash) => !shape.type_hashes.contains(&hash),
-            };
-            if !stays {
-                format.forget(shape.table.version);
-            }
-            stays
-        });
+    /// Whether changes that came from there are told. Inside a transaction.
+    pub fn wants_origin(&mut self, origin: pg_sys::RepOriginId) -> bool {
+        if self.options.filters.origins == filters::Origins::Any {
+            return true;
+        }
+        // That is how this node keeps its place in the group's log; what is committed with it was made here.
+        let origin = if strong::is_of_group(origin) { 0 } else { origin };
+        self.origins.wants(origin, &self.options.filters.origins)
+    }
+
+    /// A change was left out: now and then the client is told that the server lives.
+    pub unsafe fn left_out(&mut self, call: Call) {
+        self.silent += 1;
+        if !compat::SERVER_REPORTS_PROGRESS && self.silent >= SILENT_CHANGES {
+            self.silent = 0;
+            // SAFETY: in a callback.
+            unsafe { pg_sys::OutputPluginUpdateProgress(call.context, false) }
+        }
     }
 }

@@ -4,15 +4,20 @@
 //! Rows are decoded with the catalog as it was when they were written; a change of definition between two rows of a table
 //! invalidates its shape ([`super::invalidation`]).
 
-use std::ffi::CStr;
-use std::rc::Rc;
+use std::ffi::{CStr, c_char};
 
-use pgrx::pg_sys;
+use pg_sys::pg_enc::{PG_SQL_ASCII, PG_UTF8};
+use pgrx::{PgSqlErrorCode, pg_sys};
+use synod_change::stream::filters::Mask;
 use synod_change::stream::{Column, ReplicaIdentity, Table, TypeClass};
 
+use super::row_filter::RowFilter;
 use super::strong::Standing;
 use super::values::Output;
+use crate::decode::Options;
+use crate::errors::UserError;
 use crate::pg::relcache::Relation;
+use crate::pg::{compat, encoding, partition};
 
 /// A table, and how its rows are read.
 pub struct Shape {
@@ -20,20 +25,36 @@ pub struct Shape {
     pub standing: Standing,
     /// What formats see of it.
     pub table: Table,
+    /// The reader wants it. If not, nothing else is filled in.
+    pub wanted: bool,
+    /// A partition that is told as the table above it.
+    pub via_root: bool,
     /// How each of [`Table::columns`] is read.
     pub sources: Vec<Source>,
+    /// Some are masked.
+    pub masked: bool,
+    /// Goes before what is hashed.
+    pub salt: Vec<u8>,
+    /// Text is converted.
+    pub to_utf8: bool,
+    /// Text does not depend on the session's settings.
+    pub exact_text: bool,
+    /// The condition on its rows.
+    pub row_filter: Option<RowFilter>,
     /// Hashes of its types' catalog cache entries, which name them when they change.
     pub type_hashes: Vec<u32>,
-    /// State of its types' functions.
+    /// State of its types' functions and of the filter.
     context: pg_sys::MemoryContext,
 }
 
-/// Where a column's value is, and how it becomes text.
+/// Where a column's value is, and how it is told.
 pub struct Source {
-    /// Attribute number - 1.
+    /// Attribute number - 1, in the relation that has the rows.
     pub index: usize,
     /// How.
     pub output: Output,
+    /// What is told instead.
+    pub mask: Option<Mask>,
 }
 
 impl Drop for Shape {
@@ -43,88 +64,145 @@ impl Drop for Shape {
     }
 }
 
-/// Read a relation's shape.
+/// Read the shape of the relation `rows` for a reader.
 ///
 /// # Safety
-/// In a callback that was passed `relation`, with the historic catalog.
-pub unsafe fn load(relation: pg_sys::Relation, version: u64) -> Rc<Shape> {
-    // SAFETY: by contract; the context is deleted with the shape (or leaked, if the rest raises).
+/// In a callback that was passed `rows`, with the historic catalog.
+pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> Result<Shape, UserError> {
+    // SAFETY: by contract; the context is deleted with the shape.
     unsafe {
-        let context = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::TopMemoryContext,
-            c"synod decoded table".as_ptr(),
-            0,
-            1024,
-            8 * 1024 * 1024,
-        );
-        let class = &*(*relation).rd_rel;
-        let oid = (*relation).rd_id;
-        // A rewrite writes into a table of its own, which is told as the one that it becomes.
-        let name = if class.relrewrite == pg_sys::InvalidOid {
-            bytes(class.relname.data.as_ptr())
-        } else {
-            bytes(pg_sys::get_rel_name(class.relrewrite))
-        };
-        let schema = bytes(pg_sys::get_namespace_name(class.relnamespace));
-        let keys = Keys::of(relation);
+        let root = if options.publish_via_root { root(rows) } else { None };
+        let told = root.as_ref().map_or(rows, Relation::raw);
+        let (schema, name) = names(told);
+        let wanted = options.filters.wants_table(&schema, &name);
+        let in_utf8 = options.format.wants_utf8();
         let mut shape = Shape {
-            standing: Standing::of(relation, &schema),
+            standing: Standing::of(rows, &schema),
             table: Table {
                 version,
-                oid: oid.to_u32(),
-                quoted_name: [quoted(&schema), quoted(&name)].join(&b'.'),
-                schema,
-                name,
-                columns: Vec::new(),
-                identity: keys.identity,
-                identity_hidden: false,
-                partitioned: class.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
+                oid: (*told).rd_id.to_u32(),
+                quoted_name: text([quoted(&schema), quoted(&name)].join(&b'.'), in_utf8),
+                partitioned: (*(*told).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
+                ..Table::default()
             },
+            wanted,
+            via_root: root.is_some(),
             sources: Vec::new(),
+            masked: false,
+            salt: options.filters.salt.clone(),
+            to_utf8: in_utf8 && !matches!(pg_sys::GetDatabaseEncoding() as u32, PG_UTF8 | PG_SQL_ASCII),
+            exact_text: options.format.wants_exact_text(),
+            row_filter: None,
             type_hashes: Vec::new(),
-            context,
+            context: pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"synod decoded table".as_ptr(),
+                0,
+                1024,
+                8 * 1024 * 1024,
+            ),
         };
-        let descriptor = (*relation).rd_att;
-        for index in 0..(*descriptor).natts as usize {
-            let attribute = &*crate::pg::compat::tuple_attribute(descriptor, index);
-            if !attribute.attisdropped {
-                shape.add(attribute, index, &keys);
-            }
+        if !wanted {
+            return Ok(shape);
         }
-        Rc::new(shape)
+        let keys = Keys::of(rows);
+        shape.table.identity = keys.identity;
+        shape.add_columns(rows, told, &schema, &name, &keys, options)?;
+        if let Some(condition) = options.filters.row_filter(&schema, &name) {
+            let filter = RowFilter::new(condition, rows, shape.context, |attribute| keys.has(attribute));
+            shape.row_filter = Some(filter.map_err(|error| error.of_table(&shape.table.quoted_name))?);
+        }
+        shape.table.schema = text(schema, in_utf8);
+        shape.table.name = text(name, in_utf8);
+        Ok(shape)
     }
 }
 
 impl Shape {
-    unsafe fn add(&mut self, attribute: &pg_sys::FormData_pg_attribute, index: usize, keys: &Keys) {
+    unsafe fn add_columns(
+        &mut self,
+        rows: pg_sys::Relation,
+        told: pg_sys::Relation,
+        schema: &[u8],
+        name: &[u8],
+        keys: &Keys,
+        options: &Options,
+    ) -> Result<(), UserError> {
+        // SAFETY: in a callback, with open relations.
+        unsafe {
+            let attributes = live(told);
+            let columns: Vec<&[u8]> = attributes.iter().map(|(_, name, _)| name.as_slice()).collect();
+            if let Some(missing) = options.filters.missing_secret(schema, name, &columns) {
+                return Err(missing_secret(&self.table.quoted_name, &missing));
+            }
+            let places = live(rows);
+            for (attribute, column, default) in &attributes {
+                let place = places.iter().find(|(_, name, _)| name == column);
+                let Some((place, _, _)) = place else { continue };
+                let masked = options.filters.mask(schema, name, column).is_some();
+                let wanted = options.filters.wants_column(schema, name, column);
+                self.table.identity_hidden |= keys.has(place.attnum) && (masked || !wanted);
+                if !wanted {
+                    continue;
+                }
+                let mask = options.filters.mask(schema, name, column).cloned();
+                let default = default.filter(|_| options.format.wants_defaults() && attribute.attgenerated == 0);
+                let default = default.and_then(|default| expression(default, told, name));
+                let index = place.attnum as usize - 1;
+                self.add(attribute, index, place.attnum, keys, mask, default, options);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, of the loop above")]
+    unsafe fn add(
+        &mut self,
+        attribute: &pg_sys::FormData_pg_attribute,
+        index: usize,
+        number: i16,
+        keys: &Keys,
+        mask: Option<Mask>,
+        default: Option<Vec<u8>>,
+        options: &Options,
+    ) {
         let type_oid = attribute.atttypid;
+        let in_utf8 = options.format.wants_utf8();
         let mut base_modifier = attribute.atttypmod;
         // SAFETY: inside a transaction; the type of a column exists in the catalog that it is read with.
         unsafe {
             let base = pg_sys::getBaseTypeAndTypmod(type_oid, &mut base_modifier);
+            let typed = |name: *mut c_char| text(bytes(name), in_utf8);
             let name = bytes(attribute.attname.data.as_ptr());
             self.table.columns.push(Column {
-                quoted_name: quoted(&name),
-                name,
-                type_name: bytes(pg_sys::format_type_be(type_oid)),
-                full_type_name: bytes(pg_sys::format_type_with_typemod(type_oid, attribute.atttypmod)),
-                base_type_name: bytes(pg_sys::format_type_be(base)),
-                full_base_type_name: bytes(pg_sys::format_type_with_typemod(base, base_modifier)),
+                quoted_name: text(quoted(&name), in_utf8),
+                name: text(name, in_utf8),
+                type_name: typed(pg_sys::format_type_be(type_oid)),
+                full_type_name: typed(pg_sys::format_type_with_typemod(type_oid, attribute.atttypmod)),
+                base_type_name: typed(pg_sys::format_type_be(base)),
+                full_base_type_name: typed(pg_sys::format_type_with_typemod(base, base_modifier)),
                 type_oid: type_oid.to_u32(),
                 type_modifier: attribute.atttypmod,
                 number: attribute.attnum,
-                class: class(type_oid),
+                class: if mask.is_some() {
+                    TypeClass::Text
+                } else {
+                    class(type_oid)
+                },
                 not_null: attribute.attnotnull,
-                default: None,
+                default: default.map(|default| text(default, in_utf8)),
                 generated: attribute.attgenerated != 0,
                 identity: (attribute.attidentity != 0).then_some(attribute.attidentity as u8 as char),
-                in_primary_key: keys.primary.contains(&attribute.attnum),
-                in_identity: keys.identity == ReplicaIdentity::Full || keys.replica.contains(&attribute.attnum),
-                masked: false,
+                in_primary_key: keys.primary.contains(&number),
+                in_identity: keys.has(number),
+                masked: mask.is_some(),
             });
+            let binary = options.format.wants_binary_values() && mask.is_none();
+            self.masked |= mask.is_some();
             self.sources.push(Source {
                 index,
-                output: Output::of(type_oid, self.context),
+                output: Output::of(type_oid, binary, self.context),
+                mask,
             });
             for oid in [type_oid, base] {
                 let zero = pg_sys::Datum::from(0);
@@ -136,6 +214,87 @@ impl Shape {
     }
 }
 
+fn missing_secret(table: &[u8], column: &[u8]) -> UserError {
+    let (table, column) = (String::from_utf8_lossy(table), String::from_utf8_lossy(column));
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("column \"{column}\" of table {table}, which is to be masked or left out, does not exist"),
+        "Its values may be in a column of another name, and nothing is told rather than that.",
+        "Correct mask-columns or exclude-columns. For changes from before the column was made, leave the column out of them.",
+    )
+}
+
+/// The topmost table that a partition belongs to.
+unsafe fn root(relation: pg_sys::Relation) -> Option<Relation> {
+    // SAFETY: an open relation.
+    let relation = unsafe { Relation::open((*relation).rd_id) }?;
+    let root = partition::ancestors(&relation).pop()?;
+    Relation::open(root)
+}
+
+/// Schema and name, as in the catalog.
+unsafe fn names(relation: pg_sys::Relation) -> (Vec<u8>, Vec<u8>) {
+    // SAFETY: an open relation.
+    unsafe {
+        let class = &*(*relation).rd_rel;
+        // A rewrite writes into a table of its own, which is told as the one that it becomes.
+        let name = if class.relrewrite == pg_sys::InvalidOid {
+            bytes(class.relname.data.as_ptr())
+        } else {
+            bytes(pg_sys::get_rel_name(class.relrewrite))
+        };
+        (bytes(pg_sys::get_namespace_name(class.relnamespace)), name)
+    }
+}
+
+/// An attribute, its name, and the expression of its default as the catalog has it.
+type Attribute<'a> = (&'a pg_sys::FormData_pg_attribute, Vec<u8>, Option<*const c_char>);
+
+/// Those that are not dropped.
+unsafe fn live<'a>(relation: pg_sys::Relation) -> Vec<Attribute<'a>> {
+    // SAFETY: an open relation, which outlives the result.
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        let constraints = (*descriptor).constr;
+        let defaults = if constraints.is_null() || (*constraints).num_defval == 0 {
+            &[]
+        } else {
+            std::slice::from_raw_parts((*constraints).defval, usize::from((*constraints).num_defval))
+        };
+        (0..(*descriptor).natts as usize)
+            .map(|index| &*compat::tuple_attribute(descriptor, index))
+            .filter(|attribute| !attribute.attisdropped)
+            .map(|attribute| {
+                let default = defaults.iter().find(|default| default.adnum == attribute.attnum);
+                let name = bytes(attribute.attname.data.as_ptr());
+                (attribute, name, default.map(|default| default.adbin.cast_const()))
+            })
+            .collect()
+    }
+}
+
+/// An expression of the catalog as SQL.
+unsafe fn expression(stored: *const c_char, relation: pg_sys::Relation, name: &[u8]) -> Option<Vec<u8>> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: the catalog's text of an expression over the relation, which is open.
+    unsafe {
+        let expression = pg_sys::stringToNode(stored);
+        let context = pg_sys::deparse_context_for(name.as_ptr(), (*relation).rd_id);
+        let text = pg_sys::deparse_expression(expression.cast(), context, false, false);
+        Some(bytes(text))
+    }
+}
+
+/// In UTF-8 if asked for.
+fn text(bytes: Vec<u8>, in_utf8: bool) -> Vec<u8> {
+    // SAFETY: reads a variable of the server.
+    let database = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+    if !in_utf8 || bytes.is_ascii() || matches!(database, PG_UTF8 | PG_SQL_ASCII) {
+        return bytes;
+    }
+    encoding::to_utf8(&bytes).into_bytes()
+}
+
 /// What identifies a row: columns by attribute number.
 struct Keys {
     identity: ReplicaIdentity,
@@ -144,6 +303,10 @@ struct Keys {
 }
 
 impl Keys {
+    fn has(&self, number: i16) -> bool {
+        self.identity == ReplicaIdentity::Full || self.replica.contains(&number)
+    }
+
     unsafe fn of(relation: pg_sys::Relation) -> Self {
         // SAFETY: RelationGetIndexList fills in which indexes are the primary key and the replica identity; no lock is needed with
         // a historic catalog.

@@ -262,7 +262,7 @@ impl Session {
                 before => {
                     if !self.has_begun() {
                         if self.options.skip_empty {
-                            return;
+                            return pg_sys::OutputPluginUpdateProgress(call.context, true);
                         }
                         self.begin_late(call);
                     }
@@ -319,7 +319,7 @@ impl Session {
             self.records.unfinished = Some(before);
         }
         let here = shmem::my_node().map(|node| node.node_id.load(std::sync::atomic::Ordering::Acquire));
-        let unwanted = self.options.only_local && here != Some(header.transaction.node);
+        let unwanted = self.options.filters.origins.leave_out_elsewhere() && here != Some(header.transaction.node);
         let record = Record {
             group: self.records.group(header.group),
             csn: header.csn,

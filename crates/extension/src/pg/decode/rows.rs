@@ -1,0 +1,251 @@
+//! Rows and truncations: whether the reader is told of one, and as what.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use synod_change::Row;
+use synod_change::stream::filters::Operations;
+use synod_change::stream::{Change, Event, Place, Table};
+
+use super::row_filter;
+use super::session::{Call, Session};
+use super::shape::Shape;
+use super::strong::Standing;
+use super::values::RowBuffer;
+use crate::errors::UserError;
+use crate::pg::compat;
+
+/// What a row is told as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Session {
+    /// One row.
+    pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
+        // SAFETY: in a callback that was passed these.
+        unsafe {
+            match self.shape(relation).standing {
+                Standing::Ordinary => {}
+                Standing::Replicated => return self.records.leave_out(),
+                Standing::Own => return,
+            }
+            let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
+            if !self.wants_origin((*change).origin_id) {
+                return self.left_out(call);
+            }
+            let rows = &(*change).data.tp;
+            let (new, old) = (
+                compat::decoded_tuple(rows.newtuple),
+                compat::decoded_tuple(rows.oldtuple),
+            );
+            self.tell_row(call, place, relation, (*change).action, new, old);
+        }
+    }
+
+    /// Tell of a row of this relation, if the reader wants it; rows that are not there are null.
+    ///
+    /// # Safety
+    /// In a callback, with the catalog as of the change.
+    pub(super) unsafe fn tell_row(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relation: pg_sys::Relation,
+        action: pg_sys::ReorderBufferChangeType::Type,
+        new: pg_sys::HeapTuple,
+        old: pg_sys::HeapTuple,
+    ) {
+        // SAFETY: by contract; the rows live as long as the callback, what is printed as long as `scratch` is not reset.
+        unsafe {
+            let shape = self.shape(relation);
+            let kind = kind(action).filter(|kind| shape.wanted && wants(self.options.filters.operations, *kind));
+            let Some(kind) = kind else {
+                return self.left_out(call);
+            };
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = self.scratch;
+            self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, [new, old]);
+            pg_sys::CurrentMemoryContext = before;
+            pg_sys::MemoryContextReset(self.scratch);
+        }
+    }
+
+    unsafe fn tell_wanted(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        shape: &Shape,
+        descriptor: pg_sys::TupleDesc,
+        kind: Told,
+        tuples: [pg_sys::HeapTuple; 2],
+    ) {
+        // SAFETY: as for `tell_row`. The buffers are lent: should this raise, new ones are made.
+        unsafe {
+            let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
+            let [mut new_row, mut old_row] = [(&mut new, tuples[0]), (&mut old, tuples[1])].map(|(buffer, tuple)| {
+                (!tuple.is_null()).then(|| {
+                    buffer.take_apart(tuple, descriptor);
+                    buffer
+                })
+            });
+            let told = match decide(shape, kind, new_row.as_deref(), old_row.as_deref()) {
+                Ok(told) => told,
+                Err(error) => error.raise(),
+            };
+            if told.is_some() {
+                self.begin_late(call);
+            }
+            let table = &shape.table;
+            let event = match told {
+                Some(Told::Insert) => values(&mut new_row, shape).map(|new| Change::Insert { table, new }),
+                Some(Told::Update) => {
+                    let old = values(&mut old_row, shape);
+                    values(&mut new_row, shape).map(|new| Change::Update { table, old, new })
+                }
+                Some(Told::Delete) => Some(Change::Delete {
+                    table,
+                    old: values(&mut old_row, shape),
+                }),
+                None => None,
+            };
+            match event {
+                Some(event) => self.tell(call, &Event::Row(place, event), true),
+                None => self.left_out(call),
+            }
+            (self.new, self.old) = (new, old);
+        }
+    }
+
+    /// Tables were emptied.
+    pub unsafe fn truncate(
+        &mut self,
+        call: Call,
+        relations: &[pg_sys::Relation],
+        change: *mut pg_sys::ReorderBufferChange,
+    ) {
+        // SAFETY: in a callback that was passed these.
+        unsafe {
+            let mut ordinary = Vec::with_capacity(relations.len());
+            for relation in relations {
+                match self.shape(*relation).standing {
+                    Standing::Ordinary => ordinary.push(*relation),
+                    Standing::Replicated => self.records.leave_out(),
+                    Standing::Own => {}
+                }
+            }
+            if ordinary.is_empty() {
+                return;
+            }
+            let xid = (*(*change).txn).xid.into_inner();
+            let place = self.next_place(call, (*change).lsn, xid, ordinary.len() as u64);
+            if !self.wants_origin((*change).origin_id) {
+                return self.left_out(call);
+            }
+            let truncate = &(*change).data.truncate;
+            self.tell_truncate(call, place, &ordinary, truncate.cascade, truncate.restart_seqs);
+        }
+    }
+
+    /// Tell that these tables were emptied, of those that the reader wants.
+    ///
+    /// # Safety
+    /// As for [`Self::tell_row`].
+    pub(super) unsafe fn tell_truncate(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relations: &[pg_sys::Relation],
+        cascade: bool,
+        restart_identity: bool,
+    ) {
+        // SAFETY: by contract.
+        unsafe {
+            let mut shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
+            // A partition that is told as its root is emptied with it, and says nothing by itself.
+            shapes.retain(|shape| shape.wanted && !shape.via_root);
+            if shapes.is_empty() || !self.options.filters.operations.truncate {
+                return self.left_out(call);
+            }
+            self.begin_late(call);
+            let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
+            let at_a_time = if self.options.format.one_table_at_a_time() {
+                1
+            } else {
+                tables.len()
+            };
+            for (number, some) in tables.chunks(at_a_time).enumerate() {
+                let place = Place {
+                    id: place.id.later(number as u64),
+                    ..place
+                };
+                let change = Change::Truncate {
+                    tables: some,
+                    cascade,
+                    restart_identity,
+                };
+                let last = (number + 1) * at_a_time >= tables.len();
+                self.tell(call, &Event::Row(place, change), last);
+            }
+        }
+    }
+}
+
+/// The values of a version, as they are told.
+unsafe fn values<'a>(version: &'a mut Option<&mut RowBuffer>, shape: &Shape) -> Option<Row<'a>> {
+    // SAFETY: taken apart by the descriptor of the shape's relation.
+    version.as_mut().map(|row| unsafe { row.values(shape) }.into())
+}
+
+fn kind(action: pg_sys::ReorderBufferChangeType::Type) -> Option<Told> {
+    use pg_sys::ReorderBufferChangeType as Kind;
+    match action {
+        Kind::REORDER_BUFFER_CHANGE_INSERT => Some(Told::Insert),
+        Kind::REORDER_BUFFER_CHANGE_UPDATE => Some(Told::Update),
+        Kind::REORDER_BUFFER_CHANGE_DELETE => Some(Told::Delete),
+        _ => None,
+    }
+}
+
+fn wants(operations: Operations, told: Told) -> bool {
+    match told {
+        Told::Insert => operations.insert,
+        Told::Update => operations.update,
+        Told::Delete => operations.delete,
+    }
+}
+
+/// What a row is told as, by the condition on its table: one that comes into view is new, one that leaves it is gone.
+unsafe fn decide(
+    shape: &Shape,
+    told: Told,
+    new: Option<&RowBuffer>,
+    old: Option<&RowBuffer>,
+) -> Result<Option<Told>, UserError> {
+    let Some(filter) = &shape.row_filter else {
+        return Ok(Some(told));
+    };
+    if told != Told::Insert && !filter.covered {
+        return Err(row_filter::not_covered(&shape.table.quoted_name));
+    }
+    let matches = |row: Option<&RowBuffer>, old| match row {
+        // SAFETY: the versions were taken apart by the relation's descriptor.
+        Some(row) => unsafe { filter.matches(row, old) },
+        None => Ok(false),
+    };
+    let fulfils = matches(new, old)?;
+    let fulfilled = match (told, old) {
+        // Its identity, and so what the condition reads, did not change.
+        (Told::Update, None) => fulfils,
+        _ => matches(old, None)?,
+    };
+    Ok(match (told, fulfilled, fulfils) {
+        (Told::Insert, _, true) | (Told::Update, false, true) => Some(Told::Insert),
+        (Told::Update, true, true) => Some(Told::Update),
+        (Told::Update, true, false) | (Told::Delete, true, _) => Some(Told::Delete),
+        _ => None,
+    })
+}

@@ -1,0 +1,262 @@
+//! What a reader asks to be told, and what it must not be told.
+
+use crate::Stream;
+
+#[test]
+fn tables_and_operations() {
+    let mut stream = Stream::new(
+        "tables",
+        "CREATE SCHEMA sales; CREATE TABLE sales.order_lines (id int PRIMARY KEY); CREATE TABLE sales.customers (id int PRIMARY KEY);
+         CREATE TABLE \"Odd, name\" (id int PRIMARY KEY); CREATE TABLE secret (id int PRIMARY KEY)",
+    );
+    stream.run(&[
+        "INSERT INTO sales.order_lines VALUES (1)",
+        "INSERT INTO sales.customers VALUES (2)",
+        "INSERT INTO \"Odd, name\" VALUES (3)",
+        "INSERT INTO secret VALUES (4)",
+        "UPDATE sales.order_lines SET id = 5",
+        "DELETE FROM secret",
+        "TRUNCATE secret, sales.order_lines",
+    ]);
+    let mut rows = |options: &[(&str, &str)]| {
+        let mut all = vec![("include-xids", "0"), ("skip-empty-xacts", "1")];
+        all.extend(options);
+        let lines = stream.try_get("peek", &all).unwrap();
+        let lines: Vec<String> = lines
+            .into_iter()
+            .filter_map(|line| line.strip_prefix("table ").map(str::to_owned))
+            .collect();
+        lines
+    };
+    assert_eq!(rows(&[("include-tables", "sales.order_*")]).len(), 3);
+    assert_eq!(
+        rows(&[("include-tables", "public.\"Odd, name\", SALES.Customers")]).len(),
+        2
+    );
+    assert_eq!(rows(&[("exclude-tables", "*.secret, sales.*")]).len(), 1);
+    assert_eq!(
+        rows(&[("operations", "delete")]),
+        ["public.secret: DELETE: id[integer]:4"]
+    );
+    assert_eq!(
+        rows(&[("operations", "truncate"), ("include-tables", "public.*")]),
+        ["public.secret: TRUNCATE: (no-flags)"]
+    );
+    assert!(rows(&[("include-tables", "public.odd")]).is_empty());
+}
+
+#[test]
+fn columns_and_masks() {
+    let mut stream = Stream::new(
+        "masks",
+        "CREATE TABLE people (id int PRIMARY KEY, name text, pin int, born date, note text);
+         ALTER TABLE people REPLICA IDENTITY FULL; ALTER TABLE people ALTER note SET STORAGE EXTERNAL;",
+    );
+    stream.run(&[
+        "INSERT INTO people VALUES (1, 'Ann', 1234, '2000-01-01', repeat('x', 9000)), (2, NULL, NULL, NULL, NULL)",
+        "UPDATE people SET name = 'Bob' WHERE id = 1",
+    ]);
+    let mut rows = |options: &[(&str, &str)]| {
+        let mut all = vec![("include-xids", "0"), ("skip-empty-xacts", "1")];
+        all.extend(options);
+        let mut lines = stream.try_get("peek", &all).unwrap();
+        lines.retain(|line| line.starts_with("table "));
+        lines
+    };
+    assert_eq!(
+        rows(&[("columns", "public.people(id, p*)")])[0],
+        "table public.people: INSERT: id[integer]:1 pin[integer]:1234"
+    );
+    assert_eq!(
+        rows(&[("exclude-columns", "public.people(note, born, \"pin\")")])[2],
+        "table public.people: UPDATE: old-key: id[integer]:1 name[text]:'Ann' new-tuple: id[integer]:1 name[text]:'Bob'"
+    );
+    let masked = rows(&[
+        (
+            "mask-columns",
+            "public.people(name 'it''s', pin hash, born null, note hash)",
+        ),
+        ("mask-salt", "s"),
+    ]);
+    let sum = |text: &str| {
+        let row = crate::server()
+            .client()
+            .query_one("SELECT encode(sha256($1), 'hex')", &[&text.as_bytes()]);
+        row.unwrap().get::<_, String>(0)
+    };
+    let (pin, note) = (sum("s1234"), sum(&format!("s{}", "x".repeat(9000))));
+    assert_eq!(
+        masked[0],
+        format!(
+            "table public.people: INSERT: id[integer]:1 name[text]:'it''s' pin[integer]:'{pin}' born[date]:null note[text]:'{note}'"
+        )
+    );
+    assert_eq!(
+        masked[1],
+        "table public.people: INSERT: id[integer]:2 name[text]:null pin[integer]:null born[date]:null note[text]:null"
+    );
+    // The old version, too.
+    assert!(
+        masked[2].contains(&format!(
+            "old-key: id[integer]:1 name[text]:'it''s' pin[integer]:'{pin}'"
+        )),
+        "{}",
+        masked[2]
+    );
+    assert!(!masked.concat().contains("Ann") && !masked.concat().contains("1234 "));
+    // A column that is to be hidden and is not there may be there under another name.
+    for option in ["mask-columns", "exclude-columns"] {
+        let value = if option == "mask-columns" {
+            "public.people(pim hash)"
+        } else {
+            "public.people(pim)"
+        };
+        let error = stream.try_get("peek", &[(option, value)]).expect_err(option);
+        assert_eq!(error.code().unwrap().code(), "22023");
+        assert!(error.as_db_error().unwrap().message().contains("\"pim\""), "{error:?}");
+    }
+}
+
+#[test]
+fn rows_that_come_into_view_are_new_and_those_that_leave_it_are_gone() {
+    let mut stream = Stream::new(
+        "row_filters",
+        "CREATE TYPE mood AS ENUM ('low', 'high'); CREATE TABLE f (id int PRIMARY KEY, age int, m mood, t text);
+         ALTER TABLE f REPLICA IDENTITY FULL; ALTER TABLE f ALTER t SET STORAGE EXTERNAL; CREATE TABLE k (id int PRIMARY KEY, v int)",
+    );
+    stream.run(&[
+        "INSERT INTO f VALUES (1, 10, 'low', repeat('t', 5000)), (2, 20, 'high', NULL), (3, NULL, 'high', NULL)",
+        "UPDATE f SET age = 18 WHERE id = 1",
+        "UPDATE f SET age = 19 WHERE id = 1",
+        "UPDATE f SET age = 5 WHERE id = 2",
+        "UPDATE f SET age = 6 WHERE id = 2",
+        "DELETE FROM f WHERE id = 1",
+        "DELETE FROM f WHERE id = 2",
+        "INSERT INTO k VALUES (1, 1), (5, 5)",
+        "UPDATE k SET v = 7",
+        "UPDATE k SET id = id + 5 WHERE id = 1",
+        "DELETE FROM k",
+    ]);
+    let told = |stream: &mut Stream, filter: &str| {
+        let options = [("include-xids", "0"), ("row-filter", filter), ("skip-empty-xacts", "1")];
+        let lines = stream.try_get("peek", &options)?;
+        let short = |line: &String| {
+            let line = line.strip_prefix("table public.")?;
+            let operation = line.split(' ').nth(1)?.trim_end_matches(':');
+            let id = line.rsplit("id[integer]:").next()?.split(' ').next()?;
+            Some(format!("{} {operation} {id}", &line[..1]))
+        };
+        Ok::<_, postgres::Error>(lines.iter().filter_map(short).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        told(&mut stream, "public.f WHERE (age >= 18), public.k WHERE (false)").unwrap(),
+        ["f INSERT 2", "f INSERT 1", "f UPDATE 1", "f DELETE 2", "f DELETE 1"]
+    );
+    // By a key: what an old row has is enough.
+    assert_eq!(
+        told(&mut stream, "public.f WHERE (false), public.k WHERE (id > 4)").unwrap(),
+        ["k INSERT 5", "k UPDATE 5", "k INSERT 6", "k DELETE 5", "k DELETE 6"]
+    );
+}
+
+#[test]
+fn filters_that_cannot_be_evaluated_are_refused() {
+    let mut stream = Stream::new(
+        "bad_filters",
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE FUNCTION mine(int) RETURNS bool IMMUTABLE LANGUAGE sql RETURN true;
+         CREATE TYPE pair AS (a int, b int)",
+    );
+    stream.run(&["INSERT INTO t VALUES (1, 1)", "UPDATE t SET v = 2"]);
+    for (filter, reason) in [
+        ("v >", "syntax error"),
+        ("true; DROP TABLE t", "syntax error"),
+        ("true FROM t", "more than one expression"),
+        ("true, false", "more than one expression"),
+        ("missing = 1", "column \"missing\" does not exist"),
+        ("v", "must be type boolean"),
+        ("mine(v)", "not built in"),
+        ("now() > '2000-01-01'", "not immutable"),
+        ("random() > 0", "not immutable"),
+        ("EXISTS (SELECT 1)", "not a simple expression"),
+        ("count(*) > 1", "aggregate"),
+        ("row(1, 2)::pair = row(1, 2)::pair", "simple expression"),
+        ("v = 'x'", "invalid input syntax"),
+    ] {
+        let option = format!("public.t WHERE ({filter})");
+        let error = stream.try_get("peek", &[("row-filter", &option)]).expect_err(filter);
+        assert_eq!(error.code().unwrap().code(), "22023", "{filter}: {error:?}");
+        let detail = error.as_db_error().unwrap().detail().unwrap_or_default().to_owned();
+        assert!(detail.contains(reason), "{filter}: {detail}");
+    }
+    // A value that the old row lacks.
+    let error = stream
+        .try_get("peek", &[("row-filter", "public.t WHERE (v = 1)")])
+        .expect_err("v is in no key");
+    assert!(
+        error.as_db_error().unwrap().message().contains("UPDATE and DELETE"),
+        "{error:?}"
+    );
+    let inserts = [("row-filter", "public.t WHERE (v = 1)"), ("operations", "insert")];
+    assert_eq!(stream.rows(&inserts).len(), 1);
+}
+
+#[test]
+fn partitions_are_told_as_their_root() {
+    let mut stream = Stream::new(
+        "partitions",
+        "CREATE TABLE root (id int, v text, gone int, PRIMARY KEY (id)) PARTITION BY RANGE (id); ALTER TABLE root DROP gone;
+         CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (10);
+         CREATE TABLE high (v text, id int NOT NULL, PRIMARY KEY (id)); ALTER TABLE root ATTACH PARTITION high FOR VALUES FROM (10) TO (20)",
+    );
+    stream.run(&[
+        "INSERT INTO root VALUES (1, 'a'), (11, 'b')",
+        "UPDATE root SET id = 2 WHERE id = 1",
+        "TRUNCATE root",
+    ]);
+    let options = [
+        ("publish-via-root", "1"),
+        ("include-tables", "public.root"),
+        ("include-xids", "0"),
+    ];
+    let mut lines = stream.try_get("peek", &options).unwrap();
+    lines.retain(|line| line.starts_with("table"));
+    assert_eq!(
+        lines,
+        [
+            "table public.root: INSERT: id[integer]:1 v[text]:'a'",
+            "table public.root: INSERT: id[integer]:11 v[text]:'b'",
+            "table public.root: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 v[text]:'a'",
+            "table public.root: TRUNCATE: (no-flags)",
+        ]
+    );
+    assert_eq!(stream.rows(&[("exclude-tables", "public.root")]).len(), 4);
+}
+
+#[test]
+fn origins_by_name() {
+    let mut stream = Stream::new("by_origin", "CREATE TABLE t (id int PRIMARY KEY)");
+    for (id, origin) in [(3, "one"), (4, "Two")] {
+        stream.run(&[
+            &format!("SELECT pg_replication_origin_create('{origin}')"),
+            &format!("SELECT pg_replication_origin_session_setup('{origin}')"),
+            &format!("INSERT INTO t VALUES ({id})"),
+            "SELECT pg_replication_origin_session_reset()",
+        ]);
+    }
+    stream.run(&["INSERT INTO t VALUES (1), (2)", "UPDATE t SET id = 30 WHERE id = 3"]);
+    let mut count = |origins: &str| {
+        let lines = stream.try_get("peek", &[("origins", origins)]).unwrap();
+        lines.iter().filter(|line| line.starts_with("table")).count()
+    };
+    assert_eq!(count("any"), 5);
+    assert_eq!(count("none"), 3);
+    assert_eq!(count("one, absent"), 1);
+    assert_eq!(count("\"Two\""), 1);
+    let error = stream
+        .try_get("peek", &[("only-local", "1"), ("origins", "one")])
+        .expect_err("both say the same");
+    assert!(
+        error.as_db_error().unwrap().message().contains("contradict"),
+        "{error:?}"
+    );
+}
