@@ -216,33 +216,21 @@ fn a_member_of_another_version_is_not_joined() {
     let mut cluster = Cluster::start(1);
     let _ledger = Ledger::on(&cluster);
     let node = newcomer(&mut cluster);
-    let facts: String = cluster
-        .client(0)
-        .query_one(
-            "SELECT pg_get_function_result('synod._node_facts()'::regprocedure)",
-            &[],
-        )
-        .unwrap()
-        .get(0);
-    let named: Vec<String> = facts
-        .trim_start_matches("TABLE(")
-        .trim_end_matches(')')
-        .split(", ")
-        .map(|column| {
-            let (name, kind) = column.split_once(' ').unwrap();
-            if name == "protocol" {
-                format!("99::{kind} AS protocol")
-            } else {
-                name.to_owned()
-            }
-        })
-        .collect();
-    cluster
-        .client(0)
+    let mut client = cluster.client(0);
+    let facts = client.prepare("SELECT * FROM synod._node_facts()").unwrap();
+    let columns = |with: &dyn Fn(&postgres::Column) -> String| -> String {
+        let columns: Vec<String> = facts.columns().iter().map(with).collect();
+        columns.join(", ")
+    };
+    let types = columns(&|column| format!("{} {}", column.name(), column.type_().name()));
+    let values = columns(&|column| match column.name() {
+        "protocol" => format!("99::{}", column.type_().name()),
+        name => name.to_owned(),
+    });
+    client
         .batch_execute(&format!(
             "ALTER FUNCTION synod._node_facts() RENAME TO _true_facts;
-             CREATE FUNCTION synod._node_facts() RETURNS {facts} LANGUAGE sql AS 'SELECT {} FROM synod._true_facts()'",
-            named.join(", ")
+             CREATE FUNCTION synod._node_facts() RETURNS TABLE ({types}) LANGUAGE sql AS 'SELECT {values} FROM synod._true_facts() AS t'"
         ))
         .unwrap();
     let error = refused("join_group", join(&cluster, 0, node), &["0A000"]);

@@ -186,30 +186,39 @@ pub fn note_restart_identity(restart: bool) {
     RESTART_IDENTITY.set(restart);
 }
 
-/// Whether this transaction lets a sequence begin again (TRUNCATE ... RESTART IDENTITY): the table is this transaction's alone
-/// until it ends, and so are the values that it draws.
-pub fn restarts(sequence: pg_sys::Oid) -> bool {
-    let tables: Vec<pg_sys::Oid> = PENDING.with_borrow(|pending| {
-        let counts = |event: &&TableEvent| {
-            matches!(event.what, TableChange::Truncated { restart_identity: true })
-                && pending.subtransactions.counts(event.subtransaction)
-        };
-        pending
-            .tables
-            .iter()
-            .filter(counts)
-            .map(|event| event.relation)
-            .collect()
+/// Whether the sequence is this transaction's alone until it ends, and so are the values that it draws: the transaction lets it begin
+/// again (TRUNCATE ... RESTART IDENTITY), or begins to replicate all tables that it feeds. A range that is granted meanwhile would be
+/// somebody else's claim on the table.
+pub fn has_for_itself(sequence: pg_sys::Oid) -> bool {
+    let (mut restarted, mut added) = (Vec::new(), Vec::new());
+    PENDING.with_borrow(|pending| {
+        for event in &pending.tables {
+            if !pending.subtransactions.counts(event.subtransaction) {
+                continue;
+            }
+            match event.what {
+                TableChange::Truncated { restart_identity: true } => restarted.push(event.relation),
+                TableChange::Added { id } => added.push(id),
+                _ => {}
+            }
+        }
     });
-    let feeds = |table: &pg_sys::Oid| {
-        super::relation::by_oid(*table).is_some_and(|table| {
+    let restarts = |table: pg_sys::Oid| {
+        super::relation::by_oid(table).is_some_and(|table| {
             table
                 .sequences
                 .iter()
                 .any(|feeding| feeding.owned && feeding.sequence == sequence)
         })
     };
-    tables.iter().any(feeds)
+    if restarted.into_iter().any(restarts) {
+        return true;
+    }
+    let feeds = match added.is_empty() {
+        true => Vec::new(),
+        false => super::service::ranges::feeds_of(sequence),
+    };
+    !feeds.is_empty() && feeds.iter().all(|(table, _)| added.contains(table))
 }
 
 /// A row was locked. It counts as touched if the transaction also writes.

@@ -256,8 +256,12 @@ fn client_refuses(cluster: &Cluster) {
     client
         .batch_execute(
             "CREATE TABLE halves (id int) PARTITION BY RANGE (id); CREATE TABLE half PARTITION OF halves FOR VALUES FROM (0) TO (9);
-             SELECT synod.replicate_table('halves');
-             CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+             SELECT synod.replicate_table('halves')",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
              CREATE FOREIGN TABLE far (id int) SERVER nowhere",
         )
         .unwrap();

@@ -18,7 +18,7 @@ fn insert_everywhere(cluster: &Cluster, sql: &str, sessions: usize, each: usize)
             let rows = loop {
                 match client.query(sql, &[]) {
                     Ok(rows) => break rows,
-                    Err(error) if sqlstate(&error) == Some("40001") => {}
+                    Err(error) if sqlstate(&error) == Some("40001") => eprintln!("SEEN {error:?}"),
                     Err(error) => panic!("{sql}: {error:?}"),
                 }
             };
@@ -228,6 +228,32 @@ fn where_users_put_a_sequence() {
     client.batch_execute("TRUNCATE moved RESTART IDENTITY").unwrap();
     assert_eq!(id(2), 1);
     assert_converged(&cluster, &["moved"]);
+}
+
+/// A table that is made, replicated and filled in one transaction lost to the range that it had asked for.
+#[test]
+fn a_new_table_draws_from_its_sequence_in_the_transaction_that_replicates_it() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(1);
+    client
+        .batch_execute(
+            "BEGIN; CREATE TABLE newborn (id bigserial PRIMARY KEY, other bigint GENERATED ALWAYS AS IDENTITY, v int);
+             SELECT synod.replicate_table('newborn'); INSERT INTO newborn (v) SELECT generate_series(1, 1500); COMMIT",
+        )
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let ids = insert_everywhere(&cluster, "INSERT INTO newborn (v) VALUES (1) RETURNING id", 1, 5);
+    assert_distinct(ids, 15);
+    let row = client
+        .query_one(
+            "SELECT count(*), count(DISTINCT id), count(DISTINCT other) FROM newborn",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)),
+        (1515, 1515, 1515)
+    );
+    assert_converged(&cluster, &["newborn"]);
 }
 
 /// What was granted stays granted when the number of the fed column changes: by DROP COLUMN, by DROP TYPE ... CASCADE, and not when

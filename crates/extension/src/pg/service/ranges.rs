@@ -49,7 +49,7 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     let need = need.min(MOST_NEEDED).min((span(&sequence) / PART).max(1)) + sequence.cache();
     let (spare, ahead) = ((usual / 10).min(SPARE), usual / 4);
     let have = room(node, &sequence);
-    if have >= need + ahead || capture::restarts(oid) {
+    if have >= need + ahead || capture::has_for_itself(oid) {
         return Ok(());
     }
     let urgent = have < need + spare;
@@ -81,7 +81,7 @@ pub fn settle(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserErr
     let Some(sequence) = Sequence::open(oid) else {
         return Ok(());
     };
-    if overrun(node, &sequence).is_none() || capture::restarts(oid) {
+    if overrun(node, &sequence).is_none() || capture::has_for_itself(oid) {
         return Ok(());
     }
     let _lock = RefillLock::take(oid, true);
