@@ -16,7 +16,8 @@ const ATTRIBUTE_CHILD: i16 = 1;
 const ATTRIBUTE_PARENT: i16 = 2;
 
 /// `AttrDefaultRelationId` (catalog/pg_attrdef.h) and `DependRelationId` (catalog/pg_depend.h), each with an index.
-const PG_ATTRDEF: pg_sys::Oid = pg_sys::Oid::from_u32(2604);
+/// `AttrDefaultRelationId`
+pub const PG_ATTRDEF: pg_sys::Oid = pg_sys::Oid::from_u32(2604);
 const PG_ATTRDEF_BY_COLUMN: pg_sys::Oid = pg_sys::Oid::from_u32(2656);
 const PG_DEPEND: pg_sys::Oid = pg_sys::Oid::from_u32(2608);
 const PG_DEPEND_BY_DEPENDER: pg_sys::Oid = pg_sys::Oid::from_u32(2673);
@@ -239,6 +240,18 @@ pub fn sequences_of_defaults(relation: &Relation) -> Vec<(usize, pg_sys::Oid)> {
         }
     }
     found
+}
+
+/// The table and the attribute number whose default this is; `None` when it is none.
+pub fn column_of_default(default: pg_sys::Oid) -> Option<(pg_sys::Oid, i32)> {
+    unsafe extern "C-unwind" {
+        // catalog/pg_attrdef.h; not bound by pgrx.
+        #[link_name = "GetAttrDefaultColumnAddress"]
+        fn column_address_raw(default: pg_sys::Oid) -> pg_sys::ObjectAddress;
+    }
+    // SAFETY: a look-up inside a transaction, which tells what does not exist by InvalidOid.
+    let address = unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| column_address_raw(default)) };
+    (address.objectId != pg_sys::InvalidOid).then_some((address.objectId, address.objectSubId))
 }
 
 /// The oid of a column's default.

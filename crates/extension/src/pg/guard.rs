@@ -70,6 +70,9 @@ fn check_drop(class: pg_sys::Oid, object: pg_sys::Oid, part: i32) -> Result<(), 
         }
         return check_index(object, "drop a unique index of");
     }
+    if class == super::catalog::PG_ATTRDEF && super::ddl::changes_group() {
+        super::service::draws::default_goes(object);
+    }
     if class == pg_sys::TriggerRelationId
         && let Some((relation, name)) = super::catalog::trigger(object)
         && trigger::is_our_name(&name)

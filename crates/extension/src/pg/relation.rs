@@ -60,9 +60,12 @@ pub fn is_strong(oid: pg_sys::Oid) -> bool {
     by_oid(oid).is_some()
 }
 
-/// Whether reads of the relation are strong: of a strong table, or of the extension's table of log entries.
+/// Whether reads of the relation are strong: of a strong table, of one that may be strong elsewhere already, or of the extension's
+/// table of log entries.
 pub fn is_read_strongly(oid: pg_sys::Oid) -> bool {
-    is_strong(oid) || (u32::from(oid) >= pg_sys::FirstNormalObjectId && oid == log_entries())
+    is_strong(oid)
+        || u32::from(oid) >= pg_sys::FirstNormalObjectId
+            && (oid == log_entries() || super::shmem::my_node().is_some_and(|node| node.expects(oid.into())))
 }
 
 fn log_entries() -> pg_sys::Oid {

@@ -168,6 +168,47 @@ fn nobody_writes_past_the_group_while_a_table_is_replicated() {
         .unwrap();
 }
 
+/// On a node that has heard of it but has yet to follow, a read waits for the rows that others see already.
+#[test]
+fn a_table_that_is_about_to_be_replicated_is_read_strongly() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all("CREATE TABLE read_early (id int PRIMARY KEY)");
+    let mut client = cluster.client(0);
+    client.batch_execute("INSERT INTO read_early VALUES (1)").unwrap();
+    client
+        .batch_execute("BEGIN; SELECT synod.replicate_table('read_early')")
+        .unwrap();
+    let mut holder = cluster.client(2);
+    holder.batch_execute("BEGIN; SELECT synod._hold(20000)").unwrap();
+    let seen: i64 = std::thread::scope(|scope| {
+        let commit = scope.spawn(|| client.batch_execute("COMMIT"));
+        wait_until(DEADLINE, "the commit on the node that is not held", || {
+            let query = "SELECT count(*) FROM read_early";
+            (cluster.client(1).query_one(query, &[]).ok()?.get::<_, i64>(0) == 1).then_some(())
+        });
+        let reader = scope.spawn(|| {
+            let query = "SELECT count(*) FROM read_early";
+            cluster.client(2).query_one(query, &[]).map(|row| row.get(0))
+        });
+        wait_until(DEADLINE, "the reader to wait", || {
+            let query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT count(*) FROM read_early%' AND state = 'active'
+                         AND wait_event_type IS NOT NULL AND wait_event_type <> 'Client'";
+            let waits = || {
+                cluster
+                    .client(2)
+                    .query_one(query, &[])
+                    .ok()
+                    .map(|row| row.get::<_, i64>(0))
+            };
+            (reader.is_finished() || waits()? == 1).then_some(())
+        });
+        holder.batch_execute("ROLLBACK").unwrap();
+        commit.join().unwrap().unwrap();
+        reader.join().unwrap().unwrap()
+    });
+    assert_eq!(seen, 1, "the read missed a row that had been told");
+}
+
 /// A node that cannot be asked has not confirmed; it is named.
 #[test]
 fn a_table_is_not_replicated_without_a_member_that_cannot_be_asked() {

@@ -2,19 +2,20 @@
 //! to it.
 //!
 //! Tables that are about to be replicated are locked like those of the group: what is written here until this node has applied that
-//! would be nobody else's.
+//! would be nobody else's. And they are read like those of the group (`NodeShared::expects`): the others may have them already.
 //!
 //! The apply worker takes the locks for its session when it applies the lock's record, and lets them go behind the record that
 //! ends it; its own writes and the DDL do not meet them. A lock of this very node is not taken: there the transaction itself
 //! holds what it needs. Invariant: locks are held for at most one owner, from a committed record on.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 use synod_change::wire::Decoder;
 use synod_change::{DdlLockRecord, ExpectedTable, TableId};
 
-use crate::pg::shmem::{NodeLock, NodeShared};
+use crate::pg::shmem::{self, NodeLock, NodeShared};
 use crate::pg::{catalog, partition};
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
@@ -25,6 +26,8 @@ pub struct TableLocks {
     /// Node and transaction, as the records name them.
     owner: Option<(u32, u64)>,
     held: Vec<pg_sys::Oid>,
+    /// Those of them that are about to be replicated.
+    expected: BTreeSet<u32>,
 }
 
 impl TableLocks {
@@ -44,7 +47,11 @@ impl TableLocks {
                 .filter_map(|id| catalog::relation_of(*id))
                 .collect()
         };
-        for relation in relations.into_iter().chain(expected(request)) {
+        let expected = expected(request);
+        self.expected
+            .extend(expected.iter().map(|relation| u32::from(*relation)));
+        self.publish();
+        for relation in relations.into_iter().chain(expected) {
             if !self.held.contains(&relation) {
                 let mut lock = lock_id(relation);
                 // SAFETY: inside a transaction; the lock outlives it, on purpose.
@@ -62,6 +69,15 @@ impl TableLocks {
             // SAFETY: taken by this session in `take`.
             unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, MODE) }
         }
+        self.expected.clear();
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let Some(node) = shmem::my_node() {
+            let expected: Vec<u32> = self.expected.iter().copied().collect();
+            node.expect(&expected);
+        }
     }
 
     /// Let go if the certifier knows that the owner lost the lock without a record of its own: its node began anew or left.
@@ -76,6 +92,8 @@ impl TableLocks {
 
     /// What must be locked when the worker starts behind the lock's record. Inside a transaction.
     pub fn resume(&mut self, node: &NodeShared) {
+        // What another worker has published before.
+        self.publish();
         if let Some((position, owner, request)) = published(node)
             && position <= node.applied.load(Ordering::SeqCst)
             && owner != node.node_id.load(Ordering::SeqCst)

@@ -13,8 +13,9 @@ use crate::errors::UserError;
 use crate::pg::capture;
 use crate::pg::guard::named;
 use crate::pg::relation::StrongTable;
+use crate::pg::relcache::Relation;
 use crate::pg::shmem::{self, NodeShared};
-use crate::pg::{list, relation, sequence};
+use crate::pg::{catalog, list, relation, sequence};
 
 thread_local! {
     /// The sequences of the plan that is being started are known and have been looked at.
@@ -178,6 +179,36 @@ pub fn column_goes(table: &StrongTable, attribute: i32) {
         }
     }
     grants::renumber(table.id, place);
+}
+
+/// A column's default is about to go. A sequence that no table owns is known by the columns whose defaults draw from it: by which it
+/// was known goes, and the others take over what was granted.
+pub fn default_goes(default: pg_sys::Oid) {
+    let Some((oid, attribute)) = catalog::column_of_default(default) else {
+        return;
+    };
+    let (Some(table), Some(relation)) = (relation::by_oid(oid), Relation::open(oid)) else {
+        return;
+    };
+    let feed = |index: usize| {
+        let place = table.columns.iter().position(|column| column.index == index)?;
+        Some((table.id, u16::try_from(place).ok()?))
+    };
+    let drawn = catalog::sequences_of_defaults(&relation);
+    let going = |(index, _): &&(usize, pg_sys::Oid)| *index as i32 + 1 == attribute;
+    for (index, sequence) in drawn.iter().filter(going) {
+        let known = ranges::feeds_of(*sequence);
+        let Some(gone) = feed(*index).filter(|gone| known.contains(gone)) else {
+            continue;
+        };
+        let here = drawn.iter().filter(|(_, other)| other == sequence);
+        let mut heirs: Vec<grants::Feed> = here.filter_map(|(index, _)| feed(*index)).chain(known).collect();
+        heirs.retain(|heir| *heir != gone);
+        if !heirs.is_empty() && !capture::applying() {
+            ranges::keep_from_asking(*sequence);
+        }
+        grants::hand_down(gone, &heirs);
+    }
 }
 
 fn give_up(sequence: pg_sys::Oid) {

@@ -121,6 +121,38 @@ pub fn forget(feeds: &[Feed]) {
     }
 }
 
+/// What was granted to one column is known of others from here on, unless they know of later grants.
+pub fn hand_down(from: Feed, to: &[Feed]) {
+    let Some(table) = open(pg_sys::RowExclusiveLock) else {
+        return;
+    };
+    let mut granted: Vec<Vec<pg_sys::Datum>> = Vec::new();
+    table.scan(&of_feed(from), false, |row| {
+        granted.push((TABLE..=CSN).map(|column| row.get(column)).collect());
+        true
+    });
+    for heir in to {
+        for values in &granted {
+            let mut values = values.clone();
+            values[TABLE as usize - 1] = pg_sys::Datum::from(heir.0.0);
+            values[COLUMN as usize - 1] = pg_sys::Datum::from(i32::from(heir.1));
+            let node = values[NODE as usize - 1].value() as u32;
+            let csn = values[CSN as usize - 1].value() as i64;
+            let mut known = false;
+            table.scan(&of_node(*heir, node), false, |row| {
+                known = true;
+                if number(row, CSN) < csn {
+                    row.replace(&mut values);
+                }
+                false
+            });
+            if !known {
+                table.insert(&mut values);
+            }
+        }
+    }
+}
+
 /// The column with this number goes, and those behind it move up by one.
 pub fn renumber(id: TableId, gone: u16) {
     let Some(table) = open(pg_sys::RowExclusiveLock) else {

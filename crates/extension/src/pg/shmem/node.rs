@@ -26,6 +26,8 @@ pub const REQUEST_BYTES: usize = 4 * 1024;
 
 /// Tables under the DDL lock that are known singly.
 pub const DDL_TABLES: usize = 256;
+/// Relations that are about to be replicated and are known singly.
+const EXPECTED: usize = 64;
 /// Room for the names of tables that the owner of the DDL lock is about to replicate. A request for it is in a slot.
 pub const DDL_EXPECTED_BYTES: usize = INLINE_BYTES / 2;
 
@@ -151,6 +153,11 @@ pub struct NodeShared {
     pub ddl_expected_length: AtomicU32,
     /// The tables that it is about to replicate, encoded one after the other.
     pub ddl_expected: [AtomicU8; DDL_EXPECTED_BYTES],
+    /// Relations that are about to be replicated by another node, as far as applied here: set and cleared by the apply worker. More than
+    /// fit are all.
+    pub expected_count: AtomicU32,
+    /// Their numbers.
+    pub expected: [AtomicU32; EXPECTED],
 
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
@@ -314,6 +321,21 @@ impl NodeShared {
     /// The bytes in the request slot. Under the `meta` lock.
     pub fn read_request(&self) -> Vec<u8> {
         read_bytes(&self.request, self.request_length.load(Ordering::Relaxed) as usize)
+    }
+
+    /// From here on these relations are about to be replicated.
+    pub fn expect(&self, relations: &[u32]) {
+        for (place, relation) in self.expected.iter().zip(relations) {
+            place.store(*relation, Ordering::Relaxed);
+        }
+        self.expected_count.store(relations.len() as u32, Ordering::Release);
+    }
+
+    /// Whether this relation may be about to be replicated.
+    pub fn expects(&self, relation: u32) -> bool {
+        let count = self.expected_count.load(Ordering::Acquire) as usize;
+        let known = self.expected.iter().take(count);
+        count > EXPECTED || known.into_iter().any(|known| known.load(Ordering::Relaxed) == relation)
     }
 
     /// Publish the encoded names of expected tables; more than fit are none. Under the `meta` lock.
