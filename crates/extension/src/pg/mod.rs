@@ -30,6 +30,7 @@ pub mod hold;
 pub mod hooks;
 pub mod keys;
 pub mod latch;
+pub mod latest;
 pub mod launcher;
 pub mod link;
 pub mod list;

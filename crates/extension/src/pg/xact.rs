@@ -155,10 +155,11 @@ fn after_commit() {
         let csn = turn.csn();
         let node = turn.node();
         turn.finish();
-        submitted.slot().free(submitted.generation, SlotState::Committing);
         node.committed.fetch_add(1, Ordering::Relaxed);
         CURRENT.with_borrow_mut(|current| current.last_csn = csn);
-        super::peers::confirmed::wait_until_applied(csn);
+        // Not free yet: whom it blocks meanwhile must not end this process.
+        super::peers::confirmed::wait_until_applied(csn, submitted.slot());
+        submitted.slot().free(submitted.generation, SlotState::Committing);
     }
     cleanup();
 }

@@ -1,9 +1,9 @@
 //! The types that a statement changes, and the tables in which their values are.
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
 use crate::errors::UserError;
-use crate::pg::relation;
+use crate::pg::{latest, relation};
 
 /// The domain, or the enum whose label changes, that a statement is about.
 ///
@@ -30,9 +30,9 @@ unsafe fn renames_label(statement: *mut pg_sys::Node) -> bool {
 }
 
 /// Whatever depends on the type, however far away: arrays, composites, ranges, other domains.
-const USERS: &str = "
+const USERS: &std::ffi::CStr = c"
     WITH RECURSIVE used (classid, objid) AS (
-        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, $1
+        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, pg_catalog.unnest($1)
         UNION
         SELECT d.classid, d.objid FROM used JOIN pg_catalog.pg_depend d ON d.refclassid = used.classid AND d.refobjid = used.objid)
     SELECT coalesce(pg_catalog.array_agg(c.oid ORDER BY c.oid), '{}')
@@ -41,16 +41,7 @@ const USERS: &str = "
 
 /// The tables of the group that use the type.
 pub fn users(kind: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, UserError> {
-    let found = pgrx::Spi::get_one_with_args::<Vec<pg_sys::Oid>>(USERS, &[kind.into()]);
-    let found = found.map_err(|error| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            format!("could not look up the tables that use a type: {error}"),
-            "",
-            "",
-        )
-    })?;
-    let mut tables = found.unwrap_or_default();
+    let mut tables = latest::oids(USERS, &[vec![kind]], "the tables that use a type")?;
     tables.retain(|table| relation::is_strong(*table));
     Ok(tables)
 }

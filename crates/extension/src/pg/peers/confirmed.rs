@@ -2,20 +2,24 @@
 //! they have it, too.
 //!
 //! It runs behind the commit, where nothing may fail and interrupts are held: a cancel is looked for, and ends the wait, as the
-//! deadline does. A node that has not followed by then is named in a warning. Nothing is lost there: it has applied the lock, so that
+//! deadline does. The transaction still has its locks: when apply needs one on this node, the rest is cut short. A node that has not followed by then is named in a warning. Nothing is lost there: it has applied the lock, so that
 //! writers of the table wait until it has followed.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
 use crate::errors::UserError;
 use crate::pg::client::Client;
+use crate::pg::slot::Slot;
 use crate::pg::{latch, submit};
 
 /// How long all of them may take together.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// And how long when this node needs what the transaction has locked.
+const HURRY: Duration = Duration::from_millis(200);
 /// How often one is asked.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 const QUESTION: &str = "SELECT (applied_csn >= $1::pg_catalog.int8)::pg_catalog.text FROM synod.stat_apply";
@@ -33,11 +37,18 @@ pub fn remember(name: &str, client: Client) {
     });
 }
 
-/// The transaction has committed at `csn`: wait until those who confirmed have applied that.
-pub fn wait_until_applied(csn: u64) {
-    let deadline = Instant::now() + PATIENCE;
+/// The transaction, whose record was in this slot, has committed at `csn`: wait until those who confirmed have applied that.
+pub fn wait_until_applied(csn: u64, slot: &Slot) {
+    if CONFIRMED.with_borrow(Vec::is_empty) {
+        return;
+    }
+    let mut wait = Wait {
+        slot,
+        doomed: slot.doomed.load(Ordering::SeqCst),
+        deadline: Instant::now() + PATIENCE,
+    };
     for (name, client) in CONFIRMED.take() {
-        let asked = std::panic::AssertUnwindSafe(|| applied(client, csn, deadline));
+        let asked = std::panic::AssertUnwindSafe(|| applied(client, csn, &mut wait));
         // The transaction is committed, whatever happens here.
         let followed = PgTryBuilder::new(asked)
             .catch_others(|_| false)
@@ -56,10 +67,31 @@ pub fn forget() {
     }
 }
 
-fn applied(mut client: Client, csn: u64, deadline: Instant) -> bool {
-    client.hurry_until(deadline);
+/// How long the wait may go on.
+struct Wait<'a> {
+    slot: &'a Slot,
+    /// Who was to give way before it began.
+    doomed: u64,
+    deadline: Instant,
+}
+
+impl Wait<'_> {
+    /// Shorter from when on somebody waits for what this transaction has locked.
+    fn deadline(&mut self) -> Instant {
+        let doomed = self.slot.doomed.load(Ordering::SeqCst);
+        if doomed != self.doomed {
+            self.doomed = doomed;
+            self.deadline = self.deadline.min(Instant::now() + HURRY);
+        }
+        self.deadline
+    }
+}
+
+fn applied(mut client: Client, csn: u64, wait: &mut Wait<'_>) -> bool {
     let csn = csn.to_string();
     loop {
+        let deadline = wait.deadline();
+        client.hurry_until(deadline);
         match client.query(QUESTION, &[Some(&csn)]) {
             Ok(rows) if rows.first().and_then(|row| row.first()?.as_deref()) == Some("true") => return true,
             Ok(_) => {}

@@ -3,20 +3,20 @@
 //!
 //! The server finds out while it deletes (`findDependentObjects` of catalog/dependency.c), which is too late for the group's lock; so the
 //! dependencies are followed here first, rather too far than not far enough. Invariant: a table that goes, or loses a column, is among
-//! them, or the statement fails (`pg/guard.rs`): an old snapshot may not show all.
+//! them, or the statement fails (`pg/guard.rs`).
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
 use super::Need;
 use crate::errors::UserError;
-use crate::pg::{guard, list};
+use crate::pg::{guard, latest, list};
 
 /// An object of the catalogs: its class and number.
 pub type Object = (pg_sys::Oid, pg_sys::Oid);
 
 /// Down to what depends on an object, and up to what it is a part of, which goes with it: a view with its rule, a constraint with its
 /// index, an extension with its members. Of a column only what depends on that.
-const TABLES: &str = "
+const TABLES: &std::ffi::CStr = c"
 WITH RECURSIVE reached (classid, objid, part) AS (
     SELECT classid, objid, 0 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS named (classid, objid)
     UNION
@@ -46,23 +46,8 @@ SELECT pg_catalog.array_agg(c.oid ORDER BY c.oid) FROM relation JOIN pg_catalog.
 
 /// Adds the tables that may be reached from these objects.
 pub fn add(objects: &[Object], need: &mut Need) -> Result<(), UserError> {
-    // SAFETY: reads this process' own setting.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
-        // The transaction's snapshot may not show what others have made since.
-        need.all = true;
-        return Ok(());
-    }
     let (classes, numbers): (Vec<_>, Vec<_>) = objects.iter().copied().unzip();
-    let found = pgrx::Spi::get_one_with_args::<Vec<pg_sys::Oid>>(TABLES, &[classes.into(), numbers.into()]);
-    let found = found.map_err(|error| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            format!("could not look up what depends on an object: {error}"),
-            "",
-            "",
-        )
-    })?;
-    for table in found.unwrap_or_default() {
+    for table in latest::oids(TABLES, &[classes, numbers], "what depends on an object")? {
         need.table(table);
     }
     Ok(())

@@ -78,8 +78,6 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             // They look at every table that uses the type, or change what its rows travel with.
             Tag::T_AlterDomainStmt | Tag::T_AlterEnumStmt => {
                 if let Some(kind) = super::super::types::changed(statement) {
-                    // An old snapshot may not see all of them.
-                    need.all = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
                     for oid in super::super::types::users(kind)? {
                         need.table(oid);
                     }
