@@ -148,6 +148,46 @@ fn a_transaction_has_an_id_and_a_status_on_every_node() {
     assert_ne!(status, "committed");
 }
 
+/// What a look for an outcome costs: `cargo test --test sql_surface -- --ignored --nocapture status_times`.
+#[test]
+#[ignore = "prints times, asserts nothing"]
+fn status_times() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("timed", "CREATE TABLE timed (id bigserial PRIMARY KEY, filler text)");
+    let mut client = cluster.client(1);
+    let id = |client: &mut postgres::Client| -> String {
+        let mut transaction = client.transaction().unwrap();
+        transaction
+            .batch_execute("INSERT INTO timed (filler) VALUES ('')")
+            .unwrap();
+        let id = transaction
+            .query_one("SELECT synod.current_transaction_id()::text", &[])
+            .unwrap()
+            .get(0);
+        transaction.commit().unwrap();
+        id
+    };
+    let early = id(&mut client);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = cluster.client(1);
+                for _ in 0..1500 {
+                    client
+                        .batch_execute("INSERT INTO timed (filler) VALUES (repeat('x', 2000))")
+                        .unwrap();
+                }
+            });
+        }
+    });
+    let late = id(&mut client);
+    for (what, id) in [("the newest", late), ("12,000 transactions ago", early)] {
+        let began = std::time::Instant::now();
+        let status = text(&mut client, &format!("SELECT synod.transaction_status('{id}')::text"));
+        println!("{what}: {status} after {:?}", began.elapsed());
+    }
+}
+
 #[test]
 fn wait_for_carries_a_session_to_another_node() {
     let cluster = CLUSTER.lease();

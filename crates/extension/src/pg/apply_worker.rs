@@ -139,7 +139,9 @@ impl Worker {
                 Ok(Step::Moved) => {}
                 Ok(Step::Idle) => {
                     let again = session::report_idle();
-                    latch::wait(again.unwrap_or(LONG));
+                    // A backend that commits does not say so to a worker that has nothing to do.
+                    let lost = self.locks.are_lost().then_some(HELD);
+                    latch::wait(lost.or(again).unwrap_or(LONG));
                 }
                 Ok(Step::Held) => latch::wait(HELD),
                 Err(failure) => self.stop(&failure),
@@ -235,8 +237,9 @@ impl Worker {
 
     fn pass_owners(&mut self) {
         if self.source.owners_changed() {
-            self.locks.release_if_lost(self.node);
+            self.locks.look_whether_lost(self.node);
         }
+        self.locks.release_if_lost(self.node);
     }
 
     fn running(&mut self) {

@@ -25,6 +25,8 @@ const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE
 pub struct TableLocks {
     /// Node and transaction, as the records name them.
     owner: Option<(u32, u64)>,
+    /// They are nobody's any more when this is applied.
+    lost_at: Option<u64>,
     held: Vec<pg_sys::Oid>,
     /// Those of them that are about to be replicated.
     expected: BTreeSet<u32>,
@@ -63,7 +65,7 @@ impl TableLocks {
 
     /// Let go of everything.
     pub fn release(&mut self) {
-        self.owner = None;
+        (self.owner, self.lost_at) = (None, None);
         for relation in self.held.drain(..) {
             let mut lock = lock_id(relation);
             // SAFETY: taken by this session in `take`.
@@ -80,12 +82,26 @@ impl TableLocks {
         }
     }
 
-    /// Let go if the certifier knows that the owner lost the lock without a record of its own: its node began anew or left.
-    pub fn release_if_lost(&mut self, node: &NodeShared) {
+    /// The owner may have lost the lock without a record of its own: its node began anew or left. If so the locks go once all that is
+    /// decided by now is applied: what ended the lock may just as well be the owner's record, which has yet to find the tables locked.
+    pub fn look_whether_lost(&mut self, node: &NodeShared) {
         if let Some(owner) = self.owner
             && published(node)
                 .is_none_or(|(position, lock_node, lock)| position == 0 || owner != (lock_node, lock.transaction))
         {
+            // Published before the end of the lock is.
+            self.lost_at = Some(node.last_commit.load(Ordering::SeqCst));
+        }
+    }
+
+    /// Whether they are kept only until what is decided is applied.
+    pub fn are_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    /// Let go of locks whose owner lost them.
+    pub fn release_if_lost(&mut self, node: &NodeShared) {
+        if self.lost_at.is_some_and(|at| node.applied.load(Ordering::SeqCst) >= at) {
             self.release();
         }
     }
