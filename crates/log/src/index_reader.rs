@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use synod_paxos::MAX_POSITION;
+
 use crate::index::{self, CHUNK_POSITIONS, SLOT_BYTES, Verdict};
 use crate::reader::{SegmentError, SegmentReader};
 use crate::{Entry, Location, Position, files};
@@ -92,10 +94,11 @@ impl Reader {
         max_bytes: usize,
         into: &mut Vec<Decided>,
     ) -> Result<(), ReadError> {
+        let upto = upto.min(MAX_POSITION);
         let mut next = from;
         let mut bytes = 0;
         while next <= upto && bytes < max_bytes {
-            let wanted = (upto - next + 1).min(SLOTS_PER_READ);
+            let wanted = (upto - next).saturating_add(1).min(SLOTS_PER_READ);
             match self.read_run(next, wanted, max_bytes - bytes, into) {
                 Ok((count, read)) => {
                     next += count;

@@ -133,7 +133,7 @@ pub trait SharedLog {
 }
 
 /// Larger values must be fragmented by the proposer, so that one write set does not hold up the others.
-pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+pub use synod_paxos::MAX_PAYLOAD_BYTES;
 
 /// Carries messages between members. Unreliable: it may lose, repeat and reorder; it must not corrupt (frames are
 /// checksummed above it all the same).

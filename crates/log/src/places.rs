@@ -14,6 +14,9 @@ const NOWHERE: Location = Location {
     length: 0,
 };
 
+/// Positions without a value between two with one: none in a sound log.
+const MOST_APART: u64 = 1 << 22;
+
 /// The places of all positions from `first` on.
 #[derive(Default)]
 pub(crate) struct Places {
@@ -52,7 +55,15 @@ impl Places {
         }
     }
 
-    /// Note the place of a value. For positions far apart, which do not occur, memory would be wasted.
+    /// Whether a value can stand at this position: the values of a log lie close together. Of a position far away from all
+    /// others the table would fill the memory.
+    pub fn is_near(&self, position: Position) -> bool {
+        let end = self.first.saturating_add(self.locations.len() as u64);
+        self.locations.is_empty()
+            || (self.first.saturating_sub(MOST_APART)..=end.saturating_add(MOST_APART)).contains(&position)
+    }
+
+    /// Note the place of a value that is [near](Self::is_near).
     pub fn set(&mut self, position: Position, location: Location) {
         if self.locations.is_empty() {
             self.first = position;

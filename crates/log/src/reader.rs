@@ -36,6 +36,8 @@ pub(crate) enum SegmentError {
 struct OpenSegment {
     number: u32,
     seed: u32,
+    /// Of the file: what lies beyond is no record, and is not worth its memory.
+    size: u32,
     path: PathBuf,
     file: File,
 }
@@ -62,6 +64,9 @@ impl SegmentReader {
             let (run, rest) = locations.split_at(length);
             let end = run[length - 1].offset.saturating_add(run[length - 1].length);
             let segment = self.segment(first.segment)?;
+            if end > segment.size {
+                return Err(segment.corrupt(first.offset));
+            }
             let bytes = segment.read(first.offset, end)?;
             for location in run {
                 let at = (location.offset - first.offset) as usize;
@@ -133,6 +138,7 @@ impl OpenSegment {
             Ok(header) if header.number == number => Ok(OpenSegment {
                 number,
                 seed: header.seed(),
+                size: header.size,
                 path,
                 file,
             }),

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use crate::api::{Action, DurableRecord};
 use crate::message::Body;
 use crate::node::{Paxos, Role};
+use crate::outbox::Long;
 use crate::types::{Entry, NodeId, Position};
 
 #[derive(Clone, Debug, Default)]
@@ -68,6 +69,9 @@ impl Paxos {
         }
         let limit_bytes = self.options.chunk_bytes;
         if first >= self.acceptor.first_in_memory() {
+            if !self.outbox.may_be_long(to, Long::Learn) {
+                return;
+            }
             let (entries, _) = self.acceptor.chunk(first, chosen, limit_bytes);
             self.outbox.send(to, Body::Learn { entries, chosen });
         } else if self.catch_up.reading.insert(to, self.now_ms).is_none() {
@@ -92,7 +96,8 @@ impl Paxos {
     }
 
     pub(crate) fn on_learn(&mut self, from: NodeId, entries: Vec<Entry>, chosen: Position) {
-        let is_sound = entries.windows(2).all(|pair| pair[0].position + 1 == pair[1].position)
+        let is_sound = self.is_sound(&entries)
+            && entries.iter().all(|entry| self.is_plausible(entry.ballot.round))
             && entries.last().is_none_or(|last| last.position <= chosen);
         // A leader knows; and what it has proposed is chosen by counting only.
         if !is_sound || matches!(self.role, Role::Leader(_)) {
@@ -121,7 +126,7 @@ impl Paxos {
 
     fn learn(&mut self, entry: Entry) {
         let position = entry.position;
-        self.seen_round = self.seen_round.max(entry.ballot.round);
+        self.note_round(entry.ballot.round);
         if self.acceptor.promise(entry.ballot) && !matches!(self.role, Role::Follower) {
             // The group has gone on in a newer ballot than the one we stand for.
             self.step_down();
@@ -133,6 +138,11 @@ impl Paxos {
     }
 
     pub(crate) fn on_trimmed(&mut self, from: NodeId, below: Position) {
+        // A leader says so unasked, to one whom it cannot feed.
+        let was_asked = self.catch_up.fetching.is_some_and(|(asked, _)| asked == from);
+        if !was_asked && self.leader != Some(from) {
+            return;
+        }
         self.catch_up.fetching = None;
         if below > self.acceptor.chosen + 1 {
             self.outbox.notice(Action::TooFarBehind { peer: from, below });

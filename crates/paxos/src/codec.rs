@@ -6,7 +6,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::types::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, ProposalId, Value};
+use crate::limits::{MAX_INFO_BYTES, MAX_MEMBERS, MAX_PAYLOAD_BYTES, MAX_POSITION, MAX_REASON_BYTES};
+use crate::types::{Ballot, Command, Entry, LogId, Member, Membership, NodeId, Position, ProposalId, Value};
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum DecodeError {
     /// A tag that no version has written.
     #[error("unknown tag {0}")]
     Tag(u8),
+    /// A part is longer, or a number higher, than anybody writes.
+    #[error("{0} beyond the limit")]
+    Limit(&'static str),
     /// A text that is not UTF-8.
     #[error("text is not UTF-8")]
     Text,
@@ -65,8 +69,30 @@ pub(crate) fn get_bytes(input: &mut Bytes) -> Result<Bytes> {
     Ok(input.split_to(length))
 }
 
+/// Bytes of which there are at most `most`.
+fn get_bounded(input: &mut Bytes, what: &'static str, most: usize) -> Result<Bytes> {
+    let bytes = get_bytes(input)?;
+    if bytes.len() > most {
+        return Err(DecodeError::Limit(what));
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn get_info(input: &mut Bytes) -> Result<Bytes> {
+    get_bounded(input, "description of a member", MAX_INFO_BYTES)
+}
+
+/// The place of an entry, or a mark in the log.
+pub(crate) fn get_position(input: &mut Bytes) -> Result<Position> {
+    let position = get_u64(input)?;
+    if position > MAX_POSITION {
+        return Err(DecodeError::Limit("position"));
+    }
+    Ok(position)
+}
+
 pub(crate) fn get_text(input: &mut Bytes) -> Result<String> {
-    String::from_utf8(get_bytes(input)?.to_vec()).map_err(|_| DecodeError::Text)
+    String::from_utf8(get_bounded(input, "text", MAX_REASON_BYTES)?.to_vec()).map_err(|_| DecodeError::Text)
 }
 
 /// A count of things that take at least `least` bytes each.
@@ -132,7 +158,7 @@ pub(crate) fn get_command(input: &mut Bytes) -> Result<Command> {
     };
     Ok(Command {
         id,
-        payload: get_bytes(input)?,
+        payload: get_bounded(input, "payload", MAX_PAYLOAD_BYTES)?,
     })
 }
 
@@ -165,13 +191,16 @@ pub fn put_membership(output: &mut BytesMut, membership: &Membership) {
 pub fn get_membership(input: &mut Bytes) -> Result<Membership> {
     let (version, next_id) = (get_u64(input)?, get_u32(input)?);
     let count = get_count(input, MEMBER_LEAST_BYTES)?;
+    if count > MAX_MEMBERS {
+        return Err(DecodeError::Limit("number of members"));
+    }
     let members = (0..count)
         .map(|_| {
             Ok(Member {
                 id: NodeId(get_u32(input)?),
                 log: get_log(input)?,
                 voter: get_bool(input)?,
-                info: get_bytes(input)?,
+                info: get_info(input)?,
             })
         })
         .collect::<Result<_>>()?;
@@ -217,7 +246,7 @@ pub fn put_entry(output: &mut BytesMut, entry: &Entry) {
 /// Take an entry's bytes off the front.
 pub fn get_entry(input: &mut Bytes) -> Result<Entry> {
     Ok(Entry {
-        position: get_u64(input)?,
+        position: get_position(input)?,
         ballot: get_ballot(input)?,
         value: get_value(input)?,
     })
@@ -235,11 +264,16 @@ pub(crate) fn get_entries(input: &mut Bytes) -> Result<Vec<Entry>> {
     (0..count).map(|_| get_entry(input)).collect()
 }
 
+/// Bytes that a command takes.
+pub(crate) fn command_bytes(command: &Command) -> usize {
+    COMMAND_LEAST_BYTES + command.payload.len()
+}
+
 /// Bytes that a value takes, for windows and chunks.
 pub(crate) fn value_bytes(value: &Value) -> usize {
     match value {
         Value::Noop => 1,
-        Value::Command(command) => COMMAND_LEAST_BYTES + 1 + command.payload.len(),
+        Value::Command(command) => 1 + command_bytes(command),
         Value::Membership(membership) => {
             17 + membership
                 .members

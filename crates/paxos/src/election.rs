@@ -13,11 +13,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::DurableRecord;
+use crate::codec::entry_bytes;
 use crate::leader::Leader;
+use crate::limits::MAX_OPEN_POSITIONS;
 use crate::message::Body;
 use crate::mutant::Mutant;
 use crate::node::{Paxos, Role};
+use crate::outbox::Long;
 use crate::types::{Ballot, Entry, NodeId, Position, Value};
+
+/// What the voters of a group report to a candidate, all together, in windows of unchosen values.
+const MERGED_WINDOWS: usize = 16;
 
 /// A pre-vote under way.
 #[derive(Clone, Debug)]
@@ -40,6 +46,8 @@ pub(crate) struct Candidacy {
     done: BTreeSet<NodeId>,
     /// The value to propose again, per position.
     merged: BTreeMap<Position, Entry>,
+    /// Of all that was reported.
+    merged_bytes: usize,
     resend_at_ms: u64,
     answers: usize,
 }
@@ -77,10 +85,10 @@ impl Paxos {
 
     /// A leader speaks in this ballot. False: it must not be listened to.
     pub(crate) fn hear_leader(&mut self, from: NodeId, ballot: Ballot) -> bool {
-        self.seen_round = self.seen_round.max(ballot.round);
-        if ballot.node != from {
+        if ballot.node != from || !self.is_plausible(ballot.round) {
             return false;
         }
+        self.note_round(ballot.round);
         if ballot < self.acceptor.promised {
             if !self.options.has(Mutant::AcceptBelowPromise) {
                 let (promised, chosen) = (self.acceptor.promised, self.acceptor.chosen);
@@ -142,7 +150,7 @@ impl Paxos {
 
     /// Who cannot vote asks all the same: the answers tell where to fetch what is chosen.
     fn start_pre_vote(&mut self) {
-        let round = self.seen_round.max(self.acceptor.promised.round) + 1;
+        let round = self.seen_round.max(self.acceptor.promised.round).saturating_add(1);
         let ballot = Ballot {
             round,
             node: self.options.id,
@@ -175,6 +183,7 @@ impl Paxos {
         let granted = self.can_vote()
             && !is_led
             && !self.is_bound()
+            && self.is_plausible(ballot.round)
             && ballot > self.acceptor.promised
             && chosen >= self.acceptor.chosen;
         let (promised, chosen, leader) = (self.acceptor.promised, self.acceptor.chosen, self.leader);
@@ -199,7 +208,7 @@ impl Paxos {
         chosen: Position,
         leader: Option<NodeId>,
     ) {
-        self.seen_round = self.seen_round.max(promised.round);
+        self.note_round(promised.round);
         if self.leader.is_none() {
             self.fetch(from, chosen);
             // We do not hear that leader, but it may hear us.
@@ -256,6 +265,7 @@ impl Paxos {
             awaited,
             done: BTreeSet::new(),
             merged: BTreeMap::new(),
+            merged_bytes: 0,
             resend_at_ms: self.now_ms + self.options.heartbeat_ms,
             answers: 0,
         });
@@ -288,8 +298,11 @@ impl Paxos {
     }
 
     pub(crate) fn on_prepare(&mut self, from: NodeId, ballot: Ballot, chosen: Position, first: Position) {
-        self.seen_round = self.seen_round.max(ballot.round);
-        if ballot.node != from || !self.can_vote() || self.is_bound() {
+        if ballot.node != from || !self.is_plausible(ballot.round) {
+            return;
+        }
+        self.note_round(ballot.round);
+        if !self.can_vote() || self.is_bound() {
             return;
         }
         if ballot < self.acceptor.promised || chosen < self.acceptor.chosen {
@@ -310,6 +323,9 @@ impl Paxos {
             }
             self.step_down();
             self.set_leader(None, Ballot::default());
+        }
+        if !self.outbox.may_be_long(from, Long::Promise) {
+            return;
         }
         let (mut entries, next) = self.acceptor.report(first, self.options.chunk_bytes);
         if self.options.has(Mutant::PromiseReportsNothing) {
@@ -338,9 +354,10 @@ impl Paxos {
         next: Option<Position>,
         last: Position,
     ) {
-        if !self.trusts(from, last) {
+        if !self.trusts(from, last) || !self.is_sound(&entries) {
             return;
         }
+        let most_bytes = MERGED_WINDOWS * self.options.unchosen_bytes;
         let lowest = self.options.has(Mutant::LowestBallotWins);
         let counts_twice = self.options.has(Mutant::DuplicatePromiseCounted);
         let Role::Candidate(candidacy) = &mut self.role else {
@@ -348,6 +365,12 @@ impl Paxos {
         };
         let is_awaited = candidacy.awaited.get(&from) == Some(&first) || counts_twice;
         if candidacy.ballot != ballot || !is_awaited {
+            return;
+        }
+        let open = first..candidacy.chosen.saturating_add(MAX_OPEN_POSITIONS);
+        candidacy.merged_bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        if candidacy.merged_bytes > most_bytes || !entries.iter().all(|entry| open.contains(&entry.position)) {
+            // Not what an acceptor can hold. The others are enough, or the next attempt.
             return;
         }
         for entry in entries {
@@ -407,7 +430,10 @@ impl Paxos {
     }
 
     pub(crate) fn on_rejected(&mut self, from: NodeId, ballot: Ballot, promised: Ballot, chosen: Position) {
-        self.seen_round = self.seen_round.max(promised.round);
+        if !self.is_plausible(promised.round) {
+            return;
+        }
+        self.note_round(promised.round);
         let ours = match &self.role {
             Role::Candidate(candidacy) => candidacy.ballot,
             Role::Leader(leader) => leader.ballot,

@@ -15,8 +15,7 @@ use crate::types::{Ballot, Entry, NodeId, Position};
 
 impl Paxos {
     pub(crate) fn on_accept(&mut self, from: NodeId, ballot: Ballot, chosen: Position, entries: Vec<Entry>) {
-        let is_sound = entries.iter().all(|entry| entry.ballot == ballot)
-            && entries.windows(2).all(|pair| pair[0].position + 1 == pair[1].position);
+        let is_sound = entries.iter().all(|entry| entry.ballot == ballot) && self.is_sound(&entries);
         if !is_sound || !self.hear_leader(from, ballot) {
             return;
         }

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::api::{Action, DurableRecord, MembershipChange};
-use crate::codec::value_bytes;
+use crate::codec::{command_bytes, value_bytes};
 use crate::lease::Held;
 use crate::message::Body;
 use crate::mutant::Mutant;
@@ -84,7 +84,7 @@ impl Leader {
 
     /// Queue a proposal.
     pub(crate) fn enqueue(&mut self, command: Command, limit_bytes: usize) {
-        let bytes = command.payload.len();
+        let bytes = command_bytes(&command);
         if self.queue_bytes + bytes > limit_bytes || !self.known.insert(command.id) {
             return;
         }
@@ -109,7 +109,7 @@ impl Leader {
             return None;
         }
         let command = self.queue.pop_front()?;
-        self.queue_bytes -= command.payload.len();
+        self.queue_bytes -= command_bytes(&command);
         Some(Value::Command(command))
     }
 }
@@ -439,12 +439,12 @@ impl Paxos {
         }
         peer.gap = Some((received, now_ms));
         let Role::Leader(leader) = &mut self.role else { return };
-        if received >= leader.base && received + 1 >= first && received < leader.next {
+        if (leader.base..leader.next).contains(&received) && received + 1 >= first {
             if let Some(peer) = leader.peers.get_mut(&from) {
                 peer.send_again_from(received + 1);
             }
         } else {
-            self.serve(from, received + 1);
+            self.serve(from, received.saturating_add(1));
         }
     }
 }

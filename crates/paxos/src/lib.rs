@@ -11,6 +11,7 @@ mod election;
 mod follower;
 mod leader;
 mod lease;
+mod limits;
 mod membership;
 mod message;
 mod mutant;
@@ -25,6 +26,7 @@ mod wire;
 
 pub use api::{Action, DurableRecord, Event, MembershipChange, Options, Recovered};
 pub use codec::{DecodeError, get_entry, get_membership, get_value, put_entry, put_membership, put_value};
+pub use limits::{MAX_INFO_BYTES, MAX_MEMBERS, MAX_PAYLOAD_BYTES, MAX_POSITION};
 pub use message::{Body, Message};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;

@@ -9,6 +9,7 @@
 //!   refuses candidates that do not (`candidate.chosen < own chosen`).
 
 use crate::api::{Action, MembershipChange};
+use crate::limits::MAX_MEMBERS;
 use crate::message::Body;
 use crate::mutant::Mutant;
 use crate::node::{Paxos, Role};
@@ -38,13 +39,16 @@ impl Membership {
     /// The membership after a change, or why it cannot be.
     pub fn changed(&self, change: &MembershipChange) -> Result<Membership, String> {
         let mut new = self.clone();
-        new.version += 1;
+        new.version = new.version.checked_add(1).ok_or("no version numbers are left")?;
         let found = |id: NodeId| {
             let index = self.members.iter().position(|member| member.id == id);
             index.ok_or_else(|| format!("node {} is not a member", id.0))
         };
         match change {
             MembershipChange::AddLearner { log, info } => {
+                if self.members.len() >= MAX_MEMBERS {
+                    return Err("the group is full".into());
+                }
                 if self.members.iter().any(|member| member.log == *log) {
                     return Err("a member with this log directory exists already".into());
                 }
@@ -235,13 +239,13 @@ impl Paxos {
         };
         match change {
             MembershipChange::Promote(id) => {
-                if !heard(*id) || held(*id) + self.options.promote_lag < self.acceptor.chosen {
+                if !heard(*id) || held(*id).saturating_add(self.options.promote_lag) < self.acceptor.chosen {
                     return Err(format!("node {} has not caught up yet", id.0));
                 }
             }
             MembershipChange::Remove(_) => {
                 let ready = new.voters().filter(|member| {
-                    heard(member.id) && held(member.id) + self.options.promote_lag >= self.acceptor.chosen
+                    heard(member.id) && held(member.id).saturating_add(self.options.promote_lag) >= self.acceptor.chosen
                 });
                 if ready.count() < new.quorum() {
                     return Err("too few of the remaining voters are connected and have caught up".into());

@@ -6,6 +6,8 @@
 //! - Records keep the order in which the handlers pushed them: a `Chosen` mark follows the `Accept`s that it covers and
 //!   precedes the `Accept`s of entries that were proposed because of it.
 
+use std::collections::BTreeSet;
+
 use crate::api::{Action, DurableRecord};
 use crate::message::{Body, Message};
 use crate::types::{Entry, LogId, NodeId};
@@ -21,6 +23,15 @@ pub(crate) struct Outbox {
     sends: Vec<(Vec<NodeId>, Body)>,
     chosen: Vec<Entry>,
     notices: Vec<Action>,
+    /// Who was sent how long an answer since the last flush.
+    long: BTreeSet<(NodeId, Long)>,
+}
+
+/// Answers that hold a chunk of entries: many times as long as what asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Long {
+    Promise,
+    Learn,
 }
 
 impl Outbox {
@@ -47,6 +58,12 @@ impl Outbox {
     /// Say it when everything recorded so far is durable.
     pub(crate) fn send_durably(&mut self, to: NodeId, body: Body) {
         self.then.push((to, body));
+    }
+
+    /// Whether a peer may have an answer of this kind: one between two flushes. An honest peer asks for no more, and asks
+    /// again; of one that floods this node with questions, the answers would fill the memory.
+    pub(crate) fn may_be_long(&mut self, to: NodeId, kind: Long) -> bool {
+        self.long.insert((to, kind))
     }
 
     /// Keep it.
@@ -94,6 +111,7 @@ impl Outbox {
 
     /// Hand everything out.
     pub(crate) fn flush(&mut self, actions: &mut Vec<Action>) {
+        self.long.clear();
         let (log, session) = (self.log, self.session);
         let seal = |body| Message { log, session, body };
         actions.extend(self.sends.drain(..).map(|(to, body)| Action::Send {

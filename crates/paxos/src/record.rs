@@ -28,12 +28,12 @@ impl DurableRecord {
         let record = match codec::get_u8(input)? {
             1 => DurableRecord::Promise(codec::get_ballot(input)?),
             2 => DurableRecord::Accept(codec::get_entry(input)?),
-            3 => DurableRecord::Chosen(codec::get_u64(input)?),
+            3 => DurableRecord::Chosen(codec::get_position(input)?),
             4 => DurableRecord::Base {
-                chosen: codec::get_u64(input)?,
+                chosen: codec::get_position(input)?,
                 membership: codec::get_membership(input)?,
             },
-            5 => DurableRecord::Trimmed(codec::get_u64(input)?),
+            5 => DurableRecord::Trimmed(codec::get_position(input)?),
             tag => return Err(DecodeError::Tag(tag)),
         };
         if input.is_empty() {

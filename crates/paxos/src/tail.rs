@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use crate::api::Action;
+use crate::limits::MAX_WAITERS;
 use crate::message::Body;
 use crate::mutant::Mutant;
 use crate::node::{Paxos, Role};
@@ -68,6 +69,8 @@ impl Paxos {
 
     pub(crate) fn on_tail_request(&mut self, node: NodeId, session: u64, token: u64) {
         match &mut self.role {
+            // Who is turned away asks again.
+            Role::Leader(leader) if leader.waiters.len() >= MAX_WAITERS => {}
             Role::Leader(leader) => leader.waiters.push_back(Waiter {
                 node,
                 session,

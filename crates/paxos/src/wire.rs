@@ -335,11 +335,11 @@ fn get_change(input: &mut Bytes) -> Result<MembershipChange> {
     Ok(match codec::get_u8(input)? {
         1 => MembershipChange::AddLearner {
             log: codec::get_log(input)?,
-            info: codec::get_bytes(input)?,
+            info: codec::get_info(input)?,
         },
         2 => MembershipChange::Promote(NodeId(codec::get_u32(input)?)),
         3 => MembershipChange::Remove(NodeId(codec::get_u32(input)?)),
-        4 => MembershipChange::Describe(NodeId(codec::get_u32(input)?), codec::get_bytes(input)?),
+        4 => MembershipChange::Describe(NodeId(codec::get_u32(input)?), codec::get_info(input)?),
         tag => return Err(DecodeError::Tag(tag)),
     })
 }

@@ -5,8 +5,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use synod_paxos::{
-    Ballot, Body, Command, DecodeError, DurableRecord, Entry, LogId, Member, Membership, MembershipChange, Message,
-    NodeId, ProposalId, Value,
+    Ballot, Body, Command, DecodeError, DurableRecord, Entry, LogId, MAX_POSITION, Member, Membership,
+    MembershipChange, Message, NodeId, ProposalId, Value,
 };
 
 fn payload() -> impl Strategy<Value = Bytes> {
@@ -55,8 +55,12 @@ fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
+fn position() -> impl Strategy<Value = u64> {
+    0..=MAX_POSITION
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
-    (any::<u64>(), ballot(), value()).prop_map(|(position, ballot, value)| Entry {
+    (position(), ballot(), value()).prop_map(|(position, ballot, value)| Entry {
         position,
         ballot,
         value,
@@ -67,9 +71,9 @@ fn record() -> impl Strategy<Value = DurableRecord> {
     prop_oneof![
         ballot().prop_map(DurableRecord::Promise),
         entry().prop_map(DurableRecord::Accept),
-        any::<u64>().prop_map(DurableRecord::Chosen),
-        (any::<u64>(), membership()).prop_map(|(chosen, membership)| DurableRecord::Base { chosen, membership }),
-        any::<u64>().prop_map(DurableRecord::Trimmed),
+        position().prop_map(DurableRecord::Chosen),
+        (position(), membership()).prop_map(|(chosen, membership)| DurableRecord::Base { chosen, membership }),
+        position().prop_map(DurableRecord::Trimmed),
     ]
 }
 

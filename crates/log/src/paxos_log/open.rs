@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use synod_paxos::{DurableRecord, Options, Paxos, Recovered};
+use synod_paxos::{DurableRecord, MAX_POSITION, Options, Paxos, Recovered};
 
 use super::drive::to_record;
 use super::{PaxosLog, Tail, Unwritten};
@@ -74,10 +74,12 @@ impl<T: Transport> PaxosLog<T> {
         let mut places = Places::default();
         let storage = Storage::open(directory, options.storage(), &mut |found, payload| {
             let record = read_record(&found, payload, recovered.chosen)?;
-            if let Some(DurableRecord::Accept(entry)) = &record {
-                places.set(entry.position, found.location);
-            } else if found.header.kind == KIND_ENTRY {
-                places.set(found.header.position, found.location);
+            if found.header.kind == KIND_ENTRY {
+                let position = found.header.position;
+                if position == 0 || position > MAX_POSITION || !places.is_near(position) {
+                    return Err("an entry at a position that cannot be");
+                }
+                places.set(position, found.location);
             }
             if let Some(record) = record {
                 recovered.replay(record);
