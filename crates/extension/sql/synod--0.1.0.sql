@@ -108,7 +108,7 @@ COMMENT ON COLUMN synod.log_entry.appended_at IS 'when, by the clock of that nod
 COMMENT ON COLUMN synod.log_entry.value_type IS 'bytea, text or jsonb';
 COMMENT ON COLUMN synod.log_entry.value IS 'its bytes; of text and jsonb in the encoding of the database';
 REVOKE ALL ON TABLE synod.log_entry FROM PUBLIC;
-GRANT SELECT ON TABLE synod.log_entry TO synod_admin, synod_replicator;
+GRANT SELECT ON TABLE synod.log_entry TO synod_admin;
 
 CREATE FUNCTION synod.append(log text, value text, after bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'append_text_wrapper';
@@ -179,7 +179,7 @@ COMMENT ON COLUMN synod.sequence_range.first_value IS 'the first value';
 COMMENT ON COLUMN synod.sequence_range.last_value IS 'the last value';
 COMMENT ON COLUMN synod.sequence_range.csn IS 'position in the shared log';
 REVOKE ALL ON TABLE synod.sequence_range FROM PUBLIC;
-GRANT SELECT ON TABLE synod.sequence_range TO synod_admin, synod_replicator;
+GRANT SELECT ON TABLE synod.sequence_range TO synod_admin;
 
 CREATE FUNCTION synod._sequences(
     OUT sequence regclass, OUT table_name regclass, OUT column_name text, OUT granted bigint, OUT first_value bigint,
@@ -210,7 +210,7 @@ COMMENT ON TABLE synod.gapless IS 'the last number of each name that was given t
 COMMENT ON COLUMN synod.gapless.name IS 'the name';
 COMMENT ON COLUMN synod.gapless.last_value IS 'its last number';
 REVOKE ALL ON TABLE synod.gapless FROM PUBLIC;
-GRANT SELECT ON TABLE synod.gapless TO synod_admin, synod_replicator;
+GRANT SELECT ON TABLE synod.gapless TO synod_admin;
 SELECT pg_catalog.pg_extension_config_dump('synod.gapless', '');
 
 CREATE FUNCTION synod.next_gapless(name text) RETURNS bigint
@@ -414,11 +414,12 @@ REVOKE ALL ON FUNCTION synod._check_new(text, text, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._check_new(text, text, bigint) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._admit(
-    log uuid, info bytea, replace boolean, OUT node_id integer, OUT secret bytea, OUT membership bytea)
+    log uuid, info bytea, replace boolean, proof bytea, OUT node_id integer, OUT secret bytea, OUT membership bytea)
     RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'admit_wrapper';
-COMMENT ON FUNCTION synod._admit(uuid, bytea, boolean) IS 'internal: makes a database a learner of the group';
-REVOKE ALL ON FUNCTION synod._admit(uuid, bytea, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._admit(uuid, bytea, boolean) TO synod_admin, synod_replicator;
+COMMENT ON FUNCTION synod._admit(uuid, bytea, boolean, bytea) IS
+    'internal: makes a database a learner of the group, for synod_admin or a node that proves that it has the group''s secret';
+REVOKE ALL ON FUNCTION synod._admit(uuid, bytea, boolean, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._admit(uuid, bytea, boolean, bytea) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._promote(node_id integer) RETURNS text
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'promote_wrapper';
@@ -426,11 +427,12 @@ COMMENT ON FUNCTION synod._promote(integer) IS 'internal: gives a learner its vo
 REVOKE ALL ON FUNCTION synod._promote(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._promote(integer) TO synod_admin, synod_replicator;
 
-CREATE FUNCTION synod._expel(log uuid) RETURNS void
+CREATE FUNCTION synod._expel(log uuid, proof bytea) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'expel_wrapper';
-COMMENT ON FUNCTION synod._expel(uuid) IS 'internal: takes out a node whose joining failed';
-REVOKE ALL ON FUNCTION synod._expel(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION synod._expel(uuid) TO synod_admin, synod_replicator;
+COMMENT ON FUNCTION synod._expel(uuid, bytea) IS
+    'internal: takes out a node whose joining failed, for synod_admin or a node that proves that it has the group''s secret';
+REVOKE ALL ON FUNCTION synod._expel(uuid, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._expel(uuid, bytea) TO synod_admin, synod_replicator;
 
 CREATE FUNCTION synod._is_member(group_id text, node_id integer) RETURNS boolean
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'is_member_wrapper';

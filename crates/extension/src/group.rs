@@ -26,7 +26,7 @@ use pgrx::prelude::*;
 use crate::errors::UserError;
 use crate::identity::Identity;
 use crate::pg::client::{self, Client};
-use crate::pg::{server, shmem};
+use crate::pg::{progress, server, shmem};
 use facts::Facts;
 
 /// PostgreSQL's limit for names (NAMEDATALEN - 1), kept for names of groups and nodes.
@@ -147,6 +147,20 @@ fn check_not_member() -> Result<(), UserError> {
         "this database is a member of a group already",
         format!("It is node \"{}\" of group \"{}\".", identity.name, identity.group_name),
         "A database belongs to at most one group. Call synod.leave_group() first.",
+    ))
+}
+
+/// The nodes' own role may call what prepares a database to be a node, but only in the session that an administrator's attempt
+/// has opened for it: on its own it must neither make this server connect to places nor touch tables of others.
+pub fn check_under_way() -> Result<(), UserError> {
+    if progress::works_for_it() {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "nobody is making this database a member of a group by way of this session",
+        "This is done on behalf of synod.create_group, synod.join_group and synod.rejoin_group only.",
+        "Call one of them.",
     ))
 }
 

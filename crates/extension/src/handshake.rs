@@ -1,4 +1,5 @@
-//! How two nodes know each other on a link: each proves that it has the group's secret, over a nonce of the other.
+//! How two nodes know each other: on a link each proves that it has the group's secret, over a nonce of the other; a node that
+//! asks to be admitted again, in its own place, proves it over the log that it has made for that.
 //!
 //! The dialling node sends its nonce with the call; the called one answers with its own nonce and its proof; the dialling
 //! one checks that and sends its proof; the called one checks it and says welcome. The secret never travels, a recorded
@@ -45,6 +46,38 @@ pub struct Handshake<'a> {
     pub dialling_nonce: &'a [u8],
     /// The called node's nonce.
     pub called_nonce: &'a [u8],
+}
+
+/// What shows that a database that asks for this log to be admitted, or taken out again, has been a node of the group.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission<'a> {
+    /// The group's secret.
+    pub secret: &'a [u8; 32],
+    /// The group.
+    pub group: &'a [u8; 16],
+    /// The log directory that is to be a member; made at random for this one attempt.
+    pub log: &'a [u8; 16],
+}
+
+impl Admission<'_> {
+    fn mac(&self) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret).ok()?;
+        mac.update(b"synod admission\0");
+        mac.update(self.group);
+        mac.update(self.log);
+        Some(mac)
+    }
+
+    /// The proof.
+    pub fn proof(&self) -> [u8; PROOF_BYTES] {
+        self.mac()
+            .map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+    }
+
+    /// Check a proof, in constant time.
+    pub fn verify(&self, proof: &[u8]) -> bool {
+        self.mac().is_some_and(|mac| mac.verify_slice(proof).is_ok())
+    }
 }
 
 impl Handshake<'_> {

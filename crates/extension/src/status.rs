@@ -58,7 +58,7 @@ fn nodes() -> TableIterator<
         (
             id as i32,
             info.name,
-            crate::text::without_password(&info.dsn),
+            crate::pg::libpq::without_secrets(&info.dsn),
             member.voter,
             id == local,
             id == leader,

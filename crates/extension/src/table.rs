@@ -15,6 +15,7 @@ fn replicate_table(table: pg_sys::Oid) {
 /// `synod._replicate_own_tables()`
 #[pg_extern(sql = false)]
 fn replicate_own_tables() {
+    crate::group::check_under_way().unwrap_or_else(|error| error.raise());
     let begun = catalog::named("synod", replicable::STRONG_OF_OUR_OWN).map_or(Ok(()), replicate::begin);
     if let Err(error) = begun {
         error.raise();

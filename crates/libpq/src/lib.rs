@@ -39,6 +39,7 @@ unsafe extern "C" {
     fn PQconnectPoll(conn: *mut PGconn) -> c_int;
     fn PQstatus(conn: *const PGconn) -> c_int;
     fn PQsocket(conn: *const PGconn) -> c_int;
+    fn PQbackendPID(conn: *const PGconn) -> c_int;
     fn PQfinish(conn: *mut PGconn);
     fn PQerrorMessage(conn: *const PGconn) -> *const c_char;
     fn PQsetnonblocking(conn: *mut PGconn, on: c_int) -> c_int;
@@ -258,6 +259,12 @@ impl Conn {
         self.socket().map(|socket| unsafe { BorrowedFd::borrow_raw(socket) })
     }
 
+    /// The process at the other end; 0 while there is none.
+    pub fn backend_pid(&self) -> i32 {
+        // SAFETY: the connection is live.
+        unsafe { PQbackendPID(self.raw.as_ptr()) }
+    }
+
     /// True when the connection has failed.
     pub fn is_bad(&self) -> bool {
         // SAFETY: the connection is live.
@@ -447,6 +454,34 @@ fn rows(result: NonNull<PGresult>) -> Vec<Vec<Option<String>>> {
 
 /// The keywords that a connection string sets, or libpq's complaint about it.
 pub fn parse_conninfo(dsn: &str) -> Result<Vec<(String, String)>, PqError> {
+    let told = |(keyword, value, _)| (keyword, value);
+    Ok(settings(dsn)?.into_iter().map(told).collect())
+}
+
+/// A connection string for people to read: without passwords and whatever else libpq says is to be hidden. One that libpq
+/// does not understand is not shown at all.
+pub fn without_secrets(dsn: &str) -> String {
+    let Ok(settings) = settings(dsn) else {
+        return String::new();
+    };
+    if settings.iter().all(|(.., is_secret)| !is_secret) {
+        return dsn.to_owned();
+    }
+    let shown = settings.iter().filter(|(.., is_secret)| !is_secret);
+    let shown = shown.map(|(keyword, value, _)| format!("{keyword}={}", quoted(value)));
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(value: &str) -> String {
+    let plain = |character: char| !character.is_whitespace() && character != '\'' && character != '\\';
+    if !value.is_empty() && value.chars().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Keyword, value, and whether the value is a secret.
+fn settings(dsn: &str) -> Result<Vec<(String, String, bool)>, PqError> {
     let dsn = c_string(dsn)?;
     let mut complaint: *mut c_char = ptr::null_mut();
     // SAFETY: NUL-terminated; on failure `complaint` is set to a string that is ours to free.
@@ -466,11 +501,53 @@ pub fn parse_conninfo(dsn: &str) -> Result<Vec<(String, String)>, PqError> {
     unsafe {
         while !(*option).keyword.is_null() {
             if let (Some(keyword), Some(value)) = (text((*option).keyword), text((*option).val)) {
-                found.push((keyword, value));
+                let hidden = text((*option).dispchar).is_some_and(|display| display.contains('*'));
+                // Keys that stand for a password are not marked as one.
+                let is_secret = hidden || keyword.starts_with("scram_");
+                found.push((keyword, value, is_secret));
             }
             option = option.add(1);
         }
         PQconninfoFree(options);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_secrets;
+
+    #[test]
+    fn secrets_are_not_shown_however_they_are_written() {
+        for (dsn, shown) in [
+            ("host=a password=secret dbname=b", "dbname=b host=a"),
+            ("password = 'a \\' b' host=c", "host=c"),
+            ("host=a  port=1", "host=a  port=1"),
+            ("host=a sslpassword=secret", "host=a"),
+            ("host='a b' password=x", "host='a b'"),
+            (
+                "postgresql://user:secret@host:5432/db",
+                "user=user dbname=db host=host port=5432",
+            ),
+            (
+                "postgresql://user@host/db?password=secret",
+                "user=user dbname=db host=host",
+            ),
+            ("postgresql://host?password=a@b", "host=host"),
+            (
+                "postgresql://user:se%40cret@h1,h2/db?sslpassword=other",
+                "user=user dbname=db host=h1,h2",
+            ),
+            ("postgres://host/db", "postgres://host/db"),
+            ("password", ""),
+            ("nonsense password=secret", ""),
+        ] {
+            let mut words: Vec<_> = shown.split(' ').collect();
+            let told = without_secrets(dsn);
+            let mut found: Vec<_> = told.split(' ').collect();
+            words.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(found, words, "{dsn}");
+        }
+    }
 }

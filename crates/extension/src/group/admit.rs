@@ -1,6 +1,8 @@
 //! What a member does for a database that wants to join: SQL functions called by `join` over a connection.
 //!
-//! Only `synod_admin` and `synod_replicator` may call them: the answer of `_admit` holds the group's secret.
+//! Only `synod_admin` and `synod_replicator` may call them. The password of the latter does not make a member: who is new is
+//! admitted in a session of `synod_admin`, whose answer holds the group's secret; a node that comes back in its own place
+//! proves that it has the secret ([`check_may_admit`]).
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use synod_change::TableId;
 use synod_log::{LogId, Member, Membership, MembershipChange, NodeId};
 
 use crate::errors::UserError;
+use crate::handshake;
 use crate::identity::{Identity, MemberInfo};
 use crate::membership;
 use crate::pg::shmem::NodeShared;
@@ -107,13 +110,47 @@ fn admit(
     log: pgrx::Uuid,
     info: &[u8],
     replace: bool,
+    proof: &[u8],
 ) -> TableIterator<'static, (name!(node_id, i32), name!(secret, Vec<u8>), name!(membership, Vec<u8>))> {
-    let row = admitted(LogId(*log.as_bytes()), info, replace).unwrap_or_else(|error| error.raise());
+    let row = admitted(LogId(*log.as_bytes()), info, replace, proof).unwrap_or_else(|error| error.raise());
     TableIterator::once(row)
 }
 
-fn admitted(log: LogId, info: &[u8], replace: bool) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
+/// Refuse a caller who is neither an administrator nor, by `proof`, a node of the group. True: it has the secret.
+fn check_may_admit(identity: &Identity, log: LogId, proof: &[u8]) -> Result<bool, UserError> {
+    let admission = handshake::Admission {
+        secret: &identity.secret,
+        group: &identity.group,
+        log: &log.0,
+    };
+    if !proof.is_empty() {
+        return if admission.verify(proof) {
+            Ok(true)
+        } else {
+            Err(UserError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+                "the calling database does not have the group's secret",
+                "Its proof is wrong.",
+                "Let it leave the group, and join as a new node.",
+            ))
+        };
+    }
+    let admin = Spi::get_one::<bool>("SELECT pg_catalog.pg_has_role('synod_admin', 'USAGE')");
+    if matches!(admin, Ok(Some(true))) {
+        return Ok(false);
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "only members of synod_admin admit new nodes",
+        "The role of the session with this node is not one.",
+        "Give the dsn of a role that is a member of synod_admin as via. The nodes' own role, synod_replicator, is enough for \
+         a node that makes a fresh copy of itself.",
+    ))
+}
+
+fn admitted(log: LogId, info: &[u8], replace: bool, proof: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
     let (node, identity) = member()?;
+    let has_secret = check_may_admit(&identity, log, proof)?;
     one_at_a_time();
     let wanted = MemberInfo::decode(info).ok_or_else(|| {
         UserError::new(
@@ -151,7 +188,12 @@ fn admitted(log: LogId, info: &[u8], replace: bool) -> Result<(i32, Vec<u8>, Vec
         .map_or(NodeId(0), |member| member.id);
     let mut bytes = BytesMut::new();
     synod_log::put_membership(&mut bytes, &new);
-    Ok((id.0 as i32, identity.secret.to_vec(), bytes.to_vec()))
+    let secret = if has_secret {
+        Vec::new()
+    } else {
+        identity.secret.to_vec()
+    };
+    Ok((id.0 as i32, secret, bytes.to_vec()))
 }
 
 /// Refuse a name or database that is in the group already. A learner left behind by a failed attempt of the same database
@@ -229,10 +271,11 @@ fn promote(node_id: i32) -> Option<String> {
 
 /// `synod._expel`: take a node out whose joining failed, if it was admitted at all.
 #[pg_extern(sql = false)]
-fn expel(log: pgrx::Uuid) {
+fn expel(log: pgrx::Uuid, proof: &[u8]) {
     let log = LogId(*log.as_bytes());
     let expelled = || -> Result<(), UserError> {
-        let (node, _) = member()?;
+        let (node, identity) = member()?;
+        check_may_admit(&identity, log, proof)?;
         one_at_a_time();
         let id = membership::read(node)
             .members

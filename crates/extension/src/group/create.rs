@@ -9,6 +9,7 @@ use super::{check_name, check_not_member, check_session, own_session, steps, wai
 use crate::errors::UserError;
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::client::explain;
+use crate::pg::progress::{self, Phase};
 use crate::pg::{random, server, threads};
 
 /// The first node of every group.
@@ -22,6 +23,9 @@ pub fn create(group: &str, node: &str, dsn: &str) -> Result<(), UserError> {
     check_not_member()?;
     let (own, facts) = own_session(dsn)?;
     facts.check_room()?;
+    let _under_way = progress::begin();
+    progress::enter(Phase::Creation);
+    progress::let_help(own.backend_pid());
     steps::undone_on_failure(move |steps| {
         let mut own = own;
         let site = Site::prepare()?;

@@ -8,7 +8,9 @@ use crate::pg::{copy, server, turn};
 /// `synod._set_origin`: make the replication origin that carries the applied CSN, at `csn` when this transaction commits.
 #[pg_extern(sql = false)]
 fn set_origin(csn: i64) {
-    super::check_not_member().unwrap_or_else(|error| error.raise());
+    super::check_under_way()
+        .and_then(|()| super::check_not_member())
+        .unwrap_or_else(|error| error.raise());
     // A crashed attempt may have left it.
     copy::drop_origin(&turn::origin_name(server::database()));
     copy::move_origin(&turn::origin_name(server::database()), csn as u64);
@@ -20,6 +22,7 @@ fn set_origin(csn: i64) {
 /// `synod._release_origin`: this session is done with the origin that it made; the apply worker may have it.
 #[pg_extern(sql = false)]
 fn release_origin() {
+    super::check_under_way().unwrap_or_else(|error| error.raise());
     turn::reset_origin();
 }
 
@@ -27,7 +30,9 @@ fn release_origin() {
 /// rows, unless they were only `copied` from the group.
 #[pg_extern(sql = false)]
 fn forget(copied: bool) {
-    super::check_not_member().unwrap_or_else(|error| error.raise());
+    super::check_under_way()
+        .and_then(|()| super::check_not_member())
+        .unwrap_or_else(|error| error.raise());
     tables_and_origin(copied);
 }
 

@@ -24,6 +24,7 @@ use super::site::{Nowhere, Site, file_error};
 use super::steps::{self, Steps};
 use super::{check_name, check_not_member, check_session, own_session, session, wait};
 use crate::errors::UserError;
+use crate::handshake;
 use crate::identity::{Identity, MemberInfo};
 use crate::pg::client::{Client, Row, explain};
 use crate::pg::progress::{self, Phase};
@@ -43,8 +44,8 @@ struct Join<'a> {
     own: Client,
     via: Client,
     group: super::facts::Membership,
-    /// This database is a node already, and has been set aside.
-    replace: bool,
+    /// The group's secret, if this database is a node already, and has been set aside.
+    replace: Option<[u8; 32]>,
     /// Tables of the group that are not here, quoted and qualified.
     missing: Vec<String>,
 }
@@ -74,13 +75,14 @@ pub fn join(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         own,
         via,
         group,
-        replace: false,
+        replace: None,
         missing: Vec::new(),
     })
 }
 
 /// Make this database, which is node `name` and has been set aside, that node again from a fresh copy.
-pub fn again(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
+pub fn again(via_dsn: &str, identity: &Identity) -> Result<(), UserError> {
+    let (name, dsn) = (&*identity.name, &*identity.dsn);
     let (own, own_facts) = own_session(dsn)?;
     let (via, facts) = session(via_dsn, VIA)?;
     let group = checked_group(&facts, &own_facts)?;
@@ -91,13 +93,14 @@ pub fn again(via_dsn: &str, name: &str, dsn: &str) -> Result<(), UserError> {
         own,
         via,
         group,
-        replace: true,
+        replace: Some(identity.secret),
         missing: Vec::new(),
     })
 }
 
 fn start(mut join: Join<'_>) -> Result<(), UserError> {
     let _shown = progress::begin();
+    progress::let_help(join.own.backend_pid());
     // Early, for the user's sake; again when they are copied.
     // What is wrong with them is told before anything is done.
     join.missing_tables()?;
@@ -164,7 +167,7 @@ impl Join<'_> {
 
     /// The database is the new node from here on.
     fn open(&self, site: Site, steps: &RefCell<Steps>) -> Result<(), UserError> {
-        if !self.replace {
+        if self.replace.is_none() {
             steps.borrow_mut().opened = true;
             return site.open_up();
         }
@@ -187,15 +190,37 @@ impl Join<'_> {
             server_version: server::version_number(),
         };
         let info = format!("\\x{}", hex(&info.encode()));
-        steps.borrow_mut().admitted = Some((self.via_dsn.into(), uuid(&log.0)));
+        let proof = format!("\\x{}", hex(&self.proof(log)?));
+        steps.borrow_mut().admitted = Some((self.via_dsn.into(), uuid(&log.0), proof.clone()));
         let rows = self
             .via
             .query(
-                "SELECT node_id, secret, membership FROM synod._admit($1, $2, $3)",
-                &[Some(&uuid(&log.0)), Some(&info), Some(flag(self.replace))],
+                "SELECT node_id, secret, membership FROM synod._admit($1, $2, $3, $4)",
+                &[
+                    Some(&uuid(&log.0)),
+                    Some(&info),
+                    Some(flag(self.replace.is_some())),
+                    Some(&proof),
+                ],
             )
             .map_err(|error| explain(error, VIA))?;
-        rows.first().and_then(admission).ok_or_else(not_understood)
+        rows.first()
+            .and_then(|row| admission(row, self.replace))
+            .ok_or_else(not_understood)
+    }
+
+    /// A node that comes back shows that it has the group's secret; a new one is admitted by an administrator's session.
+    fn proof(&self, log: LogId) -> Result<Vec<u8>, UserError> {
+        let Some(secret) = &self.replace else {
+            return Ok(Vec::new());
+        };
+        let group = group_bytes(&self.group.group_id).ok_or_else(not_understood)?;
+        let admission = handshake::Admission {
+            secret,
+            group: &group,
+            log: &log.0,
+        };
+        Ok(admission.proof().to_vec())
     }
 
     fn certifier(&mut self) -> Result<Certifier, UserError> {
@@ -211,7 +236,7 @@ impl Join<'_> {
         let parameters = [
             Some(self.via_dsn),
             Some(&*self.group.node_name),
-            Some(flag(self.replace)),
+            Some(flag(self.replace.is_some())),
         ];
         // A transaction of its own, which keeps no locks.
         let rows = self
@@ -232,12 +257,12 @@ impl Join<'_> {
         progress::enter(Phase::Schema);
         let told = |error| explain(error, "this database");
         let bare = self.own.query(schema::IS_BARE, &[]).map_err(told)?;
-        let bare = !self.replace && bare.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+        let bare = self.replace.is_none() && bare.first().and_then(|row| row.first()?.as_deref()) == Some("t");
         let tables = (!bare).then_some(&*self.missing);
         let sql = schema::dump(self.via_dsn, snapshot, tables, site.path())?;
         // The dump sets what it needs, the search path too, until the end of the transaction.
         self.own.execute("SET LOCAL synod.ddl = local").map_err(told)?;
-        if self.replace {
+        if self.replace.is_some() {
             self.own.query("SELECT synod._release_tables()", &[]).map_err(told)?;
             let drop = format!("DROP TABLE IF EXISTS {}", self.missing.join(", "));
             self.own.execute(&drop).map_err(told)?;
@@ -262,7 +287,7 @@ impl Join<'_> {
         let (snapshot, csn) = text(0).zip(text(1)).ok_or_else(not_understood)?;
         // That transaction has the group's DDL lock: what is looked at now is what the snapshot shows.
         self.missing = self.missing_tables()?;
-        if !self.replace {
+        if self.replace.is_none() {
             steps.borrow_mut().prepared = Some((self.dsn.into(), true));
         }
         self.own
@@ -274,7 +299,7 @@ impl Join<'_> {
             Some(&*snapshot),
             Some(&*self.group.node_name),
             Some(&*csn),
-            Some(flag(self.replace)),
+            Some(flag(self.replace.is_some())),
         ];
         self.own
             .query("SELECT synod._copy_tables($1, $2, $3, $4, $5)", &parameters)
@@ -342,9 +367,13 @@ impl Join<'_> {
     }
 }
 
-fn admission(row: &Row) -> Option<Admission> {
+/// `known`: who has the secret is not told it.
+fn admission(row: &Row, known: Option<[u8; 32]>) -> Option<Admission> {
     let node = NodeId(row.first()?.as_ref()?.parse().ok()?);
-    let secret = bytea(row, 1)?.try_into().ok()?;
+    let secret = match known {
+        Some(secret) => secret,
+        None => bytea(row, 1)?.try_into().ok()?,
+    };
     let membership = synod_log::get_membership(&mut Bytes::from(bytea(row, 2)?)).ok()?;
     Some(Admission {
         node,

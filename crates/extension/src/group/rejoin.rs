@@ -40,7 +40,7 @@ pub fn rejoin(via: Option<&str>) -> Result<(), UserError> {
         None => some_member(node, &identity)?,
     };
     let aside = SetAside::new(node, identity.database)?;
-    join::again(&via, &identity.name, &identity.dsn)?;
+    join::again(&via, &identity)?;
     // Nothing is to be given back: the entry in shared memory was cleared for the new node.
     std::mem::forget(aside);
     Ok(())
@@ -170,7 +170,8 @@ fn stat_progress_join() -> TableIterator<
     let shown = all().iter().filter_map(|join| {
         let database = join.database.load(Ordering::Acquire);
         let pid = join.pid.load(Ordering::Acquire);
-        if database == 0 || !server::alive(pid) {
+        let phase = join.phase.load(Ordering::Acquire);
+        if database == 0 || !server::alive(pid) || phase == Phase::Creation as u32 {
             return None;
         }
         let figure = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed) as i64;
@@ -180,7 +181,7 @@ fn stat_progress_join() -> TableIterator<
         Some((
             pid,
             pg_sys::Oid::from(database),
-            Phase::text(join.phase.load(Ordering::Acquire)).to_owned(),
+            Phase::text(phase).to_owned(),
             (table != 0).then(|| pg_sys::Oid::from(table)),
             figure(&join.tables_total),
             figure(&join.tables_done),

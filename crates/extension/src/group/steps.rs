@@ -12,15 +12,15 @@ use pgrx::prelude::*;
 use super::{site, wait};
 use crate::errors::UserError;
 use crate::pg::client::Client;
-use crate::pg::server;
+use crate::pg::{progress, server};
 
 /// What has been done.
 #[derive(Default)]
 pub struct Steps {
     /// The node's own dsn, once something in this database was committed: its origin, and copied rows if the flag is set.
     pub prepared: Option<(String, bool)>,
-    /// The dsn of the member that was asked to admit this node, and the node's log.
-    pub admitted: Option<(String, String)>,
+    /// The dsn of the member that was asked to admit this node, the node's log, and what proves that it may ask.
+    pub admitted: Option<(String, String, String)>,
     /// The directory is in its place and the workers may run.
     pub opened: bool,
 }
@@ -63,14 +63,15 @@ impl Steps {
         }
         if let Some((dsn, copied)) = &self.prepared {
             let copied = copied.to_string();
-            let outcome = tell(dsn, "SELECT synod._forget($1)", &[Some(&copied)]);
+            let let_help = |client: &Client| progress::let_help(client.backend_pid());
+            let outcome = tell(dsn, let_help, "SELECT synod._forget($1)", &[Some(&copied)]);
             warn(
                 "could not undo what was prepared in this database; call synod.leave_group() to try again",
                 outcome,
             );
         }
-        if let Some((via, log)) = &self.admitted {
-            let outcome = tell(via, "SELECT synod._expel($1)", &[Some(log)]);
+        if let Some((via, log, proof)) = &self.admitted {
+            let outcome = tell(via, |_| (), "SELECT synod._expel($1, $2)", &[Some(log), Some(proof)]);
             warn(
                 "could not take this node out of the group; call synod.remove_node on another node",
                 outcome,
@@ -79,8 +80,11 @@ impl Steps {
     }
 }
 
-fn tell(dsn: &str, sql: &str, parameters: &[Option<&str>]) -> Option<String> {
-    let told = Client::connect_hastily(dsn, "synod membership").and_then(|mut client| client.query(sql, parameters));
+fn tell(dsn: &str, prepare: impl FnOnce(&Client), sql: &str, parameters: &[Option<&str>]) -> Option<String> {
+    let told = Client::connect_hastily(dsn, "synod membership").and_then(|mut client| {
+        prepare(&client);
+        client.query(sql, parameters)
+    });
     told.err().map(|error| error.message)
 }
 

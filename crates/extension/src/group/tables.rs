@@ -243,7 +243,7 @@ impl Table {
 #[pg_extern(sql = false)]
 fn check_tables(via: &str, node: &str, replace: bool) -> SetOfIterator<'static, String> {
     let checked = || -> Result<Vec<String>, UserError> {
-        check_under_way()?;
+        super::check_under_way()?;
         let whom = format!("node \"{node}\"");
         let mut client = Client::connect(via, "synod copy").map_err(|error| explain(error, &whom))?;
         let tables = of_group(&mut client).map_err(|error| explain(error, &whom))?;
@@ -266,7 +266,7 @@ fn own_to_users(tables: &[Table]) -> Vec<String> {
 /// makes it a node again.
 #[pg_extern(sql = false)]
 fn release_tables() {
-    let released = check_under_way().and_then(|()| super::rejoin::check_set_aside());
+    let released = super::check_under_way().and_then(|()| super::rejoin::check_set_aside());
     released.unwrap_or_else(|error| error.raise());
     copy::unreplicate_all();
 }
@@ -278,22 +278,8 @@ fn copy_tables(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) {
     copied(via, snapshot, node, csn, replace).unwrap_or_else(|error| error.raise());
 }
 
-/// The nodes' own role may call what is here, but only on behalf of an attempt that an administrator has begun: on its own it
-/// must neither make this server connect to places nor write tables of others.
-fn check_under_way() -> Result<(), UserError> {
-    if progress::mine().is_some_and(|join| server::alive(join.pid.load(Ordering::Acquire))) {
-        return Ok(());
-    }
-    Err(UserError::new(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        "nobody is making this database a member of a group",
-        "Tables are copied on behalf of synod.join_group and synod.rejoin_group only.",
-        "Call one of them.",
-    ))
-}
-
 fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Result<(), UserError> {
-    check_under_way()?;
+    super::check_under_way()?;
     copy::tell(csn as u64);
     if replace {
         super::rejoin::check_set_aside()?;

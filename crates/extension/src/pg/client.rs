@@ -82,6 +82,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The process at the other end.
+    pub fn backend_pid(&self) -> i32 {
+        self.conn.backend_pid()
+    }
+
     /// Run one or more statements whose rows nobody wants.
     pub fn execute(&mut self, sql: &str) -> Result<(), PqError> {
         self.conn.send_query(sql)?;

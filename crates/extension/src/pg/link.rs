@@ -23,7 +23,9 @@ use stream::Stream;
 
 /// How long the peer may take for its proof.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an older link of the same peer may take to leave.
+/// How long an older link of the same peer may take to leave by itself: it does not while it waits for the rest of a message.
+const REPLACE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take after it was terminated.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest CopyData of an established link: one longest frame, or many short ones.
 const MAX_COPY_BYTES: c_int = MAX_FRAME_BYTES as c_int + 4;
@@ -196,10 +198,10 @@ fn converse(caller: &Caller, identity: &Identity) -> Result<(), UserError> {
     begin_stream(caller.from);
     let mut stream = Stream::new();
     stream.send(&[&called_nonce[..], &handshake.proof(Role::Called)].concat());
-    let Some(proof) = stream.receive(PROOF_BYTES as c_int, Some(Instant::now() + HANDSHAKE_TIMEOUT), &|| true)? else {
+    let Some(proof) = stream.receive_short::<PROOF_BYTES>(Instant::now() + HANDSHAKE_TIMEOUT)? else {
         return Ok(());
     };
-    if !handshake.verify(Role::Dialling, proof) {
+    if !handshake.verify(Role::Dialling, &proof) {
         return Err(refuse(
             PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
             "the calling node does not have the group's secret",
@@ -213,7 +215,7 @@ fn converse(caller: &Caller, identity: &Identity) -> Result<(), UserError> {
     take_ring(&producer)?;
     stream.send(WELCOME);
     while producer.holds() {
-        let Some(bytes) = stream.receive(MAX_COPY_BYTES, None, &|| producer.holds())? else {
+        let Some(bytes) = stream.receive(MAX_COPY_BYTES, &|| producer.holds())? else {
             return Ok(());
         };
         deliver(&producer, bytes);
@@ -251,9 +253,15 @@ fn begin_stream(from: u32) {
 }
 
 fn take_ring(producer: &Producer) -> Result<(), UserError> {
-    let deadline = Instant::now() + REPLACE_TIMEOUT;
+    let begun = Instant::now();
+    let mut terminated = 0;
     while !producer.claim() {
-        if Instant::now() > deadline {
+        let holder = producer.holder();
+        if holder != terminated && begun.elapsed() > REPLACE_PATIENCE {
+            super::server::terminate(holder);
+            terminated = holder;
+        }
+        if begun.elapsed() > REPLACE_TIMEOUT {
             return Err(refuse(
                 PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
                 "an older link of the same node does not end",

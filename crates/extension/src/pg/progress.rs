@@ -22,6 +22,8 @@ pub enum Phase {
     CatchUp = 4,
     /// Waiting for its vote.
     Vote = 5,
+    /// Not joining: a new group is being made, which is not shown.
+    Creation = 6,
 }
 
 impl Phase {
@@ -45,6 +47,8 @@ pub struct Join {
     pub database: AtomicU32,
     /// Process id of the session that runs it.
     pub pid: AtomicI32,
+    /// Process id of the session that works on its behalf in the same database; 0: none. See [`works_for_it`].
+    pub helper: AtomicI32,
     /// A [`Phase`].
     pub phase: AtomicU32,
     /// The table being copied.
@@ -97,6 +101,7 @@ pub fn begin() -> Shown {
         }
         join.phase.store(0, Ordering::Relaxed);
         join.table.store(0, Ordering::Relaxed);
+        join.helper.store(0, Ordering::Relaxed);
         join.pid.store(server::my_pid(), Ordering::Release);
     }
     Shown(free)
@@ -108,6 +113,20 @@ pub fn mine() -> Option<&'static Join> {
     all()
         .iter()
         .find(|join| join.database.load(Ordering::Acquire) == database)
+}
+
+/// Let a session of this database do what only an attempt to become a member may do; the one before it may no more.
+pub fn let_help(pid: i32) {
+    if let Some(join) = mine() {
+        join.helper.store(pid, Ordering::Release);
+    }
+}
+
+/// Whether this session works on behalf of an attempt that is under way.
+pub fn works_for_it() -> bool {
+    mine().is_some_and(|join| {
+        server::alive(join.pid.load(Ordering::Acquire)) && join.helper.load(Ordering::Acquire) == server::my_pid()
+    })
 }
 
 /// Say what this database's attempt is doing now.

@@ -116,10 +116,11 @@ pub fn exchange_directories(one: &std::path::Path, other: &std::path::Path) -> s
     }
 }
 
-/// Ask a worker of this server to end; 0 is none.
+/// Ask a process of this server to end; 0 is none.
 pub fn terminate(pid: i32) {
     if pid > 0 {
-        // SAFETY: the pid is of a background worker that we registered; a stale one is of a process that has just ended.
+        // SAFETY: the pid is of a background worker that we registered, or of a link that holds a ring until it exits; a stale
+        // one is of a process that has just ended.
         unsafe { libc::kill(pid, libc::SIGTERM) };
     }
 }

@@ -66,13 +66,35 @@ impl Stream {
         }
     }
 
-    /// The next CopyData; `None` when the peer has hung up or `wanted` turned false.
-    pub fn receive(
-        &mut self,
-        limit: c_int,
-        deadline: Option<Instant>,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<Option<&[u8]>, UserError> {
+    /// A CopyData of exactly `N` bytes, all of it before the deadline; `None` when the peer has hung up. For peers that nobody
+    /// knows yet: one that sends half a message and then nothing would keep [`Self::receive`], which waits for the rest.
+    pub fn receive_short<const N: usize>(&mut self, deadline: Instant) -> Result<Option<[u8; N]>, UserError> {
+        // SAFETY: between messages; ended below, or the session ends with the error.
+        unsafe { guarded!(pq_startmsgread()) };
+        let mut head = [0; 5];
+        let mut body = [0; N];
+        if !fill(&mut head, deadline)? {
+            return Ok(None);
+        }
+        let [kind, length @ ..] = head;
+        if kind == b'c' || kind == b'X' {
+            return Ok(None);
+        }
+        // The length counts itself.
+        if kind != b'd' || u32::from_be_bytes(length) as usize != N + 4 {
+            return Err(unexpected(kind));
+        }
+        if !fill(&mut body, deadline)? {
+            return Ok(None);
+        }
+        // SAFETY: the message has been read to its end.
+        unsafe { guarded!(pq_endmsgread()) };
+        Ok(Some(body))
+    }
+
+    /// The next CopyData; `None` when the peer has hung up or `wanted` turned false. Once a message has begun it waits for the
+    /// rest of it.
+    pub fn receive(&mut self, limit: c_int, wanted: &dyn Fn() -> bool) -> Result<Option<&[u8]>, UserError> {
         loop {
             let mut kind: c_uchar = 0;
             // SAFETY: between messages; pq_startmsgread and the read of the rest come in pairs as in walsender.c.
@@ -91,15 +113,7 @@ impl Stream {
             if !wanted() {
                 return Ok(None);
             }
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(UserError::new(
-                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-                    "the calling node did not prove itself in time",
-                    "",
-                    "",
-                ));
-            }
-            wait_for_socket(deadline);
+            wait_for_socket(None);
         }
     }
 
@@ -115,14 +129,42 @@ impl Stream {
                 std::slice::from_raw_parts(self.buffer.data.cast::<u8>(), self.buffer.len as usize)
             })),
             b'c' | b'X' => Ok(None),
-            other => Err(UserError::new(
-                PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-                "unexpected message on a link",
-                format!("Its type is {other}."),
-                "",
-            )),
+            other => Err(unexpected(other)),
         }
     }
+}
+
+fn unexpected(kind: u8) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+        "unexpected message on a link",
+        format!("Its type is {kind}."),
+        "",
+    )
+}
+
+/// Fill `bytes` from the socket. False: the peer has hung up.
+fn fill(bytes: &mut [u8], deadline: Instant) -> Result<bool, UserError> {
+    for byte in bytes {
+        loop {
+            // SAFETY: inside a message read; it never waits.
+            match unsafe { guarded!(pq_getbyte_if_available(byte)) } {
+                0 => {}
+                1.. => break,
+                _ => return Ok(false),
+            }
+            if Instant::now() > deadline {
+                return Err(UserError::new(
+                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                    "the calling node did not prove itself in time",
+                    "",
+                    "",
+                ));
+            }
+            wait_for_socket(Some(deadline));
+        }
+    }
+    Ok(true)
 }
 
 fn wait_for_socket(deadline: Option<Instant>) {

@@ -83,6 +83,11 @@ impl Producer {
         true
     }
 
+    /// Process id of the link that has the ring; 0: none.
+    pub fn holder(&self) -> i32 {
+        self.control().producer_pid.load(Ordering::SeqCst)
+    }
+
     /// True while this link is the one that may write.
     pub fn holds(&self) -> bool {
         let node = &nodes()[self.node];
