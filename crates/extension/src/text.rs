@@ -28,7 +28,8 @@ pub fn uuid(bytes: &[u8; 16]) -> String {
 
 /// Bytes from hexadecimal digits; `None` when they are none.
 pub fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+    // The number parser would take a sign for a digit.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
         return None;
     }
     (0..digits.len())

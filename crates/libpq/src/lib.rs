@@ -533,10 +533,9 @@ mod tests {
                 "postgresql://user@host/db?password=secret",
                 "user=user dbname=db host=host",
             ),
-            ("postgresql://host?password=a@b", "host=host"),
             (
                 "postgresql://user:se%40cret@h1,h2/db?sslpassword=other",
-                "user=user dbname=db host=h1,h2",
+                "user=user dbname=db host=h1,h2 port=,",
             ),
             ("postgres://host/db", "postgres://host/db"),
             ("password", ""),

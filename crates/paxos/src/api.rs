@@ -306,10 +306,10 @@ pub enum Action {
     },
     /// The change asked for was refused, and why.
     MembershipRefused(String),
-    /// A peer has given up what this node needs: it must copy the database's state at a position of at least
+    /// The others have given up what this node needs: it must copy the database's state at a position of at least
     /// `below - 1`, and start again from there.
     TooFarBehind {
-        /// Who said so.
+        /// Who said so last.
         peer: NodeId,
         /// First position that the peer still has.
         below: Position,

@@ -8,13 +8,17 @@
 //! - A fact raises the promise to its ballot, so that an acknowledgement to an older leader cannot cover a value that a
 //!   newer one has chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{Action, DurableRecord};
+use crate::limits::MAX_POSITION;
 use crate::message::Body;
 use crate::node::{Paxos, Role};
 use crate::outbox::Long;
 use crate::types::{Entry, NodeId, Position};
+
+/// For so many election timeouts others are asked for what one peer has given up.
+const GIVEN_UP_TIMEOUTS: u64 = 10;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CatchUp {
@@ -26,11 +30,37 @@ pub(crate) struct CatchUp {
     wanted: Vec<Action>,
     /// Whom we asked, and when.
     fetching: Option<(NodeId, u64)>,
+    /// Who says to have given up what comes next here.
+    given_up: Option<GivenUp>,
+}
+
+/// Peers say that they have given up what this node needs next.
+#[derive(Clone, Debug)]
+struct GivenUp {
+    by: BTreeSet<NodeId>,
+    /// Who was asked instead, and may not have answered.
+    asked: BTreeSet<NodeId>,
+    since_ms: u64,
+}
+
+impl GivenUp {
+    fn new(now_ms: u64) -> GivenUp {
+        GivenUp {
+            by: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            since_ms: now_ms,
+        }
+    }
 }
 
 impl Paxos {
     pub(crate) fn drain_reads(&mut self, actions: &mut Vec<Action>) {
         actions.append(&mut self.catch_up.wanted);
+    }
+
+    /// Something was chosen here, or a leader knows no more: nothing is missing that others have given up.
+    pub(crate) fn moved_on(&mut self) {
+        self.catch_up.given_up = None;
     }
 
     /// Ask a peer for what it knows to be chosen and we do not. One question at a time.
@@ -137,15 +167,34 @@ impl Paxos {
         self.advance_chosen(position);
     }
 
+    /// A peer has given up what comes next here. One alone is not believed at once: what follows from it is a copy of
+    /// everything in the place of what this node has. Others are asked, who may still have it; and a leader that knows no more
+    /// than this node does shows that nothing is missing ([`Paxos::moved_on`]).
     pub(crate) fn on_trimmed(&mut self, from: NodeId, below: Position) {
-        // A leader says so unasked, to one whom it cannot feed.
-        let was_asked = self.catch_up.fetching.is_some_and(|(asked, _)| asked == from);
-        if !was_asked && self.leader != Some(from) {
+        self.catch_up.fetching = None;
+        let first = self.acceptor.chosen + 1;
+        if below <= first || below > MAX_POSITION || matches!(self.role, Role::Leader(_)) {
             return;
         }
-        self.catch_up.fetching = None;
-        if below > self.acceptor.chosen + 1 {
+        let me = self.options.id;
+        let mut others: Vec<_> = self.membership.voters().map(|member| member.id).collect();
+        others.retain(|id| *id != me);
+        let enough = self.membership.quorum().min(others.len());
+        let patience_ms = GIVEN_UP_TIMEOUTS * self.options.election_timeout_ms;
+        let now_ms = self.now_ms;
+        let given_up = self.catch_up.given_up.get_or_insert_with(|| GivenUp::new(now_ms));
+        given_up.by.insert(from);
+        if given_up.by.len() >= enough || given_up.since_ms + patience_ms <= now_ms {
             self.outbox.notice(Action::TooFarBehind { peer: from, below });
+            return;
+        }
+        others.retain(|id| !given_up.by.contains(id));
+        if others.iter().all(|id| given_up.asked.contains(id)) {
+            given_up.asked.clear();
+        }
+        if let Some(next) = others.into_iter().find(|id| given_up.asked.insert(*id)) {
+            self.catch_up.fetching = Some((next, now_ms));
+            self.outbox.send(next, Body::Fetch { from: first });
         }
     }
 }

@@ -54,6 +54,9 @@ impl Paxos {
 
     /// The leader of the promised ballot knows everything up to `chosen` to be chosen.
     fn follow_watermark(&mut self, chosen: Position) {
+        if chosen <= self.acceptor.chosen {
+            self.moved_on();
+        }
         let mut known = chosen.min(self.acceptor.matched);
         if self.options.has(Mutant::ChosenWithoutBallotCheck) {
             known = chosen.min(self.acceptor.last);

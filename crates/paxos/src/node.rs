@@ -317,6 +317,7 @@ impl Paxos {
             self.outbox.chosen(entry);
         }
         if self.acceptor.chosen > before {
+            self.moved_on();
             self.outbox.record(DurableRecord::Chosen(self.acceptor.chosen));
         }
     }

@@ -378,18 +378,35 @@ fn numbers_at_their_end_do_not_overflow() {
 }
 
 #[test]
-fn nobody_is_sent_away_by_a_peer_that_was_not_asked() {
+fn nobody_copies_everything_because_one_member_says_so() {
     let mut group = Group::new();
-    group.leader();
+    let leader = NodeId(group.leader() as u32 + 1);
+    let at = 2 - leader.0 as usize;
     let mut actions = Vec::new();
-    let message = said(Body::Trimmed { below: MAX_POSITION });
-    group.nodes[0].step(Event::Receive { from: HOSTILE, message }, &mut actions);
-    assert!(
-        !actions
+    let mut hears = |group: &mut Group, from: NodeId, below| {
+        let mut message = said(Body::Trimmed { below });
+        message.log = log(from.0);
+        actions.clear();
+        group.nodes[at].step(Event::Receive { from, message }, &mut actions);
+        let is_sent_away = actions
             .iter()
-            .any(|action| matches!(action, Action::TooFarBehind { .. })),
-        "{actions:?}"
-    );
+            .any(|action| matches!(action, Action::TooFarBehind { .. }));
+        let asks = actions.iter().find_map(|action| match action {
+            Action::Send { to, message } if matches!(message.body, Body::Fetch { .. }) => Some(to.clone()),
+            _ => None,
+        });
+        (is_sent_away, asks)
+    };
+    for below in [LAST, MAX_POSITION + 1] {
+        assert_eq!(hears(&mut group, HOSTILE, below), (false, None), "{below}");
+    }
+    // It asks the next one instead, and the leader shows that nothing is missing.
+    for _ in 0..300 {
+        assert_eq!(hears(&mut group, HOSTILE, 1000), (false, Some(vec![leader])));
+        group.pass(50);
+    }
+    assert_eq!(hears(&mut group, HOSTILE, 1000), (false, Some(vec![leader])));
+    assert_eq!(hears(&mut group, leader, 1000), (true, None));
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn read_index(log: &Path, index: &Path, pieces: &mut Pieces<'_>) {
             offset: pieces.number() as u32,
             length: pieces.number() as u32,
         };
-        decided.record(pieces.number(), location, pieces.u8()).expect("a slot");
+        decided.record(pieces.number() >> 1, location, pieces.u8()).expect("a slot");
     }
     decided.flush().expect("slots");
     let mut reader = Reader::new(log, index);

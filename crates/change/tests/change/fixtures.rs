@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use synod_change::stream::own_message::{DdlMessage, decode_context, encode_context};
 use synod_change::{
-    Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, DdlLockRecord, DdlStatement,
-    ExpectedTable, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, Key, KeyMode, Record, Row,
-    TableDefinition, TableId, TransactionId, Value, Wire, WriteRecord,
+    Append, Body, BodyReader, BodyWriter, Change, CheckDefinition, ColumnDefinition, DdlLockRecord, DdlStatement,
+    ExpectedTable, ForeignKeyAction, ForeignKeyDefinition, Grant, Identity, IndexDefinition, Key, KeyMode, Record, Row,
+    Service, TableDefinition, TableId, TransactionId, Value, ValueKind, Wire, WriteRecord,
 };
 
 pub fn fixture(name: &str, encoded: &[u8]) -> Bytes {
@@ -161,6 +161,47 @@ fn definition() -> TableDefinition {
 fn definition_of_version_1() {
     let bytes = fixture("definition_v1.bin", &definition().encode());
     assert_eq!(TableDefinition::decode(&bytes), Ok(definition()));
+}
+
+#[test]
+fn services_of_version_1() {
+    let services = [
+        (
+            "service_append_v1.bin",
+            Service::Append(Append {
+                log: "primary".into(),
+                after: Some(41),
+                time_us: 800_000_000_000_000,
+                kind: ValueKind::Text,
+                value: "Zürich".into(),
+            }),
+        ),
+        (
+            "service_trim_v1.bin",
+            Service::Trim {
+                log: "primary".into(),
+                before: 300,
+            },
+        ),
+        (
+            "service_grant_v1.bin",
+            Service::Grant(Grant {
+                feeds: vec![(TableId(7), 0), (TableId(0x0123_4567_89ab_cdef), 300)],
+                first: -5,
+                count: 1000,
+                increment: -2,
+                least: i64::MIN,
+                greatest: i64::MAX,
+                cycle: true,
+                exact: false,
+            }),
+        ),
+    ];
+    for (name, service) in services {
+        let mut encoded = Vec::new();
+        service.encode(&mut encoded);
+        assert_eq!(Service::decode(&fixture(name, &encoded)), Ok(service), "{name}");
+    }
 }
 
 #[test]

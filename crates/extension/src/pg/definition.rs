@@ -348,7 +348,7 @@ impl SysCacheRow {
     pub fn find(cache: pg_sys::SysCacheIdentifier::Type, oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: inside a transaction; a cache with one key of type oid.
         let tuple = unsafe { pg_sys::SearchSysCache1(cache as i32, pg_sys::Datum::from(oid)) };
-        (!tuple.is_null()).then_some(Self(tuple))
+        (!tuple.is_null()).then(|| Self(tuple))
     }
 
     /// One of its columns that are never NULL.

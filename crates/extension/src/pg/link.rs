@@ -52,20 +52,32 @@ struct Caller {
 
 #[pgrx::pg_extern(sql = false)]
 fn link(
-    protocol_version: i32,
-    group_id: pgrx::Uuid,
-    from_node: i32,
-    to_node: i32,
-    nonce: &[u8],
+    protocol_version: Option<i32>,
+    group_id: Option<pgrx::Uuid>,
+    from_node: Option<i32>,
+    to_node: Option<i32>,
+    nonce: Option<&[u8]>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) {
-    let caller = Caller {
-        protocol: protocol_version,
-        group: *group_id.as_bytes(),
-        from: u32::try_from(from_node).unwrap_or(0),
-        to: u32::try_from(to_node).unwrap_or(0),
-        nonce: nonce.to_vec(),
+    let given = || {
+        Some(Caller {
+            protocol: protocol_version?,
+            group: *group_id?.as_bytes(),
+            from: u32::try_from(from_node?).unwrap_or(0),
+            to: u32::try_from(to_node?).unwrap_or(0),
+            nonce: nonce?.to_vec(),
+        })
     };
+    // A procedure cannot be STRICT.
+    let caller = given().unwrap_or_else(|| {
+        refuse(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "synod.link takes no null",
+            String::new(),
+            "It is called by the nodes of a group, not by users.",
+        )
+        .raise()
+    });
     // SAFETY: fcinfo is this call's.
     if unsafe { called_in_transaction(fcinfo) } {
         refuse(

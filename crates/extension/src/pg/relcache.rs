@@ -7,7 +7,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// A reference-counted relation.
+/// A reference-counted relation. Never null: its drop gives the reference back, so none may be made of what was not found, not even to
+/// be thrown away.
 pub struct Relation(pg_sys::Relation);
 
 impl Relation {
@@ -15,14 +16,14 @@ impl Relation {
     pub fn open(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: inside a transaction; RelationIdGetRelation returns null or a pinned relation.
         let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
-        (!relation.is_null()).then_some(Self(relation))
+        (!relation.is_null()).then(|| Self(relation))
     }
 
     /// With a lock that is kept to the end of the transaction.
     pub fn open_locked(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: inside a transaction; try_relation_open returns null when the relation is gone.
         let relation = unsafe { pg_sys::try_relation_open(oid, mode as pg_sys::LOCKMODE) };
-        (!relation.is_null()).then_some(Self(relation))
+        (!relation.is_null()).then(|| Self(relation))
     }
 
     /// The server's pointer, valid as long as this value.
