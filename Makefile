@@ -5,6 +5,7 @@
 #   make verify     every check that changes nothing;  make fix  repairs what can be repaired
 #   make install    into the PostgreSQL of PG_CONFIG
 #   make bench      numbers into docs/benchmarks.md;   make soak  the long failure tests
+#   make fuzz       every decoder, for FUZZ_S seconds each; FUZZ='paxos_node ...': only these
 #
 # PG=18 as an argument builds and tests against PostgreSQL 18 instead of 15. ASSERT=1 tests in a PostgreSQL 15 that is built
 # from source with its own assertions (once; about ten minutes).
@@ -40,7 +41,7 @@ PURE     = --workspace --exclude synod
 # Which servers the test kit starts. Tests run unoptimised code, with overflow checks and debug assertions.
 KIT      = SYNOD_PG_CONFIG='$(TREE)'
 
-.PHONY: deps build install test test-pure test-servers verify fix demo bench soak sql-reference
+.PHONY: deps build install test test-pure test-servers verify fix demo bench soak fuzz sql-reference
 .PHONY: check-format check-lints check-docs check-licences check-source check-sql check-compiles check-16 check-17
 
 deps:
@@ -70,17 +71,24 @@ test-servers: deps
 	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
 
 # The long form, runs of the consensus simulator; rounds of histories under random faults, two
-# minutes each; crashes of random nodes; megabytes of the one large transaction.
+# minutes each; crashes of random nodes; megabytes of the one large transaction; seconds of each fuzzer.
 SEEDS ?= 2000
 ROUNDS ?= 5
 CRASHES ?= 60
 LARGE_MB ?= 200
+SOAK_FUZZ_S ?= 600
 
 soak: build
+	$(MAKE) fuzz FUZZ_S=$(SOAK_FUZZ_S)
 	SYNOD_SEEDS=$(SEEDS) cargo test --locked --release -p synod-paxos --test sim
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 SYNOD_SOAK_ROUNDS=$(ROUNDS) SYNOD_SOAK_CRASHES=$(CRASHES) SYNOD_LARGE_MB=$(LARGE_MB) \
 	    cargo test --locked --release -p synod-testkit --no-fail-fast -- --ignored --nocapture --test-threads=1
+
+FUZZ_S ?= 60
+
+fuzz: deps
+	@scripts/fuzz.py $(FUZZ_S) $(FUZZ)
 
 ## Showing: the extension as users get it; what drives it need not be fast
 
@@ -102,6 +110,7 @@ verify: deps check-format check-source check-sql check-licences check-lints chec
 
 check-format:
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 check-lints:
 	cargo clippy --quiet --locked $(PURE) --all-targets -- -D warnings
@@ -121,6 +130,7 @@ check-licences:
 
 check-source:
 	@scripts/check-source.py
+	@scripts/fuzz.py --check
 
 check-sql:
 	@scripts/check-sql.py crates/extension/sql/*.sql
@@ -136,6 +146,7 @@ check-compiles: deps
 
 fix:
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	cargo clippy --quiet --fix --allow-dirty --allow-staged $(PURE) --all-targets
 	$(CARGO) clippy --quiet --fix --allow-dirty --allow-staged -p synod $(FEATURES)
 	$(MAKE) sql-reference

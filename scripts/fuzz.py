@@ -12,6 +12,7 @@ target/fuzz/found.
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ FLAGS = [
 FIXTURES = ("crates/*/tests/fixtures/**/*", "crates/*/tests/**/fixtures/**/*")
 # A function of this name, in a crate that knows nothing of PostgreSQL, takes bytes that a stranger may have made.
 DECODER = re.compile(
-    r"\bfn (?:decode\w*|scan|take|get_\w+|read_record|from_hex|numeric)\s*(?:<[^>]*>)?\([^)]*\b(?:bytes|input|payload|stream|data|digits|text)\b"
+    r"\bfn (?:decode\w*\b|(?:scan|take|get_\w+|parse\w*|from_hex|numeric)\s*(?:<[^>]*>)?\([^)]*\b(?:bytes|input|stream|data|text)\b)"
 )
 DECODING = ("crates/paxos/src", "crates/log/src", "crates/change/src", "crates/rules/src")
 # Of the extension, what is free of the server.
@@ -77,8 +78,11 @@ def host() -> str:
 def build(names: list[str]) -> Path:
     """With --target, the flags are for the fuzzers only, not for build scripts."""
     triple = host()
+    # libFuzzer is C++; the packages that building needs have clang.
+    compiler = {} if shutil.which("c++") else {"CXX": "clang++"}
     environment = {
         **os.environ,
+        **compiler,
         "CARGO_TARGET_DIR": str(OUT),
         "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(FLAGS),
     }

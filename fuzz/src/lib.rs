@@ -77,7 +77,9 @@ impl<'a> Pieces<'a> {
 
     /// At most `most` bytes, as many as the next two say.
     pub fn bytes(&mut self, most: usize) -> &'a [u8] {
-        let length = usize::from(u16::from_le_bytes(self.array())).min(most).min(self.0.len());
+        let length = usize::from(u16::from_le_bytes(self.array()))
+            .min(most)
+            .min(self.0.len());
         let (head, rest) = self.0.split_at(length);
         self.0 = rest;
         head

@@ -21,7 +21,11 @@ fn written(data: &[u8]) -> Option<Vec<u8>> {
 
 synod_fuzz::target!(|data: &[u8]| {
     if let Some(bytes) = written(data) {
-        assert_eq!(written(&bytes).as_ref(), Some(&bytes), "what was written reads differently");
+        assert_eq!(
+            written(&bytes).as_ref(),
+            Some(&bytes),
+            "what was written reads differently"
+        );
     }
     // Through fragments: the same, or an error; never more than was promised.
     let size = usize::from(data.first().copied().unwrap_or(1)).max(1);

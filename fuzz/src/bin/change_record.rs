@@ -8,7 +8,9 @@ use synod_fuzz::put_crc;
 const KIND_WRITE: u8 = 2;
 
 fn check(data: &[u8]) {
-    let Ok(record) = Record::decode(&Bytes::copy_from_slice(data)) else { return };
+    let Ok(record) = Record::decode(&Bytes::copy_from_slice(data)) else {
+        return;
+    };
     let encoded = record.encode();
     assert_eq!(Record::decode(&Bytes::from(encoded.clone())).as_ref(), Ok(&record));
     assert_eq!(encoded, data, "one record, two encodings");

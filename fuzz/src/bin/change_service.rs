@@ -9,10 +9,20 @@ synod_fuzz::target!(|data: &[u8]| {
     service.encode(&mut encoded);
     assert_eq!(encoded, data, "one service, two encodings");
     if let Service::Grant(grant) = service {
-        for granted in [None, Some(0), Some(i64::MIN), Some(i64::MAX), Some(grant.first), Some(grant.greatest)] {
+        for granted in [
+            None,
+            Some(0),
+            Some(i64::MIN),
+            Some(i64::MAX),
+            Some(grant.first),
+            Some(grant.greatest),
+        ] {
             if let Some((first, last)) = grant.range(granted) {
                 for value in [first, last] {
-                    assert!((grant.least..=grant.greatest).contains(&value), "{grant:?} after {granted:?}: {value}");
+                    assert!(
+                        (grant.least..=grant.greatest).contains(&value),
+                        "{grant:?} after {granted:?}: {value}"
+                    );
                 }
             }
         }

@@ -39,11 +39,19 @@ fn identity() -> Vec<u8> {
 
 /// A segment with records of the input's choice, whose checksums are right, and then some damage.
 fn segment_file(number: u32, pieces: &mut Pieces<'_>) -> Vec<u8> {
-    let header = SegmentHeader { log: LOG, number, size: SEGMENT_BYTES as u32 };
+    let header = SegmentHeader {
+        log: LOG,
+        number,
+        size: SEGMENT_BYTES as u32,
+    };
     let mut bytes = BytesMut::from(&header.encode()[..]);
-    let start = SegmentStart { previous_end: pieces.number() as u32 % 5000 };
+    let start = SegmentStart {
+        previous_end: pieces.number() as u32 % 5000,
+    };
     let nobody = Ballot::default();
-    segment::append_record(&mut bytes, header.seed(), 64, 0, (KIND_START, 0, nobody), |out| start.encode(out));
+    segment::append_record(&mut bytes, header.seed(), 64, 0, (KIND_START, 0, nobody), |out| {
+        start.encode(out)
+    });
     for _ in 0..pieces.u8() % 24 {
         let kind = [KIND_ENTRY, 16, 17, 18, 19, 3][usize::from(pieces.u8() % 6)];
         let (position, round, durable) = (pieces.number(), pieces.number(), pieces.number() as u32 % 4200);
@@ -53,7 +61,9 @@ fn segment_file(number: u32, pieces: &mut Pieces<'_>) -> Vec<u8> {
         }
         let what = (kind, position, Ballot { round, node: NODE });
         let offset = bytes.len() as u32;
-        segment::append_record(&mut bytes, header.seed(), offset, durable, what, |out| out.extend_from_slice(payload));
+        segment::append_record(&mut bytes, header.seed(), offset, durable, what, |out| {
+            out.extend_from_slice(payload)
+        });
     }
     let mut bytes = bytes.to_vec();
     bytes.resize(SEGMENT_BYTES, 0);
@@ -72,7 +82,9 @@ fn read_index(log: &Path, index: &Path, pieces: &mut Pieces<'_>) {
             offset: pieces.number() as u32,
             length: pieces.number() as u32,
         };
-        decided.record(pieces.number() >> 1, location, pieces.u8()).expect("a slot");
+        decided
+            .record(pieces.number() >> 1, location, pieces.u8())
+            .expect("a slot");
     }
     decided.flush().expect("slots");
     let mut reader = Reader::new(log, index);
@@ -88,7 +100,9 @@ fn run(data: &[u8]) {
     let place = directory();
     let (log, index) = (place.join("log"), place.join("index"));
     let _ = fs::remove_dir_all(&place);
-    fs::create_dir_all(&log).and_then(|()| fs::create_dir_all(&index)).expect("a directory");
+    fs::create_dir_all(&log)
+        .and_then(|()| fs::create_dir_all(&index))
+        .expect("a directory");
     let mut pieces = Pieces(data);
     match pieces.u8() {
         // Raw bytes as one of the files.
@@ -106,7 +120,12 @@ fn run(data: &[u8]) {
             }
         }
     }
-    let options = LogOptions { fsync: false, segment_bytes: SEGMENT_BYTES as u32, deliver_from: pieces.number(), ..LogOptions::new(NODE) };
+    let options = LogOptions {
+        fsync: false,
+        segment_bytes: SEGMENT_BYTES as u32,
+        deliver_from: pieces.number(),
+        ..LogOptions::new(NODE)
+    };
     if let Ok(opened) = PaxosLog::open(&log, options, Nowhere) {
         drop(opened);
     }

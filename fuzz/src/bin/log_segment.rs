@@ -6,7 +6,9 @@ use synod_fuzz::put_crc;
 use synod_log::segment::{self, SegmentHeader, SegmentStart, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 
 fn check(data: &[u8]) {
-    let Ok(header) = SegmentHeader::decode(data) else { return };
+    let Ok(header) = SegmentHeader::decode(data) else {
+        return;
+    };
     assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
     let scan = segment::scan(data, &header);
     let bytes = Bytes::copy_from_slice(data);
@@ -23,8 +25,13 @@ fn check(data: &[u8]) {
         // Written again, it is the same record.
         let mut output = BytesMut::new();
         let what = (again.kind, again.position, again.ballot);
-        segment::append_record(&mut output, header.seed(), offset, again.durable, what, |out| out.extend_from_slice(payload));
-        assert_eq!(segment::decode_record(&output, header.seed(), offset).map(|(_, bytes)| bytes), Some(payload));
+        segment::append_record(&mut output, header.seed(), offset, again.durable, what, |out| {
+            out.extend_from_slice(payload)
+        });
+        assert_eq!(
+            segment::decode_record(&output, header.seed(), offset).map(|(_, bytes)| bytes),
+            Some(payload)
+        );
     }
 }
 
@@ -37,7 +44,9 @@ fn sealed(data: &[u8]) -> Vec<u8> {
     bytes[..12].copy_from_slice(b"SYNODSEG\x01\0\0\0");
     let crc = crc32c::crc32c(&bytes[..60]);
     put_crc(&mut bytes, 60, crc);
-    let Ok(header) = SegmentHeader::decode(&bytes) else { return bytes };
+    let Ok(header) = SegmentHeader::decode(&bytes) else {
+        return bytes;
+    };
     let mut at = SEGMENT_HEADER_BYTES;
     while at + RECORD_HEADER_BYTES <= bytes.len() {
         let word = [bytes[at + 4], bytes[at + 5], bytes[at + 6], bytes[at + 7]];

@@ -35,7 +35,9 @@ synod_fuzz::target!(|data: &[u8]| {
     if let Some(info) = MemberInfo::decode(data) {
         assert_eq!(info.encode(), data, "one member, two encodings");
     }
-    let (count, keys) = data.split_first().map_or((0, data), |(count, keys)| (usize::from(*count), keys));
+    let (count, keys) = data
+        .split_first()
+        .map_or((0, data), |(count, keys)| (usize::from(*count), keys));
     for count in [count, usize::MAX] {
         if let Some(found) = local_key::decode(keys, count) {
             assert_eq!(local_key::encode(&found), keys[..count * local_key::KEY_BYTES]);
@@ -48,7 +50,14 @@ synod_fuzz::target!(|data: &[u8]| {
     }
     // Nobody proves what he does not know, whatever he sends.
     let (nonce, proof) = data.split_at(data.len().min(32));
-    let of = |secret| Handshake { secret, group: &[1; 16], from: 1, to: 2, dialling_nonce: &[7; 32], called_nonce: nonce };
+    let of = |secret| Handshake {
+        secret,
+        group: &[1; 16],
+        from: 1,
+        to: 2,
+        dialling_nonce: &[7; 32],
+        called_nonce: nonce,
+    };
     let (ours, another) = (of(&[3; 32]), of(&[4; 32]));
     for role in [Role::Dialling, Role::Called] {
         assert!(!ours.verify(role, proof));

@@ -8,7 +8,8 @@
 use bytes::Bytes;
 use synod_fuzz::Pieces;
 use synod_paxos::{
-    Action, Command, Event, LogId, Member, Membership, MembershipChange, Message, NodeId, Options, Paxos, ProposalId, Recovered,
+    Action, Command, Event, LogId, Member, Membership, MembershipChange, Message, NodeId, Options, Paxos, ProposalId,
+    Recovered,
 };
 
 const MOST_STEPS: usize = 300;
@@ -18,8 +19,17 @@ fn log(id: u32) -> LogId {
 }
 
 fn group() -> Membership {
-    let member = |id| Member { id: NodeId(id), log: log(id), voter: true, info: Bytes::from_static(b"somewhere") };
-    Membership { version: 1, next_id: 4, members: (1..4).map(member).collect() }
+    let member = |id| Member {
+        id: NodeId(id),
+        log: log(id),
+        voter: true,
+        info: Bytes::from_static(b"somewhere"),
+    };
+    Membership {
+        version: 1,
+        next_id: 4,
+        members: (1..4).map(member).collect(),
+    }
 }
 
 /// A message with these fields, if there can be one.
@@ -41,8 +51,15 @@ fn event(pieces: &mut Pieces<'_>, now_ms: &mut u64, sequence: &mut u64) -> Optio
         }
         4 => {
             *sequence += 1;
-            let id = ProposalId { node: NodeId(1), incarnation: 1, sequence: *sequence };
-            Event::Propose(vec![Command { id, payload: Bytes::from_static(b"ours") }])
+            let id = ProposalId {
+                node: NodeId(1),
+                incarnation: 1,
+                sequence: *sequence,
+            };
+            Event::Propose(vec![Command {
+                id,
+                payload: Bytes::from_static(b"ours"),
+            }])
         }
         5 => {
             *sequence += 1;
@@ -53,13 +70,19 @@ fn event(pieces: &mut Pieces<'_>, now_ms: &mut u64, sequence: &mut u64) -> Optio
         other => {
             let from = 2 + u32::from(other % 3);
             let kind = pieces.u8() % 20;
-            Event::Receive { from: NodeId(from), message: message(from, kind, pieces.bytes(4096))? }
+            Event::Receive {
+                from: NodeId(from),
+                message: message(from, kind, pieces.bytes(4096))?,
+            }
         }
     })
 }
 
 synod_fuzz::target!(|data: &[u8]| {
-    let recovered = Recovered { membership: group(), ..Recovered::default() };
+    let recovered = Recovered {
+        membership: group(),
+        ..Recovered::default()
+    };
     let mut node = Paxos::new(Options::new(NodeId(1), log(1), 77), recovered);
     node.set_clock(1);
     let mut pieces = Pieces(data);
@@ -70,7 +93,9 @@ synod_fuzz::target!(|data: &[u8]| {
         if pieces.is_empty() {
             break;
         }
-        let Some(event) = event(&mut pieces, &mut now_ms, &mut sequence) else { continue };
+        let Some(event) = event(&mut pieces, &mut now_ms, &mut sequence) else {
+            continue;
+        };
         node.step(event, &mut actions);
         let mut rounds = 0;
         while !actions.is_empty() {

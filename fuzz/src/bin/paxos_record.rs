@@ -3,7 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 use synod_fuzz::Pieces;
-use synod_paxos::{get_entry, get_membership, get_value, put_entry, put_membership, put_value, DurableRecord, Recovered};
+use synod_paxos::{
+    get_entry, get_membership, get_value, put_entry, put_membership, put_value, DurableRecord, Recovered,
+};
 
 fn again<T: PartialEq + std::fmt::Debug, E: std::fmt::Debug + PartialEq>(
     data: &[u8],

@@ -9,7 +9,10 @@ use synod_rules::{Certifier, Input};
 
 fn record(pieces: &mut Pieces<'_>) -> Record {
     match pieces.u8() % 6 {
-        0 => Record::Start { postgres_version: 150_000, synod_version: 100 },
+        0 => Record::Start {
+            postgres_version: 150_000,
+            synod_version: 100,
+        },
         1 => Record::Fragment(Bytes::from_static(b"x")),
         2 => Record::DdlLock(DdlLockRecord {
             transaction: pieces.number(),
@@ -22,7 +25,10 @@ fn record(pieces: &mut Pieces<'_>) -> Record {
             transaction: transaction(pieces),
             commit_time_us: 0,
             keys: (0..pieces.u8() % 5)
-                .map(|_| Key { hash: pieces.number(), mode: KeyMode::ALL[usize::from(pieces.u8() % 4)] })
+                .map(|_| Key {
+                    hash: pieces.number(),
+                    mode: KeyMode::ALL[usize::from(pieces.u8() % 4)],
+                })
                 .collect(),
             body: if kind == 4 {
                 Body::Inline(Bytes::new())
@@ -38,7 +44,11 @@ fn record(pieces: &mut Pieces<'_>) -> Record {
 }
 
 fn transaction(pieces: &mut Pieces<'_>) -> TransactionId {
-    TransactionId { node: u32::from(pieces.u8()), incarnation: pieces.number(), number: pieces.number() }
+    TransactionId {
+        node: u32::from(pieces.u8()),
+        incarnation: pieces.number(),
+        number: pieces.number(),
+    }
 }
 
 synod_fuzz::target!(|data: &[u8]| {

@@ -8,11 +8,16 @@ use synod_fuzz::put_crc;
 use synod_rules::{Certifier, Input};
 
 fn check(data: &[u8]) {
-    let Ok(mut certifier) = Certifier::decode(data) else { return };
+    let Ok(mut certifier) = Certifier::decode(data) else {
+        return;
+    };
     let encoded = certifier.encode();
     let again = Certifier::decode(&encoded).expect("what was encoded");
     assert_eq!(again.encode(), encoded, "one state, two encodings");
-    let start = Record::Start { postgres_version: 150_000, synod_version: 100 };
+    let start = Record::Start {
+        postgres_version: 150_000,
+        synod_version: 100,
+    };
     let fragment = Record::Fragment(Bytes::from_static(b"x"));
     for (sequence, record) in (1..).zip([&start, &fragment, &fragment]) {
         let position = certifier.position() + 1;
@@ -21,7 +26,10 @@ fn check(data: &[u8]) {
     }
     let position = certifier.position() + 1;
     certifier.apply(position, Input::Members(&[1, 2]));
-    assert!(Certifier::decode(&certifier.encode()).is_ok(), "its own state does not decode");
+    assert!(
+        Certifier::decode(&certifier.encode()).is_ok(),
+        "its own state does not decode"
+    );
 }
 
 synod_fuzz::target!(|data: &[u8]| {

@@ -85,7 +85,7 @@ fn a_link_with_wrong_words_does_not_come_about() {
         (call(&here.group, 2, to, &nonce).replacen('1', "-1", 1), "0A000"),
         ("CALL synod.link(NULL, NULL, NULL, NULL, NULL)".into(), "22004"),
         (
-            format!("DO $$ BEGIN {}; END $$", call(&here.group, 2, to, &nonce)),
+            format!("BEGIN; DO $$ BEGIN {}; END $$", call(&here.group, 2, to, &nonce)),
             "25001",
         ),
         (format!("BEGIN; {}", call(&here.group, 2, to, &nonce)), "25001"),
