@@ -118,7 +118,7 @@ Creates the extension if it is not there.")]
     #[command(after_help = "\
 Example:
   pg_dump --schema-only 'host=db1 dbname=app' | psql 'host=db2 dbname=app'
-  synod join --dsn 'host=db2 dbname=app user=admin' --via 'host=db1 dbname=app user=synod_link' \\
+  synod join --dsn 'host=db2 dbname=app user=admin' --via 'host=db1 dbname=app user=admin' \\
       --node db2 --address 'host=db2 dbname=app user=synod_link'
 
 Creates the extension if it is not there. What fails or is interrupted is undone.")]

@@ -4,6 +4,7 @@
 //! admitted in a session of `synod_admin`, whose answer holds the group's secret; a node that comes back in its own place
 //! proves that it has the secret ([`check_may_admit`]).
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -116,6 +117,11 @@ fn admit(
     TableIterator::once(row)
 }
 
+thread_local! {
+    /// This session was found to be one that may admit a node.
+    static HAS_ADMITTED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Refuse a caller who is neither an administrator nor, by `proof`, a node of the group. True: it has the secret.
 fn check_may_admit(identity: &Identity, log: LogId, proof: &[u8]) -> Result<bool, UserError> {
     let admission = handshake::Admission {
@@ -151,6 +157,7 @@ fn check_may_admit(identity: &Identity, log: LogId, proof: &[u8]) -> Result<bool
 fn admitted(log: LogId, info: &[u8], replace: bool, proof: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>), UserError> {
     let (node, identity) = member()?;
     let has_secret = check_may_admit(&identity, log, proof)?;
+    HAS_ADMITTED.set(true);
     one_at_a_time();
     let wanted = MemberInfo::decode(info).ok_or_else(|| {
         UserError::new(
@@ -329,6 +336,15 @@ fn certification_checkpoint() -> Vec<u8> {
 /// do not change, on any node: the transaction has the group's DDL lock.
 #[pg_extern(sql = false)]
 fn export_snapshot() -> TableIterator<'static, (name!(snapshot, String), name!(csn, i64))> {
+    if !HAS_ADMITTED.get() {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "this session has admitted no node",
+            "The group's DDL lock is held while a snapshot is exported, for the copy of a node that was just admitted.",
+            "It is done on behalf of synod.join_group and synod.rejoin_group only.",
+        )
+        .raise();
+    }
     let (node, _) = member().unwrap_or_else(|error| error.raise());
     crate::pg::ddl::take_lock(node).unwrap_or_else(|error| error.raise());
     let (snapshot, csn) = copy::export_snapshot(node);

@@ -290,6 +290,11 @@ fn the_password_of_the_nodes_own_role_does_not_make_a_member() {
         let error = client.query(&sql, &[&proof]).expect_err("expelled");
         assert_eq!(sqlstate(&error), Some(expected), "{error:?}");
     }
+    // Nor does it keep the others from changing definitions.
+    let error = client
+        .batch_execute("SELECT * FROM synod._export_snapshot()")
+        .expect_err("a snapshot");
+    assert_eq!(sqlstate(&error), Some("42501"), "{error:?}");
     // Nor does it prepare a database that is no member.
     server.client().batch_execute("CREATE DATABASE lone").unwrap();
     server

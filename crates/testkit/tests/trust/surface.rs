@@ -8,17 +8,18 @@ use synod_testkit::{Server, sqlstate};
 use super::{CLUSTER, assert_group_works, prepare};
 
 /// Functions that anybody who can connect may execute.
-const OF_EVERYBODY: [&str; 6] = [
+const OF_EVERYBODY: [&str; 7] = [
     "synod.applied_csn()",
     "synod.current_transaction_id()",
     "synod.last_csn()",
+    "synod.set_context(jsonb)",
     "synod.table_identity(regclass)",
     "synod.transaction_status(text)",
     "synod.wait_for(bigint)",
 ];
 
 /// What the nodes' own role may execute besides.
-const OF_NODES: [&str; 18] = [
+const OF_NODES: [&str; 19] = [
     "synod._admit(uuid,bytea,boolean,bytea)",
     "synod._certification_checkpoint()",
     "synod._check_new(text,text,bigint)",
@@ -34,6 +35,7 @@ const OF_NODES: [&str; 18] = [
     "synod._release_tables()",
     "synod._replicate_own_tables()",
     "synod._set_origin(bigint)",
+    "synod._stat_apply()",
     "synod._table_definition(bigint,oid)",
     "synod.link(integer,uuid,integer,integer,bytea)",
     "synod.table_definition(text,text)",
@@ -109,6 +111,7 @@ fn rights_are_those_that_are_listed() {
         [
             "member of synod_replicator",
             "synod.replicated_table SELECT",
+            "synod.stat_apply SELECT",
             "synod.tables SELECT"
         ]
     );
@@ -203,6 +206,13 @@ fn literals(type_name: &str) -> Vec<String> {
             "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
         ]),
         "bytea" => of(&["NULL", "''", "'\\x00'", &format!("'\\x{}'", "ff".repeat(50_000))]),
+        "jsonb" => of(&[
+            "NULL",
+            "'null'",
+            "'[]'",
+            "'{\"a\": {\"b\": null}}'",
+            &format!("'{{\"a\": \"{long}\"}}'"),
+        ]),
         "text" => of(&[
             "NULL",
             "''",
