@@ -118,6 +118,7 @@ check-lints:
 	    -D clippy::unwrap_used -D clippy::expect_used -D clippy::todo -D clippy::dbg_macro
 	$(CARGO) clippy --quiet --locked -p synod $(FEATURES) -- -D warnings \
 	    -D clippy::unwrap_used -D clippy::expect_used -D clippy::todo -D clippy::dbg_macro
+	CARGO_TARGET_DIR='$(TARGET)/fuzz' cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 
 check-docs:
 	$(CARGO) doc --quiet --locked --no-deps --document-private-items --workspace --exclude synod

@@ -18,6 +18,7 @@ fn record(pieces: &mut Pieces<'_>) -> Record {
             transaction: pieces.number(),
             all: pieces.u8() & 1 == 1,
             tables: (0..pieces.u8() % 4).map(|_| TableId(pieces.number())).collect(),
+            ..DdlLockRecord::default()
         }),
         3 => Record::DdlUnlock(transaction(pieces)),
         kind => Record::Write(WriteRecord {
