@@ -43,7 +43,7 @@ use std::time::Duration;
 use crate::arguments::Common;
 use crate::failure::{Failure, exit};
 use crate::session::Target;
-use engine::{End, Engine, Wishes};
+use engine::{End, Engine, OnGap, Wishes};
 use group::Group;
 use nodes::Followers;
 use park::Parking;
@@ -86,6 +86,8 @@ pub fn run(common: &Common, options: &Stream) -> Result<u8, Failure> {
         stop: Stop::on_signals()?,
         until: options.until_lsn,
         connected: false,
+        read: None,
+        delivered_csn: 0,
     };
     if options.replay_parked {
         return replay::run(&mut stream);
@@ -129,6 +131,10 @@ struct Running<'a> {
     stop: Stop,
     until: Option<u64>,
     connected: bool,
+    /// The node that was read last.
+    read: Option<usize>,
+    /// All records of the group up to here are delivered.
+    delivered_csn: u64,
 }
 
 impl Running<'_> {
@@ -237,26 +243,37 @@ impl Running<'_> {
             self.until = Some(source.flushed().map_err(again_or_not)?);
         }
         let reached = self.gate.take().map(|gate| gate.reached());
+        let on_gap = match (&self.group, self.read) {
+            (None, _) => OnGap::Nothing,
+            (_, Some(read)) if read == self.current => OnGap::Nothing,
+            (_, Some(_)) => OnGap::Leave,
+            (_, None) if resume.is_some() => OnGap::Tell,
+            (_, None) => OnGap::Nothing,
+        };
         let mut gate = Gate::new(resume.or(reached), self.group.is_some());
+        self.delivered_csn = self.delivered_csn.max(gate.reached().csn);
         let from = if self.group.is_some() { 0 } else { start };
         shared.confirmed.store(confirmed.max(from), Ordering::Release);
         let command = Source::start_command(&self.options.slot, from, &self.filters.plugin_options());
         reader::start(&mut source.session, &command).map_err(again_or_not)?;
         self.report.over("streaming again");
-        let end = self.follow(source, sink, &mut gate, shared);
+        let end = self.follow(source, sink, &mut gate, shared, on_gap);
         self.gate = Some(gate);
+        self.read = Some(self.current);
         Ok(end)
     }
 
-    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: &mut Gate, shared: &Shared) -> End {
+    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: &mut Gate, shared: &Shared, on_gap: OnGap) -> End {
         let queue = Queue::new((self.options.max_memory / 4 * 3).max(1 << 16));
         let wishes = Wishes {
             until: self.until,
             park: destination::parks(self.options),
             group_only: self.group.is_some(),
+            on_gap,
+            delivered_csn: self.delivered_csn,
         };
-        let mut followers = Followers::new(&self.options.slot, &self.targets, self.current);
-        thread::scope(|scope| {
+        let mut followers = Followers::new(&self.options.slot, &self.targets, self.current, self.delivered_csn);
+        let end = thread::scope(|scope| {
             scope.spawn(|| reader::follow(source.session, &queue, shared));
             let mut engine = Engine::new(sink, gate, &self.parking, &mut self.report, &self.stop, &wishes, shared);
             let end = engine.run(&queue, || {
@@ -264,7 +281,9 @@ impl Running<'_> {
             });
             shared.closing.store(true, Ordering::Release);
             end
-        })
+        });
+        self.delivered_csn = followers.delivered();
+        end
     }
 
     /// Connect to the current node, and see that it is what it was.

@@ -2,7 +2,7 @@
 //!
 //! `confirmed <= durable <= taken`, all of them ends of whole transactions: what the server hears of is durable in the sink, and
 //! so is everything before it. Several records of a group that were applied together share one commit and so one end; that end
-//! is taken only when the last of them has been, which shows when another commit, or nothing, follows.
+//! is told with the last of them.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -68,6 +68,21 @@ pub struct Wishes {
     pub park: bool,
     /// Only what all nodes of a group have.
     pub group_only: bool,
+    /// What is done when the first record of the group that comes is not the next one.
+    pub on_gap: OnGap,
+    /// All records of the group up to here are delivered.
+    pub delivered_csn: u64,
+}
+
+/// See [`Wishes::on_gap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// It is the same node as before, whose slot is never ahead.
+    Nothing,
+    /// An earlier run may have delivered what lies between: it does not say.
+    Tell,
+    /// Another node is tried.
+    Leave,
 }
 
 /// Its state while one connection lasts.
@@ -92,8 +107,8 @@ pub struct Engine<'a> {
     inside: Option<Inside>,
     /// Whole transactions were taken up to here.
     taken: u64,
-    /// (commit, end) of the last transaction, when another may share its commit.
-    shares: Option<(u64, u64)>,
+    /// No record of the group has come by this connection.
+    first: bool,
     /// Something was taken since this was last made durable.
     dirty_since: Option<Instant>,
 }
@@ -156,7 +171,7 @@ impl<'a> Engine<'a> {
             pauses: Pauses::default(),
             inside: None,
             taken: shared.confirmed.load(Ordering::Acquire),
-            shares: None,
+            first: true,
             dirty_since: None,
         }
     }
@@ -257,16 +272,35 @@ impl<'a> Engine<'a> {
         if self.wishes.until.is_some_and(|until| lsn >= until) {
             return Err(End::Reached);
         }
-        if let Some((_, end)) = self.shares.take_if(|(commit, _)| *commit != lsn) {
-            self.taken = self.taken.max(end);
-        }
         let told = csn != 0 || !self.wishes.group_only;
         inside.wanted = told && self.gate.begin(lsn, csn);
         if inside.wanted {
+            self.see_gap(transaction)?;
             self.settle(&mut |sink| sink.begin(transaction, false))?;
         }
         self.inside = Some(inside);
         Ok(())
+    }
+
+    /// The first record of the group that a node tells names the one before it: whether that has been delivered.
+    fn see_gap(&mut self, transaction: &Transaction<'_>) -> Result<(), End> {
+        let Some(previous) = transaction.previous_csn.filter(|_| self.first) else {
+            return Ok(());
+        };
+        self.first = false;
+        let delivered = self.wishes.delivered_csn;
+        if self.wishes.on_gap == OnGap::Nothing || previous <= delivered {
+            return Ok(());
+        }
+        let said = format!(
+            "the slot of this node begins behind CSN {previous}, delivered is everything up to CSN {delivered}"
+        );
+        if self.wishes.on_gap == OnGap::Tell {
+            let said = format!("{said}; what lies between was not wanted, or is lost");
+            self.report.note("WARNING", &said);
+            return Ok(());
+        }
+        Err(End::Again(Failure::new(said, "", "")))
     }
 
     fn tell(&mut self, event: &Event<'_>) -> Result<(), End> {
@@ -333,15 +367,12 @@ impl<'a> Engine<'a> {
         let Some(inside) = self.inside.take() else {
             return Err(DecodeError::corrupt("change stream", "a commit without a beginning").into());
         };
-        let end = transaction.end_lsn.unwrap_or(inside.lsn);
-        // A group's records may share the commit; so may what else the transaction did.
-        if transaction.csn.is_some() {
-            self.shares = Some((inside.lsn, end));
-        } else {
-            self.shares = None;
+        // Records of a group that were applied together share a commit: only the last of them says where it ends.
+        if let Some(end) = transaction.end_lsn {
             self.taken = self.taken.max(end);
         }
         if inside.wanted {
+            self.see_gap(transaction)?;
             self.gate.commit(inside.lsn, inside.csn)?;
             let taken = self.taken;
             self.settle(&mut |sink| sink.commit(transaction, taken))?;
@@ -357,7 +388,6 @@ impl<'a> Engine<'a> {
         if self.inside.is_some() {
             return Ok(());
         }
-        self.shares = None;
         if lsn > self.taken {
             self.taken = lsn;
             self.dirty_since.get_or_insert_with(Instant::now);

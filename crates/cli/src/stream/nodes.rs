@@ -90,7 +90,7 @@ impl Follower {
 
 impl Followers {
     /// All nodes but `reading` follow.
-    pub fn new(slot: &str, targets: &[Target], reading: usize) -> Self {
+    pub fn new(slot: &str, targets: &[Target], reading: usize, delivered: u64) -> Self {
         let others = targets.iter().enumerate().filter(|(index, _)| *index != reading);
         let others: Vec<Follower> = others.map(|(_, target)| Follower::new(target.clone())).collect();
         let reader = targets.get(reading).filter(|_| !others.is_empty());
@@ -100,12 +100,16 @@ impl Followers {
             others,
             looked: Instant::now(),
             marks: Vec::new(),
-            delivered: 0,
+            delivered,
         }
     }
 
-    /// `csn`: everything up to there was let through; `confirmed`: everything before this position of the node that is read is
-    /// durable in the sink.
+    /// Everything up to this CSN is delivered, whether it was wanted or not.
+    pub const fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// From time to time. `confirmed`: everything before this position of the node that is read is durable in the sink.
     pub fn beat(&mut self, confirmed: u64) {
         if self.reader.is_none() || self.looked.elapsed() < LOOK_EVERY {
             return;

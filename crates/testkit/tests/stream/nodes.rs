@@ -1,0 +1,122 @@
+//! Several nodes of a group: one dies, another one is gone on with.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use synod_testkit::{Options, SharedCluster};
+
+use super::*;
+
+static CLUSTER: SharedCluster = SharedCluster::new(Options {
+    nodes: 3,
+    partitions: false,
+    settings: &[("wal_level", "logical"), ("fsync", "off")],
+    small_disk: None,
+});
+
+/// (id of the event, value of the row), in the order of the stream.
+fn events(file: &Path) -> Vec<(String, i64)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|event| {
+            let columns = event["columns"].as_array().unwrap();
+            let value = columns.iter().find(|it| it["name"] == "n").unwrap()["value"]
+                .as_i64()
+                .unwrap();
+            (event["id"].as_str().unwrap().to_owned(), value)
+        })
+        .collect()
+}
+
+#[test]
+fn when_its_node_dies_another_one_is_gone_on_with() {
+    let mut cluster = CLUSTER.lease();
+    for node in 0..3 {
+        allow_plugin(cluster.server(node));
+    }
+    cluster.create_table("fed", "CREATE TABLE fed (n bigint PRIMARY KEY)");
+    cluster.on_all("CREATE TABLE own (n bigint PRIMARY KEY)");
+    let dsns: Vec<String> = (0..3).map(|node| cluster.server(node).dsn()).collect();
+    let place = directory("fed");
+    let file = place.join("feed.jsonl");
+    let to = path_text(&file);
+    let more = ["--dsn", &dsns[1], "--dsn", &dsns[2], "--to", &to, "--create"];
+    streamed(&dsns[0], &[&more[..], &["--until-caught-up"]].concat());
+    for node in 0..3 {
+        assert_eq!(
+            cluster
+                .client(node)
+                .query("SELECT FROM pg_replication_slots WHERE slot_name = 's'", &[])
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+    let following = Following::start(&dsns[0], &more);
+    cluster.client(0).batch_execute("INSERT INTO own VALUES (1)").unwrap();
+    let stop = AtomicBool::new(false);
+    let written: Vec<i64> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (1..3)
+            .map(|node| {
+                let (mut client, stop) = (cluster.client(node), &stop);
+                scope.spawn(move || write_until(&mut client, node, stop))
+            })
+            .collect();
+        wait_until(DEADLINE, "events", || (events(&file).len() > 50).then_some(()));
+        // A writer's node is not the one that dies, nor is a majority lost.
+        cluster.server_mut(0).kill9();
+        let seen = events(&file).len();
+        wait_until(DEADLINE, "events from another node", || {
+            (events(&file).len() > seen + 100).then_some(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    });
+    let expected: BTreeSet<i64> = written.iter().copied().collect();
+    wait_until(DEADLINE, "everything", || {
+        let there: BTreeSet<i64> = events(&file).iter().map(|(_, value)| *value).collect();
+        expected.is_subset(&there).then_some(())
+    });
+    let told = events(&file);
+    let ids: BTreeSet<&String> = told.iter().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), told.len(), "an id was told twice");
+    let mut rows: Vec<i64> = told.iter().map(|(_, value)| *value).collect();
+    rows.sort_unstable();
+    let there = cluster.client(1).query("SELECT n FROM fed ORDER BY n", &[]).unwrap();
+    assert_eq!(rows, there.iter().map(|row| row.get(0)).collect::<Vec<i64>>());
+    let csns: Vec<u64> = told
+        .iter()
+        .map(|(id, _)| id.split('/').nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(csns.is_sorted(), "in the order of the group");
+    assert_eq!(following.terminate(), 0);
+
+    // The node is back; another run goes on there, from where the file ends.
+    cluster.start_all();
+    cluster.client(1).batch_execute("INSERT INTO fed VALUES (-1)").unwrap();
+    wait_until(DEADLINE, "the node to catch up", || {
+        let row = cluster.client(0).query_opt("SELECT FROM fed WHERE n = -1", &[]).ok()?;
+        row.map(|_| ())
+    });
+    streamed(&dsns[0], &[&more[..], &["--until-caught-up"]].concat());
+    let after = events(&file);
+    assert_eq!(after.len(), told.len() + 1, "{:?}", &after[told.len()..]);
+    assert_eq!(after.last().unwrap().1, -1);
+    let ran = stream(&dsns[0], &["--dsn", &dsns[1], "--dsn", &dsns[2], "--drop-slot"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+/// Values of this writer that were acknowledged.
+fn write_until(client: &mut Client, node: usize, stop: &AtomicBool) -> Vec<i64> {
+    let mut written = Vec::new();
+    let mut next = i64::try_from(node).unwrap() * 1_000_000;
+    while !stop.load(Ordering::Relaxed) {
+        next += 1;
+        // A change of leaders may leave one unknown: it is there or not.
+        if client.execute("INSERT INTO fed VALUES ($1)", &[&next]).is_ok() {
+            written.push(next);
+        }
+    }
+    written
+}
