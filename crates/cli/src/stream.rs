@@ -20,7 +20,6 @@ mod lsn;
 mod nodes;
 mod options;
 mod park;
-mod pattern;
 mod pause;
 mod queue;
 mod reader;
@@ -254,7 +253,7 @@ impl Running<'_> {
         self.delivered_csn = self.delivered_csn.max(gate.reached().csn);
         let from = if self.group.is_some() { 0 } else { start };
         shared.confirmed.store(confirmed.max(from), Ordering::Release);
-        let command = Source::start_command(&self.options.slot, from, &self.filters.plugin_options());
+        let command = Source::start_command(&self.options.slot, from, self.filters.plugin_options());
         reader::start(&mut source.session, &command).map_err(again_or_not)?;
         self.report.over("streaming again");
         let end = self.follow(source, sink, &mut gate, shared, on_gap);

@@ -48,13 +48,13 @@ pub struct Stream {
     /// Drop the slot, on every --dsn, and end
     #[arg(long, conflicts_with_all = ["create", "to", "replay_parked"])]
     pub drop_slot: bool,
-    /// Tables wanted: schema.table, where either may be *; may be given more than once [default: all]
+    /// Tables wanted: schema.table, names as in SQL, * for any part of them; may be given more than once [default: all]
     #[arg(short, long = "table", value_name = "PATTERN")]
     pub tables: Vec<String>,
     /// Tables not wanted, the same way
     #[arg(long = "exclude-table", value_name = "PATTERN")]
     pub exclude_tables: Vec<String>,
-    /// Any other option of the output plugin
+    /// Any other option of the output plugin: columns, row-filter, mask-columns, operations, ...
     #[arg(long = "option", value_name = "NAME=VALUE")]
     pub plugin_options: Vec<String>,
     /// Where events go [default: standard output]

@@ -1,11 +1,11 @@
 //! Making and dropping the slot.
 
 use serde_json::json;
-use synod_change::stream::Transaction;
+use synod_change::stream::option::boolean;
+use synod_change::stream::{Transaction, filters};
 
 use super::engine::End;
 use super::options::Stream;
-use super::pattern::Pattern;
 use super::reader::Shared;
 use super::report::Report;
 use super::sink::{Sink, Told, Trouble};
@@ -15,28 +15,23 @@ use crate::arguments::Common;
 use crate::failure::{Failure, exit, sentence};
 use crate::session::Target;
 
-/// Which tables are wanted, and what else the output plugin is told.
-#[derive(Clone, Debug)]
+/// What is wanted of the stream, for the output plugin and, read the same way, for the initial snapshot.
 pub struct Filters {
-    tables: Vec<Pattern>,
-    excluded: Vec<Pattern>,
     options: Vec<(String, String)>,
+    /// As the plugin reads them.
+    pub wanted: filters::Filters,
+    /// Rows of partitions are told as rows of their root.
+    pub via_root: bool,
 }
 
 impl Filters {
     /// From the command line.
     pub fn new(options: &Stream) -> Result<Self, Failure> {
         let wrong = |what: &str, why: &str| Failure::new(format!("the {what} cannot be understood"), sentence(why), "");
-        let patterns = |texts: &[String]| -> Result<Vec<Pattern>, Failure> {
-            let parsed = texts.iter().map(|text| Pattern::parse(text));
-            parsed
-                .collect::<Result<_, _>>()
-                .map_err(|why| wrong("pattern for tables", &why))
-        };
         let mut told = vec![("format".to_owned(), "binary".to_owned())];
         for (name, texts) in [
-            ("add-tables", &options.tables),
-            ("filter-tables", &options.exclude_tables),
+            ("include-tables", &options.tables),
+            ("exclude-tables", &options.exclude_tables),
         ] {
             if !texts.is_empty() {
                 told.push((name.to_owned(), texts.join(",")));
@@ -52,16 +47,25 @@ impl Filters {
             }
             told.push((name.to_owned(), value.to_owned()));
         }
+        let mut wanted = filters::Filters::default();
+        let mut via_root = false;
+        for (name, value) in &told {
+            let read = match name.as_str() {
+                "publish-via-root" => boolean(name, Some(value.as_bytes())).map(|on| via_root = on),
+                _ => wanted.set(name, Some(value.as_bytes())).map(drop),
+            };
+            read.map_err(|error| Failure::new(error.message, "", error.hint))?;
+        }
         Ok(Self {
-            tables: patterns(&options.tables)?,
-            excluded: patterns(&options.exclude_tables)?,
             options: told,
+            wanted,
+            via_root,
         })
     }
 
     /// For START_REPLICATION.
-    pub fn plugin_options(&self) -> Vec<(String, String)> {
-        self.options.clone()
+    pub fn plugin_options(&self) -> &[(String, String)] {
+        &self.options
     }
 }
 
@@ -139,7 +143,7 @@ pub fn with_snapshot(
     let made = source.create_slot(&temporary, true, true).map_err(again_or_not)?;
     let mut session = target.connect("stream snapshot").map_err(again_or_not)?;
     snapshot::enter(&mut session, &made).map_err(again_or_not)?;
-    let tables = snapshot::tables(&mut session, &filters.tables, &filters.excluded).map_err(again_or_not)?;
+    let tables = snapshot::tables(&mut session, filters).map_err(again_or_not)?;
     // A transaction without a commit of its own.
     let all = Transaction::default();
     patiently(sink, report, stop, shared, &mut |sink| sink.begin(&all, true))?;
@@ -154,7 +158,15 @@ pub fn with_snapshot(
             }
             Ok(())
         };
-        snapshot::rows(&mut session, table, &made, &mut ordinal, &mut tell).map_err(|failed| failed.0)?;
+        snapshot::rows(
+            &mut session,
+            table,
+            &filters.wanted.salt,
+            &made,
+            &mut ordinal,
+            &mut tell,
+        )
+        .map_err(|failed| failed.0)?;
     }
     patiently(sink, report, stop, shared, &mut |sink| {
         sink.commit(&all, made.consistent)

@@ -5,13 +5,15 @@
 //! and the position are one of them, which commits after the slot has been made to last: a slot whose sink knows nothing yet is made
 //! anew, too.
 
+use sha2::{Digest as _, Sha256};
+use synod_change::stream::filters::Mask;
 use synod_change::stream::{Change, Column, Event, EventId, Place, ReplicaIdentity, Table, Transaction, TypeClass};
 use synod_change::{Row, Value};
 
 use super::envelope::SNAPSHOT;
 use super::lsn;
-use super::pattern::{self, Pattern};
 use super::sink::Told;
+use super::slots::Filters;
 use super::source::{Made, literal};
 use crate::failure::Failure;
 use crate::session::Session;
@@ -21,11 +23,12 @@ const FETCH_BYTES: usize = 1 << 20;
 /// And no more rows than this.
 const FETCH_ROWS: usize = 10_000;
 
+/// $1: rows of partitions are told as rows of their root.
 const TABLES: &str = "\
-SELECT c.oid, n.nspname, c.relname, c.relreplident, pg_catalog.format('%I.%I', n.nspname, c.relname)
+SELECT c.oid, n.nspname, c.relname, c.relreplident, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
-   AND n.nspname <> 'synod_stream'
+ WHERE CASE WHEN $1::boolean THEN c.relkind IN ('r', 'p') AND NOT c.relispartition ELSE c.relkind = 'r' END
+   AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'synod', 'synod_stream')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                    AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY n.nspname, c.relname";
@@ -52,17 +55,22 @@ pub fn enter(session: &mut Session, made: &Made) -> Result<(), Failure> {
     ))
 }
 
-/// The tables that are wanted, each with its name in SQL.
-pub fn tables(
-    session: &mut Session,
-    wanted: &[Pattern],
-    excluded: &[Pattern],
-) -> Result<Vec<(Table, String)>, Failure> {
+/// A table, and how its rows are asked for.
+pub struct Read {
+    table: Table,
+    select: String,
+    /// By column.
+    masks: Vec<Option<Mask>>,
+}
+
+/// The tables that are wanted.
+pub fn tables(session: &mut Session, filters: &Filters) -> Result<Vec<Read>, Failure> {
     let mut found = Vec::new();
-    for (index, row) in session.rows(TABLES, &[])?.into_iter().enumerate() {
+    let via_root = if filters.via_root { "t" } else { "f" };
+    for (index, row) in session.rows(TABLES, &[Some(via_root)])?.into_iter().enumerate() {
         let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-        let (schema, name) = (field(1), field(2));
-        if !pattern::wanted(wanted, excluded, &schema, &name) {
+        let (schema, name) = (field(1).into_bytes(), field(2).into_bytes());
+        if !filters.wanted.wants_table(&schema, &name) {
             continue;
         }
         let identity = match field(3).as_str() {
@@ -71,18 +79,36 @@ pub fn tables(
             "n" => ReplicaIdentity::Nothing,
             _ => ReplicaIdentity::Default,
         };
-        let columns = columns(session, &field(0), identity)?;
+        let mut columns = columns(session, &field(0), identity)?;
+        columns.retain(|column| filters.wanted.wants_column(&schema, &name, &column.name));
+        let masks = columns
+            .iter()
+            .map(|column| filters.wanted.mask(&schema, &name, &column.name).cloned());
+        let masks: Vec<Option<Mask>> = masks.collect();
+        for (column, mask) in columns.iter_mut().zip(&masks) {
+            if mask.is_some() {
+                (column.masked, column.class) = (true, TypeClass::Text);
+            }
+        }
+        let partitioned = field(5) == "p";
+        let select = select(
+            &columns,
+            &field(4),
+            partitioned,
+            filters.wanted.row_filter(&schema, &name),
+        );
         let table = Table {
             version: index as u64 + 1,
             oid: field(0).parse().unwrap_or_default(),
-            schema: schema.into_bytes(),
-            name: name.into_bytes(),
+            schema,
+            name,
             quoted_name: field(4).into_bytes(),
             columns,
             identity,
+            partitioned,
             ..Table::default()
         };
-        found.push((table, field(4)));
+        found.push(Read { table, select, masks });
     }
     let references: Vec<(u32, u32)> = session
         .rows(REFERENCES, &[])?
@@ -97,16 +123,29 @@ pub fn tables(
     Ok(referenced_first(found, &references))
 }
 
+fn select(columns: &[Column], name: &str, partitioned: bool, condition: Option<&[u8]>) -> String {
+    let names: Vec<_> = columns
+        .iter()
+        .map(|column| String::from_utf8_lossy(&column.quoted_name))
+        .collect();
+    let only = if partitioned { "" } else { "ONLY " };
+    let mut sql = format!("SELECT {} FROM {only}{name}", names.join(", "));
+    if let Some(condition) = condition {
+        sql.push_str(&format!(" WHERE ({})", String::from_utf8_lossy(condition)));
+    }
+    sql
+}
+
 /// Tables after those that they refer to, as far as they do not refer to each other in a circle.
-fn referenced_first(mut tables: Vec<(Table, String)>, references: &[(u32, u32)]) -> Vec<(Table, String)> {
+fn referenced_first(mut tables: Vec<Read>, references: &[(u32, u32)]) -> Vec<Read> {
     let mut ordered = Vec::with_capacity(tables.len());
     while !tables.is_empty() {
         let waits = |table: &Table| {
             references
                 .iter()
-                .any(|(from, to)| *from == table.oid && tables.iter().any(|(other, _)| other.oid == *to))
+                .any(|(from, to)| *from == table.oid && tables.iter().any(|other| other.table.oid == *to))
         };
-        let next = tables.iter().position(|(table, _)| !waits(table)).unwrap_or_default();
+        let next = tables.iter().position(|read| !waits(&read.table)).unwrap_or_default();
         ordered.push(tables.remove(next));
     }
     ordered
@@ -162,20 +201,13 @@ fn class(type_name: &str) -> TypeClass {
 /// Tell every row of a table. `ordinal` counts the rows of the whole snapshot.
 pub fn rows<E: From<Failure>>(
     session: &mut Session,
-    (table, name): &(Table, String),
+    Read { table, select, masks }: &Read,
+    salt: &[u8],
     made: &Made,
     ordinal: &mut u64,
     tell: &mut dyn FnMut(&Told<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let names: Vec<String> = table
-        .columns
-        .iter()
-        .map(|column| String::from_utf8_lossy(&column.quoted_name).into_owned())
-        .collect();
-    let select = names.join(", ");
-    session.execute(&format!(
-        "DECLARE synod_rows NO SCROLL CURSOR FOR SELECT {select} FROM ONLY {name}"
-    ))?;
+    session.execute(&format!("DECLARE synod_rows NO SCROLL CURSOR FOR {select}"))?;
     let mut count = 1;
     loop {
         let rows = session.query(&format!("FETCH {count} FROM synod_rows"))?;
@@ -183,9 +215,14 @@ pub fn rows<E: From<Failure>>(
         for row in rows {
             *ordinal += 1;
             bytes += row.iter().flatten().map(|text| text.len() + 24).sum::<usize>();
-            let values: Vec<Value<'_>> = row
+            let shown: Vec<Option<Vec<u8>>> = row
+                .into_iter()
+                .zip(masks)
+                .map(|(value, mask)| mask_value(value, mask.as_ref(), salt))
+                .collect();
+            let values: Vec<Value<'_>> = shown
                 .iter()
-                .map(|value| value.as_ref().map_or(Value::Null, |text| Value::Text(text.as_bytes())))
+                .map(|value| value.as_ref().map_or(Value::Null, |text| Value::Text(text)))
                 .collect();
             let place = Place {
                 id: EventId::Commit {
@@ -221,4 +258,22 @@ pub fn rows<E: From<Failure>>(
     }
     session.execute("CLOSE synod_rows")?;
     Ok(())
+}
+
+/// What is told of a value; NULL stays NULL.
+fn mask_value(value: Option<String>, mask: Option<&Mask>, salt: &[u8]) -> Option<Vec<u8>> {
+    let text = value?.into_bytes();
+    match mask {
+        None => Some(text),
+        Some(Mask::Null) => None,
+        Some(Mask::Text(shown)) => Some(shown.clone()),
+        Some(Mask::Hash) => {
+            let hash = Sha256::new().chain_update(salt).chain_update(&text).finalize();
+            Some(
+                hash.iter()
+                    .flat_map(|byte| format!("{byte:02x}").into_bytes())
+                    .collect(),
+            )
+        }
+    }
 }

@@ -143,6 +143,61 @@ fn lines_on_standard_output_come_from_where_the_last_run_ended() {
 }
 
 #[test]
+fn the_snapshot_is_filtered_as_the_stream_is() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "filtered",
+        "CREATE TABLE people (id int PRIMARY KEY, name text, mail text, secret text);
+         CREATE TABLE aside (id int PRIMARY KEY); INSERT INTO aside VALUES (1);
+         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE low PARTITION OF parts DEFAULT",
+    );
+    let dsn = server.dsn_of("filtered");
+    let rows = "INSERT INTO people VALUES (1, 'ann', 'a@x', 's'), (2, 'bob', NULL, 's'), (3, 'cat', 'c@x', 's'); INSERT INTO parts VALUES (7)";
+    client.batch_execute(rows).unwrap();
+    let more = [
+        "--table",
+        "public.p*",
+        "--exclude-table",
+        "*.parts_*",
+        "--option",
+        "exclude-columns=public.people(secret)",
+        "--option",
+        "mask-columns=public.people(mail hash)",
+        "--option",
+        "mask-salt=pepper",
+        "--option",
+        "row-filter=public.people where (name <> 'cat')",
+        "--option",
+        "publish-via-root=on",
+        "--until-caught-up",
+    ];
+    let snapshot = objects(&streamed(&dsn, &[&more[..], &["--create", "--initial-snapshot"]].concat()).out);
+    client.batch_execute("TRUNCATE people, parts").unwrap();
+    client.batch_execute(rows).unwrap();
+    let all = objects(&streamed(&dsn, &more).out);
+    let inserts: Vec<&Value> = all.iter().filter(|event| event["action"] == "I").collect();
+    let shown = |event: &Value| format!("{}.{} {}", event["schema"], event["table"], event["columns"]);
+    let mut first: Vec<String> = snapshot.iter().map(shown).collect();
+    let mut then: Vec<String> = inserts.iter().map(|event| shown(event)).collect();
+    first.sort();
+    then.sort();
+    assert_eq!(first, then);
+    assert_eq!(first.len(), 3, "{first:?}");
+    assert!(snapshot[0]["id"].as_str().unwrap().starts_with("snapshot/"));
+    let cleared = all
+        .iter()
+        .filter(|event| event["action"] == "T")
+        .map(|event| event["id"].to_string());
+    assert_eq!(
+        cleared.collect::<std::collections::BTreeSet<_>>().len(),
+        2,
+        "each table that is emptied has an id"
+    );
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+#[test]
 fn a_terminal_shows_progress_and_a_signal_ends_it_well() {
     let server = server();
     let mut client = database(&server, "shown", "CREATE TABLE t (id int PRIMARY KEY)");
