@@ -99,7 +99,7 @@ pub fn add(arguments: &Arguments) -> Result<(), UserError> {
             return Err(UserError::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "the context of a transaction must be a JSON object",
-                "",
+                "Readers of the change stream are told its names and values.",
                 "Give names and values: synod.set_context('{\"request\": 4711}').",
             ));
         }

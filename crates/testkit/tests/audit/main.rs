@@ -1,0 +1,106 @@
+//! Who changed what: context and definitions in the change stream, auditing, and what slots keep.
+//!
+//! One group of two nodes for all; tests of a lone server use databases of their own there, which are in no group.
+
+use std::time::Duration;
+
+use postgres::Client;
+use synod_testkit::{Cluster, Options, SharedCluster};
+
+mod context;
+mod definitions;
+mod slots;
+
+static CLUSTER: SharedCluster = SharedCluster::new(Options {
+    nodes: 2,
+    partitions: false,
+    settings: &[
+        ("wal_level", "logical"),
+        ("max_replication_slots", "20"),
+        ("output_plugin_libraries", "pgoutput, test_decoding, synod"),
+        ("logical_decoding_work_mem", "64kB"),
+    ],
+    small_disk: None,
+});
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A database that is in no group, with the extension. It goes with the test.
+struct Alone<'a> {
+    cluster: &'a Cluster,
+    name: &'static str,
+}
+
+impl<'a> Alone<'a> {
+    #[track_caller]
+    fn new(cluster: &'a Cluster, name: &'static str) -> Self {
+        let mut client = cluster.client(0);
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let alone = Self { cluster, name };
+        alone.client().batch_execute("CREATE EXTENSION synod").unwrap();
+        alone
+    }
+
+    #[track_caller]
+    fn client(&self) -> Client {
+        self.cluster.server(0).client_to(self.name)
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut client = self.cluster.client(0);
+        let slots = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{}'",
+            self.name
+        );
+        client.batch_execute(&slots).unwrap();
+        client
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
+            .unwrap();
+    }
+}
+
+fn make_slot(client: &mut Client, name: &str) {
+    let sql = format!("SELECT pg_create_logical_replication_slot('{name}', 'synod')");
+    client
+        .batch_execute(&sql)
+        .unwrap_or_else(|error| panic!("slot {name}: {error:?}"));
+}
+
+/// Drops a slot, once nobody has it any more.
+fn drop_slot(client: &mut Client, name: &str) {
+    client
+        .batch_execute(&format!("SELECT pg_drop_replication_slot('{name}')"))
+        .unwrap_or_else(|error| panic!("slot {name}: {error:?}"));
+}
+
+/// What the slot tells in JSON, without the boundaries of transactions.
+#[track_caller]
+fn told(client: &mut Client, slot: &str, options: &str) -> Vec<serde_json::Value> {
+    let sql = format!(
+        "SELECT data FROM pg_logical_slot_get_changes('{slot}', NULL, NULL, 'format', 'json', 'include-transaction', 'off', \
+         'include-types', 'off'{options})"
+    );
+    let rows = client
+        .query(&sql, &[])
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    rows.iter()
+        .map(|row| serde_json::from_str(row.get(0)).expect("the format is JSON"))
+        .collect()
+}
+
+/// One word for each object: the action, and of a row the table, of a context its values, of a statement its tag and object.
+fn words(told: &[serde_json::Value]) -> Vec<String> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    told.iter()
+        .map(|object| match object["action"].as_str() {
+            Some("X") => format!("X {}", object["context"]["values"]),
+            Some("DDL") => format!("DDL {}: {}", text(&object["tag"]), text(&object["object"])),
+            action => format!("{} {}", action.unwrap_or("?"), text(&object["table"])),
+        })
+        .collect()
+}
