@@ -598,3 +598,111 @@ COMMENT ON COLUMN synod.stat_slots.invalidation_reason IS 'why it is lost (from 
 COMMENT ON COLUMN synod.stat_slots.xmin_age IS 'transactions since the oldest one whose dead rows it keeps from VACUUM';
 COMMENT ON COLUMN synod.stat_slots.catalog_xmin_age IS 'the same for the catalogs, of a logical slot';
 GRANT SELECT ON synod.stat_slots TO pg_monitor, synod_admin;
+
+-- Auditing: src/audit.rs, src/pg/audit/. Of this node alone: every node of a group audits for itself.
+
+CREATE TABLE synod.audited (
+    relation oid CONSTRAINT audited_pkey PRIMARY KEY,
+    since pg_lsn NOT NULL,
+    until pg_lsn
+);
+COMMENT ON TABLE synod.audited IS 'tables that are audited on this node; written by the extension only';
+COMMENT ON COLUMN synod.audited.relation IS 'the table';
+COMMENT ON COLUMN synod.audited.since IS 'transactions that commit from here on count';
+COMMENT ON COLUMN synod.audited.until IS 'those that commit from here on do not; null: auditing goes on';
+REVOKE ALL ON TABLE synod.audited FROM PUBLIC;
+GRANT SELECT ON TABLE synod.audited TO synod_admin, pg_monitor;
+
+CREATE TABLE synod.audit_state (
+    slot_name name CONSTRAINT audit_state_pkey PRIMARY KEY,
+    position pg_lsn NOT NULL,
+    reason text,
+    failed_at timestamptz
+);
+COMMENT ON TABLE synod.audit_state IS 'one row while this node audits: how far; written by the extension only';
+COMMENT ON COLUMN synod.audit_state.slot_name IS 'the replication slot';
+COMMENT ON COLUMN synod.audit_state.position IS 'what committed before is in synod.audit';
+COMMENT ON COLUMN synod.audit_state.reason IS 'why auditing cannot go on; it tries again by itself';
+COMMENT ON COLUMN synod.audit_state.failed_at IS 'when that happened last';
+REVOKE ALL ON TABLE synod.audit_state FROM PUBLIC;
+GRANT SELECT ON TABLE synod.audit_state TO synod_admin, pg_monitor;
+
+CREATE TABLE synod.audit (
+    event_id text COLLATE "C" CONSTRAINT audit_pkey PRIMARY KEY,
+    changed_at timestamptz NOT NULL,
+    table_name text NOT NULL,
+    relation oid NOT NULL,
+    operation text NOT NULL,
+    user_name text,
+    role_name text,
+    application_name text,
+    client_addr inet,
+    session_id text,
+    context jsonb,
+    key jsonb,
+    old_row jsonb,
+    new_row jsonb,
+    xid bigint NOT NULL,
+    commit_lsn pg_lsn NOT NULL
+);
+CREATE INDEX audit_changed_at_idx ON synod.audit (changed_at);
+CREATE INDEX audit_relation_idx ON synod.audit (relation, changed_at);
+COMMENT ON TABLE synod.audit IS 'changes of audited tables, as committed; written by the extension only';
+COMMENT ON COLUMN synod.audit.event_id IS 'names the change for ever; of a strong table the same on every node of the group';
+COMMENT ON COLUMN synod.audit.changed_at IS 'when its transaction committed on this node';
+COMMENT ON COLUMN synod.audit.table_name IS 'the table as it was called then';
+COMMENT ON COLUMN synod.audit.relation IS 'the table''s oid';
+COMMENT ON COLUMN synod.audit.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE';
+COMMENT ON COLUMN synod.audit.user_name IS 'who logged in; null: a process of the server';
+COMMENT ON COLUMN synod.audit.role_name IS 'whose rights counted (current_user)';
+COMMENT ON COLUMN synod.audit.application_name IS 'what the client calls itself';
+COMMENT ON COLUMN synod.audit.client_addr IS 'where the client was; null: a Unix socket';
+COMMENT ON COLUMN synod.audit.session_id IS 'of the session, as %c in log_line_prefix';
+COMMENT ON COLUMN synod.audit.context IS 'what the application said: synod.context, synod.set_context';
+COMMENT ON COLUMN synod.audit.key IS 'the primary key; of an update that changed it, the new one';
+COMMENT ON COLUMN synod.audit.old_row IS 'the row before: all of it with REPLICA IDENTITY FULL, else what identifies it';
+COMMENT ON COLUMN synod.audit.new_row IS 'the row after';
+COMMENT ON COLUMN synod.audit.xid IS 'the transaction on this node';
+COMMENT ON COLUMN synod.audit.commit_lsn IS 'where its commit stands in the WAL of this node';
+REVOKE ALL ON TABLE synod.audit FROM PUBLIC;
+GRANT SELECT ON TABLE synod.audit TO synod_admin;
+SELECT pg_catalog.pg_extension_config_dump('synod.audit', '');
+
+CREATE FUNCTION synod.audit_table("table" regclass) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'audit_table_wrapper';
+COMMENT ON FUNCTION synod.audit_table(regclass) IS
+    'writes every change of a table on this node into synod.audit from now on: what, when, by whom. Needs wal_level = logical; the first call of a database makes a replication slot and waits for the transactions that write then';
+REVOKE ALL ON FUNCTION synod.audit_table(regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.audit_table(regclass) TO synod_admin;
+
+CREATE FUNCTION synod.unaudit_table("table" regclass) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unaudit_table_wrapper';
+COMMENT ON FUNCTION synod.unaudit_table(regclass) IS
+    'ends the auditing of a table on this node; synod.audit keeps what it has. With the last table the replication slot goes';
+REVOKE ALL ON FUNCTION synod.unaudit_table(regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.unaudit_table(regclass) TO synod_admin;
+
+CREATE VIEW synod.stat_audit AS
+    SELECT a.slot_name::pg_catalog.text AS slot_name,
+           CASE WHEN s.slot_name IS NULL OR s.wal_status OPERATOR(pg_catalog.=) 'lost' THEN 'lost'
+                WHEN a.reason IS NOT NULL THEN 'stopped' ELSE 'running' END AS state,
+           a.reason,
+           a.failed_at,
+           a.position,
+           s.retained_bytes,
+           s.lag_bytes,
+           (SELECT pg_catalog.count(*) FROM synod.audited AS t WHERE t.until IS NULL) AS tables
+      FROM synod.audit_state AS a
+      LEFT JOIN synod.stat_slots AS s ON s.slot_name OPERATOR(pg_catalog.=) a.slot_name::pg_catalog.text;
+COMMENT ON VIEW synod.stat_audit IS 'one row while this node audits tables: how far it is';
+COMMENT ON COLUMN synod.stat_audit.slot_name IS 'the replication slot that it reads';
+COMMENT ON COLUMN synod.stat_audit.state IS 'running; stopped, with a reason, while it tries again; lost: the WAL that it needed is gone (call synod.audit_table again)';
+COMMENT ON COLUMN synod.stat_audit.reason IS 'why it cannot go on';
+COMMENT ON COLUMN synod.stat_audit.failed_at IS 'when that happened last';
+COMMENT ON COLUMN synod.stat_audit.position IS 'what committed before is in synod.audit';
+COMMENT ON COLUMN synod.stat_audit.retained_bytes IS 'WAL that is kept for it';
+COMMENT ON COLUMN synod.stat_audit.lag_bytes IS 'WAL that it has not read';
+COMMENT ON COLUMN synod.stat_audit.tables IS 'tables that are audited';
+GRANT SELECT ON synod.stat_audit TO pg_monitor, synod_admin;

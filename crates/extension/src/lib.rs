@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+pub mod audit;
 pub mod comparison;
 pub mod context;
 pub mod decode;

@@ -73,6 +73,9 @@ pub static STREAM_CONTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `synod.stream_ddl`
 pub static STREAM_DDL: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// `synod.audit_retention`, minutes
+pub static AUDIT_RETENTION_MINUTES: GucSetting<i32> = GucSetting::<i32>::new(0);
+
 /// `synod.failpoint`: see `pg/failpoint.rs`
 pub static FAILPOINT: GucSetting<Option<std::ffi::CString>> = GucSetting::<Option<std::ffi::CString>>::new(None);
 
@@ -222,6 +225,16 @@ fn stream() {
         &STREAM_DDL,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"synod.audit_retention",
+        c"How long synod.audit keeps what it has.",
+        c"0: for ever.",
+        &AUDIT_RETENTION_MINUTES,
+        0,
+        100 * 366 * 24 * 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
     );
     crate::pg::context::values::define();
 }

@@ -33,6 +33,8 @@ pub struct Options {
     pub include_context: bool,
     /// Changes of definitions.
     pub include_ddl: bool,
+    /// Rows of these tables only, by `pg_class.oid`: whatever they are called.
+    pub only_relations: Option<Vec<u32>>,
 }
 
 /// Those of all formats.
@@ -40,6 +42,7 @@ const OPTIONS: [&str; 8] = [
     "format",
     "include-context",
     "include-ddl",
+    "only-relations",
     "skip-empty-xacts",
     "only-local",
     "include-rewrites",
@@ -108,6 +111,7 @@ impl Options {
             stream_changes: false,
             include_context: false,
             include_ddl: false,
+            only_relations: None,
         })
     }
 
@@ -124,6 +128,7 @@ impl Options {
             "stream-changes" => self.stream_changes = named(value)?,
             "include-context" => self.include_context = boolean(name, value)?,
             "include-ddl" => self.include_ddl = boolean(name, value)?,
+            "only-relations" => self.only_relations = Some(oids(name, value)?),
             _ if self.format.options().contains(&name) => self.format.set(name, value)?,
             "actions" if self.format_name == "json" => return self.set("operations", value),
             _ if OF_WAL2JSON.iter().any(|(theirs, _)| *theirs == name) && self.format_name != "json" => {
@@ -153,6 +158,20 @@ impl Options {
             hint: format!("{instead}Options of format \"{}\" are: {valid}.", self.format_name),
         }
     }
+}
+
+/// Numbers with commas between them.
+fn oids(name: &str, value: Option<&[u8]>) -> Result<Vec<u32>, OptionError> {
+    let text = String::from_utf8_lossy(value.unwrap_or_default());
+    let numbers = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let numbers: Result<Vec<u32>, _> = numbers.map(str::parse).collect();
+    numbers.map_err(|_| {
+        OptionError::invalid(
+            name,
+            value,
+            "Give OIDs of tables with commas between them: 16384,16390.",
+        )
+    })
 }
 
 const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;

@@ -102,14 +102,21 @@ unsafe fn named_is_permanent(range: *mut pg_sys::RangeVar) -> bool {
 
 /// Not temporary; what is unlogged is not worth a look of its own.
 pub fn is_permanent(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a look-up inside a transaction; 0 for what is gone.
-    let persistence = unsafe { pg_sys::get_rel_persistence(relation) } as u8;
-    persistence != 0 && persistence != pg_sys::RELPERSISTENCE_TEMP
+    persistence(relation).is_some_and(|persistence| persistence != pg_sys::RELPERSISTENCE_TEMP)
 }
 
-/// Whether anything is asked for: looks at memory of this process.
+/// `pg_class.relpersistence`; `None` when it is not there (yet).
+pub fn persistence(relation: pg_sys::Oid) -> Option<u8> {
+    // SAFETY: look-ups inside a transaction; the second raises for what the first gives 0 for.
+    unsafe { (pg_sys::get_rel_relkind(relation) != 0).then(|| pg_sys::get_rel_persistence(relation) as u8) }
+}
+
+/// Whether anything is asked for: looks at memory of this process, and at the server's slots.
 pub fn may_matter() -> bool {
-    crate::settings::STREAM_CONTEXT.get() || !values::are_empty() || NOTED.with_borrow(|noted| !noted.is_empty())
+    crate::settings::STREAM_CONTEXT.get()
+        || !values::are_empty()
+        || NOTED.with_borrow(|noted| !noted.is_empty())
+        || super::audit::is_on()
 }
 
 /// Rows of a permanent table are about to change.
@@ -175,5 +182,4 @@ pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactio
 /// Forget everything, at the end of the transaction.
 pub fn reset() {
     NOTED.with_borrow_mut(Vec::clear);
-    super::stream_ddl::reset();
 }

@@ -95,7 +95,43 @@ fn look(shared: &'static shmem::Shared) -> bool {
     for database in found {
         complete &= claim(shared, database).is_some_and(|node| supervise(node, database));
     }
-    complete
+    complete & audit()
+}
+
+thread_local! {
+    /// Workers that audit, by database. One that a launcher before this one started is known by its slot's lock.
+    static AUDITORS: RefCell<HashMap<u32, AtomicI32>> = RefCell::new(HashMap::new());
+}
+
+/// Start workers for the databases whose audit slots have none. True when there were none to start.
+fn audit() -> bool {
+    let databases = super::audit::databases();
+    // SAFETY: reads shared memory that exists since server start.
+    if databases.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
+        return databases.is_empty();
+    }
+    AUDITORS.with_borrow_mut(|auditors| {
+        auditors.retain(|database, _| databases.contains(database));
+        let mut complete = true;
+        for database in databases {
+            let pid = auditors.entry(database).or_default();
+            if alive(pid) {
+                continue;
+            }
+            complete = false;
+            if may_start(database, Kind::Audit) {
+                let started = start_worker(
+                    "audit",
+                    c"synod audit worker",
+                    c"synod_audit_worker_main",
+                    database,
+                    true,
+                );
+                pid.store(started, Ordering::Release);
+            }
+        }
+        complete
+    })
 }
 
 /// Databases with a complete node directory.
@@ -130,12 +166,13 @@ fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeS
 enum Kind {
     Apply,
     Rejoin,
+    Audit,
 }
 
 impl Kind {
     fn delay(self) -> Duration {
         match self {
-            Kind::Apply => RESTART_DELAY,
+            Kind::Apply | Kind::Audit => RESTART_DELAY,
             Kind::Rejoin => REJOIN_DELAY,
         }
     }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 pub mod apply;
 pub mod apply_worker;
 pub mod arguments;
+pub mod audit;
 pub mod barrier;
 pub mod capture;
 pub mod catalog;

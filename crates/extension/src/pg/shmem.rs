@@ -33,6 +33,8 @@ pub struct Shared {
     pub nodes: [NodeShared; MAX_NODES],
     /// Databases that are becoming members.
     pub joins: [super::progress::Join; MAX_NODES],
+    /// Workers that audit.
+    pub auditors: super::audit::sleeper::Sleepers,
 }
 
 static mut SHARED: *mut Shared = std::ptr::null_mut();

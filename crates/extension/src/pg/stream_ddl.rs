@@ -183,7 +183,8 @@ fn tell(running: Running) {
     logical_message::write(c"synod.ddl", &message.encode());
 }
 
-/// Forget everything, at the end of the transaction.
+/// Forget everything, when the transaction is rolled back. (Within one that commits, a statement such as CREATE INDEX CONCURRENTLY
+/// goes on in the next.)
 pub fn reset() {
     if DEPTH.replace(0) > 0 {
         RUNNING.with_borrow_mut(Vec::clear);

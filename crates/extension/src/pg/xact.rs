@@ -148,6 +148,10 @@ fn before_commit() -> Result<(), UserError> {
 }
 
 fn after_commit() {
+    // SAFETY: state of this process, which has not left the transaction yet.
+    if unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
+        super::audit::sleeper::wake_at_commit();
+    }
     let (turn, submitted) = CURRENT.with_borrow_mut(|current| (current.turn.take(), current.submitted.take()));
     if let (Some(turn), Some(submitted)) = (turn, submitted) {
         // Too late to fail, but not to die.
@@ -170,6 +174,7 @@ fn after_abort() {
     if let Some(turn) = turn {
         turn.give_back();
     }
+    super::stream_ddl::reset();
     if let Some(submitted) = submitted
         && let Some(node) = shmem::slot_node(submitted.slot())
     {

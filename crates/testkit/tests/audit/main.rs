@@ -7,6 +7,7 @@ use std::time::Duration;
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster};
 
+mod auditing;
 mod context;
 mod definitions;
 mod slots;
@@ -17,7 +18,6 @@ static CLUSTER: SharedCluster = SharedCluster::new(Options {
     settings: &[
         ("wal_level", "logical"),
         ("max_replication_slots", "20"),
-        ("output_plugin_libraries", "pgoutput, test_decoding, synod"),
         ("logical_decoding_work_mem", "64kB"),
     ],
     small_disk: None,

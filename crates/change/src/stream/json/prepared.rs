@@ -79,6 +79,10 @@ pub(super) fn put_table(out: &mut Vec<u8>, table: &Table, options: &Options, enc
     }
     out.extend_from_slice(b",\"table\":");
     put_string(out, &table.name, encoding);
+    if options.include_table_oids {
+        out.extend_from_slice(b",\"oid\":");
+        put_number(out, table.oid.into());
+    }
 }
 
 /// `{"name":"a","type":"integer"`, open.

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::pg::context::is_permanent;
+use crate::pg::context::{is_permanent, persistence};
 use crate::pg::encoding;
 use crate::pg::relcache::{c_text, qualified, schema_name};
 use crate::pg::{guard, list};
@@ -159,11 +159,7 @@ impl Touched {
 
     /// Whether it concerns temporary objects only: they are the session's.
     pub fn is_temporary(&self) -> bool {
-        let of_session = |oid: pg_sys::Oid| {
-            // SAFETY: a look-up inside a transaction.
-            let persistence = unsafe { pg_sys::get_rel_persistence(oid) } as u8;
-            persistence == pg_sys::RELPERSISTENCE_TEMP
-        };
+        let of_session = |oid: pg_sys::Oid| persistence(oid) == Some(pg_sys::RELPERSISTENCE_TEMP);
         let temporary_name = |(_, name): (String, String)| name.starts_with("pg_temp.");
         self.temporary
             || self.named.is_some_and(of_session)
