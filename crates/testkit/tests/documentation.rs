@@ -70,14 +70,35 @@ fn run_console(install: &PgInstall, server: &Server, socket: &Path, line: &str) 
 
 #[test]
 fn the_quick_start_does_what_it_says() {
-    let install = PgInstall::from_environment();
-    install.require_extension();
-    let mut server = Server::new("quick", &[("max_worker_processes", "16")]);
+    let server = server("quick", &[("max_worker_processes", "16")]);
+    run_pages(&server, &PAGES, 7);
+    assert_settings_are_described(&server);
+}
+
+#[test]
+fn the_page_on_who_changed_what_does_what_it_says() {
+    let server = server("audited", &[("wal_level", "logical")]);
+    server
+        .client()
+        .batch_execute("CREATE DATABASE audited")
+        .expect("a database can be created");
+    run_pages(&server, &[include_str!("../../../docs/src/audit.md")], 6);
+}
+
+fn server(label: &str, settings: &[(&str, &str)]) -> Server {
+    PgInstall::from_environment().require_extension();
+    let mut server = Server::new(label, settings);
     server.start();
+    server
+}
+
+/// Runs the blocks of pages in their order; there must be at least so many.
+fn run_pages(server: &Server, pages: &[&str], at_least: usize) {
+    let install = PgInstall::from_environment();
     let socket = server.data().parent().expect("data lies in a directory").to_path_buf();
     let mut ran = 0;
     let mut printed = String::new();
-    for block in PAGES.into_iter().flat_map(blocks) {
+    for block in pages.iter().flat_map(|page| blocks(page)) {
         let text = block
             .text
             .replace("/var/run/postgresql", &socket.display().to_string())
@@ -85,7 +106,7 @@ fn the_quick_start_does_what_it_says() {
         match block.info.split_once(',') {
             Some(("console", "run")) => {
                 for line in text.lines().filter_map(|line| line.strip_prefix("$ ")) {
-                    run_console(&install, &server, &socket, line);
+                    run_console(&install, server, &socket, line);
                 }
                 ran += 1;
             }
@@ -105,8 +126,7 @@ fn the_quick_start_does_what_it_says() {
             _ => {}
         }
     }
-    assert!(ran >= 7, "only {ran} blocks were found to run");
-    assert_settings_are_described(&server);
+    assert!(ran >= at_least, "only {ran} blocks were found to run");
 }
 
 /// The page of settings names each one, with its default.

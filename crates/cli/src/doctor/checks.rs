@@ -298,6 +298,7 @@ fn member(checked: &mut Checked, word: &Value, peers: usize) {
         ),
         "Run ALTER EXTENSION synod UPDATE; restart the server if the library is the older one.",
     );
+    slots::audit(checked, &word["audit"]);
     if word["facts"]["node_id"].is_null() {
         checked.check(
             true,

@@ -51,6 +51,7 @@ SELECT json_build_object(
     'disk', (SELECT row_to_json(d) FROM synod._disk() AS d),
     'links', (SELECT count(DISTINCT s.application_name) FROM pg_stat_activity AS s
                WHERE s.datname = current_database() AND s.application_name LIKE 'synod link %->%'),
+    'audit', (SELECT row_to_json(a) FROM synod.stat_audit AS a),
     'keyless', (SELECT coalesce(json_agg(t.table_name::regclass::text ORDER BY 1), '[]')
                   FROM synod.tables AS t WHERE t.identity IS NULL))";
 

@@ -23,6 +23,9 @@ pub const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Pause between two attempts to make a fresh copy: a failed one may have moved much data.
 const REJOIN_DELAY: Duration = Duration::from_secs(30);
 
+/// Pause before auditing is tried again after a failure, which was logged.
+const AUDIT_DELAY: Duration = Duration::from_secs(5);
+
 /// Pause when everything runs.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -99,7 +102,7 @@ fn look(shared: &'static shmem::Shared) -> bool {
 }
 
 thread_local! {
-    /// Workers that audit, by database. One that a launcher before this one started is known by its slot's lock.
+    /// Workers that audit, by database. Where one from before this launcher's start still runs, the next one ends at once.
     static AUDITORS: RefCell<HashMap<u32, AtomicI32>> = RefCell::new(HashMap::new());
 }
 
@@ -172,7 +175,8 @@ enum Kind {
 impl Kind {
     fn delay(self) -> Duration {
         match self {
-            Kind::Apply | Kind::Audit => RESTART_DELAY,
+            Kind::Apply => RESTART_DELAY,
+            Kind::Audit => AUDIT_DELAY,
             Kind::Rejoin => REJOIN_DELAY,
         }
     }

@@ -108,3 +108,20 @@ fn plugins(checked: &mut Checked, word: &Value, slots: &[Value]) {
         "Add synod to it (ALTER SYSTEM SET, then reload): slots of the plugin cannot be read without.",
     );
 }
+
+/// Auditing, where there is any.
+pub fn audit(checked: &mut Checked, audit: &Value) {
+    let Some(state) = audit["state"].as_str() else { return };
+    let reason = audit["reason"].as_str();
+    checked.check(
+        state != "running",
+        Level::Error,
+        "auditing",
+        reason.map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}")),
+        if state == "lost" {
+            "What its slot had not read is gone. Call synod.audit_table for one of the tables: it goes on from there."
+        } else {
+            "It goes on by itself when the cause is gone; meanwhile its slot keeps WAL."
+        },
+    );
+}

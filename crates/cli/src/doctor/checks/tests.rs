@@ -45,6 +45,7 @@ fn each_illness_is_named() {
     word["prepared"] = json!(["tx"]);
     word["links"] = json!(1);
     word["role_settings"] = json!([{ "role": "app", "setting": "statement_timeout=5s" }]);
+    word["audit"] = json!({ "state": "stopped", "reason": "disk full" });
     word["slots"] = json!([{ "name": "old", "active": false, "retained": 2e9 }]);
     word["settings"]["max_slot_wal_keep_size"] = json!("-1");
     assert_eq!(
@@ -56,6 +57,7 @@ fn each_illness_is_named() {
             "prepared transactions",
             "replication slots",
             "max_slot_wal_keep_size",
+            "auditing",
             "links",
             "tables without a key",
         ]

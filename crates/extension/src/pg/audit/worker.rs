@@ -21,6 +21,9 @@ const LONG: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(150);
 const LOOKS: u32 = 6;
 
+/// Held by the one worker of a database: "synod au" in bytes.
+const LOCK: i64 = 0x7379_6e6f_6420_6175;
+
 const STEP: &str = include_str!("step.sql");
 
 /// What a step found.
@@ -38,6 +41,10 @@ pub extern "C-unwind" fn synod_audit_worker_main(argument: pg_sys::Datum) {
     crate::pg::wait_event::set_default(crate::pg::wait_event::WaitEvent::Apply);
     connect(argument.value() as u32);
     exempt();
+    // A worker that an earlier launcher has started may still be there.
+    if transaction(|| Spi::get_one::<bool>(&format!("SELECT pg_try_advisory_lock({LOCK})"))) != Ok(Some(true)) {
+        return;
+    }
     sleeper::register();
     let mut looks = 0;
     let mut removed = Instant::now();
@@ -217,8 +224,14 @@ fn is_wanted() -> Result<bool, pgrx::spi::Error> {
         drop_slot()?;
         return Ok(false);
     }
+    // A table that is gone has all its changes behind it.
     Spi::run(
-        "DELETE FROM synod.audited WHERE until <= (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = (SELECT slot_name FROM synod.audit_state))",
+        "UPDATE synod.audited SET until = pg_current_wal_insert_lsn()
+          WHERE until IS NULL AND NOT EXISTS (SELECT FROM pg_class WHERE oid = relation)",
+    )?;
+    Spi::run(
+        "DELETE FROM synod.audited WHERE until <= (SELECT s.confirmed_flush_lsn FROM pg_replication_slots AS s
+             JOIN synod.audit_state AS a USING (slot_name))",
     )?;
     let any = "SELECT EXISTS (SELECT FROM synod.audited)";
     if Spi::get_one::<bool>(any)? == Some(true) {
