@@ -43,7 +43,7 @@ fn begin(table: pg_sys::Oid) -> Result<(), UserError> {
         return Err(errors::not_preloaded());
     }
     audit::check_table(table)?;
-    run("LOCK TABLE synod.audited IN ROW EXCLUSIVE MODE", &[])?;
+    audit::keep_worker_from_ending()?;
     make_slot()?;
     run(
         "INSERT INTO synod.audited (relation, since) VALUES ($1, pg_catalog.pg_current_wal_insert_lsn())
@@ -61,12 +61,12 @@ fn begin(table: pg_sys::Oid) -> Result<(), UserError> {
 fn make_slot() -> Result<(), UserError> {
     let name = audit::slot_name();
     let there = "SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) $1 AND wal_status OPERATOR(pg_catalog.<>) 'lost'";
-    if run(there, &[name.as_str().into()])? {
+    if read(there, &[name.as_str().into()])? {
         return Ok(());
     }
     audit::check_can_make_slot()?;
     let lost = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) $1";
-    if run(lost, &[name.as_str().into()])? {
+    if read(lost, &[name.as_str().into()])? {
         UserError::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             "the audit of this database has a gap",
@@ -75,7 +75,7 @@ fn make_slot() -> Result<(), UserError> {
         )
         .report(pgrx::PgLogLevel::WARNING);
     }
-    run(
+    read(
         "SELECT pg_catalog.pg_create_logical_replication_slot($1, 'synod')",
         &[name.as_str().into()],
     )?;
@@ -99,15 +99,23 @@ fn notice(table: pg_sys::Oid) {
     .report(pgrx::PgLogLevel::NOTICE);
 }
 
-/// Whether the statement gave a row.
+/// Whether the statement gave a row. The transaction gets its number by it.
 fn run(sql: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) -> Result<bool, UserError> {
     let rows = Spi::connect_mut(|client| client.update(sql, None, arguments).map(|rows| !rows.is_empty()));
-    rows.map_err(|error| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            format!("could not change what is audited: {error}"),
-            "",
-            "",
-        )
-    })
+    rows.map_err(|error| failed(&error))
+}
+
+/// Whether the query gave a row. The transaction can make a slot afterwards.
+fn read(sql: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) -> Result<bool, UserError> {
+    let rows = Spi::connect(|client| client.select(sql, None, arguments).map(|rows| !rows.is_empty()));
+    rows.map_err(|error| failed(&error))
+}
+
+fn failed(error: &pgrx::spi::Error) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        format!("could not change what is audited: {error}"),
+        "",
+        "",
+    )
 }

@@ -65,6 +65,25 @@ fn slots() -> impl Iterator<Item = u32> {
     }
 }
 
+/// Until this transaction ends the worker does not find that nothing is audited any more. Needs no transaction number.
+pub fn keep_worker_from_ending() -> Result<(), UserError> {
+    // SAFETY: look-ups inside a transaction; the lock goes with it.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"synod".as_ptr(), true);
+        let table = pg_sys::get_relname_relid(c"audited".as_ptr(), schema);
+        if table == pg_sys::InvalidOid {
+            return Err(UserError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                "relation \"synod.audited\" does not exist",
+                "The extension in this database is older than the library.",
+                "ALTER EXTENSION synod UPDATE.",
+            ));
+        }
+        pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32);
+    }
+    Ok(())
+}
+
 /// There is something to do, or to start.
 pub fn wake_launcher_and_worker() {
     sleeper::wake_at_commit();

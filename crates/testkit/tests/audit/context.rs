@@ -29,7 +29,7 @@ fn a_transaction_says_who_makes_it_once_before_its_first_change() {
     assert_eq!(
         words(&all),
         [
-            "X null", "I t", "I t", "U t", "U t", "X null", "D t", "X null", "I u", "X null", "T u", "X null", "I v"
+            "X null", "I t", "I t", "U t", "U t", "X null", "D t", "I u", "T u", "I v"
         ]
     );
     let me: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);

@@ -187,15 +187,18 @@ fn every_node_of_a_group_tells_the_groups_statements() {
         let row = there.query_one("SELECT b FROM travels", &[]).ok()?;
         (row.get::<_, i32>(0) == 2).then_some(())
     });
-    let only = |all: Vec<serde_json::Value>| -> Vec<serde_json::Value> {
+    // What the group commits is on a node's own disk a moment later, and in its stream then.
+    let gather = |client: &mut postgres::Client, slot: &str| -> Vec<serde_json::Value> {
         let of_table =
             |object: &serde_json::Value| object["object"] == "public.travels" || object["table"] == "travels";
-        all.into_iter().filter(of_table).collect()
+        let mut all = Vec::new();
+        wait_until(super::PATIENCE, "the row in the stream", || {
+            all.extend(told(client, slot, DDL).into_iter().filter(of_table));
+            words(&all).contains(&"I travels".to_owned()).then_some(())
+        });
+        all
     };
-    let (from_here, from_there) = (
-        only(told(&mut here, "ddl_here", DDL)),
-        only(told(&mut there, "ddl_there", DDL)),
-    );
+    let (from_here, from_there) = (gather(&mut here, "ddl_here"), gather(&mut there, "ddl_there"));
     let expected = [
         "DDL CREATE TABLE: public.travels",
         "DDL ALTER TABLE: public.travels",

@@ -104,3 +104,51 @@ fn words(told: &[serde_json::Value]) -> Vec<String> {
         })
         .collect()
 }
+
+/// What telling who makes a transaction costs its writer:
+/// `cargo test --test audit -- --ignored --nocapture costs`, with the release build installed.
+#[test]
+#[ignore = "prints rates, asserts nothing"]
+fn costs() {
+    use synod_testkit::pgbench::{Load, Pgbench, Script, create_tables, fill_statements};
+    let settings = [
+        ("wal_level", "logical"),
+        ("fsync", "off"),
+        ("synchronous_commit", "off"),
+    ];
+    let mut server = synod_testkit::Server::new("costs", &settings);
+    server.start();
+    let mut client = server.client();
+    client.batch_execute("CREATE EXTENSION synod").unwrap();
+    create_tables(&server);
+    for statement in fill_statements(10, 100_000) {
+        client.batch_execute(&statement).unwrap();
+    }
+    client.batch_execute("VACUUM ANALYZE").unwrap();
+    let load = Load {
+        script: Script::TpcB,
+        clients: 2,
+        seconds: 4,
+        prepared: true,
+        latencies: false,
+    };
+    let mut slice = |setting: &str| {
+        client.batch_execute(&format!("ALTER ROLE postgres {setting}")).unwrap();
+        Pgbench::start(&server, &load).finish().tps
+    };
+    for slot in [false, true] {
+        if slot {
+            make_slot(&mut server.client(), "unread");
+        }
+        let mut ratios: Vec<f64> = (0..7)
+            .map(|_| {
+                let off = slice("SET synod.stream_context = off");
+                let on = slice("SET synod.stream_context = on");
+                println!("slot {slot}: off {off:.0}, on {on:.0}: {:.3}", on / off);
+                on / off
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        println!("slot {slot}: median {:.3}", ratios[ratios.len() / 2]);
+    }
+}

@@ -29,6 +29,8 @@ pub struct Touched {
     /// The first object of that class that was made, or else altered.
     made: Option<(pg_sys::Oid, pg_sys::Oid)>,
     altered: Option<(pg_sys::Oid, pg_sys::Oid)>,
+    /// The statement makes a table or a view, and with it sequences and indexes.
+    makes_table: bool,
     /// Type and name of what is dropped.
     dropped: Option<(String, String)>,
     drop_names: u32,
@@ -65,7 +67,10 @@ impl Touched {
                     let name = qualified(&schema_name(namespace), &c_text((*range).relname));
                     touched.new_table = Some((pg_sys::InvalidOid, name));
                 }
-                Tag::T_CreateStmt | Tag::T_ViewStmt => touched.class = pg_sys::RelationRelationId,
+                Tag::T_CreateStmt | Tag::T_ViewStmt => {
+                    touched.class = pg_sys::RelationRelationId;
+                    touched.makes_table = true;
+                }
                 Tag::T_IndexStmt => {
                     touched.class = pg_sys::RelationRelationId;
                     touched.about_new_object = true;
@@ -178,6 +183,19 @@ impl Touched {
         }
         if let Some(dropped) = &self.dropped {
             return dropped.clone();
+        }
+        if self.makes_table {
+            let is_auxiliary = |oid: &&pg_sys::Oid| {
+                // SAFETY: a look-up inside a transaction.
+                let kind = unsafe { pg_sys::get_rel_relkind(**oid) } as u8;
+                matches!(
+                    kind,
+                    pg_sys::RELKIND_SEQUENCE | pg_sys::RELKIND_INDEX | pg_sys::RELKIND_TOASTVALUE
+                )
+            };
+            if let Some(table) = self.relations.iter().find(|oid| !is_auxiliary(oid)) {
+                return name_of(pg_sys::RelationRelationId, *table).unwrap_or_default();
+            }
         }
         let named = self.named.map(|oid| (pg_sys::RelationRelationId, oid));
         let order = match self.about_new_object {
