@@ -66,12 +66,13 @@ fn make_slot() -> Result<(), UserError> {
     }
     audit::check_can_make_slot()?;
     let lost = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) $1";
-    if read(lost, &[name.as_str().into()])? {
+    read(lost, &[name.as_str().into()])?;
+    if read("SELECT 1 FROM synod.audit_state", &[])? {
         UserError::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             "the audit of this database has a gap",
-            "The WAL that it had not read was gone; it goes on from here.",
-            "Raise max_slot_wal_keep_size, and watch synod.stat_audit.",
+            "Its replication slot, or the WAL that it had not read, is gone; it goes on from here.",
+            "Watch synod.stat_audit; see synod.audit_max_wal and max_slot_wal_keep_size.",
         )
         .report(pgrx::PgLogLevel::WARNING);
     }

@@ -73,6 +73,8 @@ pub static STREAM_CONTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `synod.stream_ddl`
 pub static STREAM_DDL: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// `synod.audit_max_wal`, megabytes
+pub static AUDIT_MAX_WAL_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `synod.audit_retention`, minutes
 pub static AUDIT_RETENTION_MINUTES: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -225,6 +227,16 @@ fn stream() {
         &STREAM_DDL,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"synod.audit_max_wal",
+        c"How much WAL is kept for auditing while it cannot go on.",
+        c"Above it the audit gives up its replication slot, and has a gap. 0: no limit of its own.",
+        &AUDIT_MAX_WAL_MB,
+        0,
+        1 << 30,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
         c"synod.audit_retention",

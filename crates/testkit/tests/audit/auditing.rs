@@ -234,6 +234,34 @@ fn what_stops_it_is_told_and_it_goes_on_by_itself() {
         let row = client.query_opt("SELECT FROM synod.stat_audit WHERE state = 'running'", &[]);
         row.ok()?.map(drop)
     });
+
+    // While it cannot go on it keeps so much WAL and no more; what that costs is said.
+    for sql in [
+        "ALTER SYSTEM SET synod.failpoint = 'audit'",
+        "ALTER SYSTEM SET synod.audit_max_wal = '2MB'",
+        "SELECT pg_reload_conf()",
+        "CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    wait_until(PATIENCE, "the slot to be given up", || {
+        let row = client.query_opt("SELECT FROM synod.stat_audit WHERE state = 'lost'", &[]);
+        row.ok()?.map(drop)
+    });
+    for sql in [
+        "ALTER SYSTEM RESET synod.failpoint",
+        "ALTER SYSTEM RESET synod.audit_max_wal",
+        "SELECT pg_reload_conf()",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    let said = cluster.server(0).psql(alone.name, &[], "SELECT synod.audit_table('t')");
+    assert!(
+        said.contains("WARNING:  the audit of this database has a gap"),
+        "{said}"
+    );
+    client.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+    wait_for(&mut client, "public.t", 2);
     end(&mut client, &["t"]);
 }
 

@@ -45,6 +45,16 @@ pub extern "C-unwind" fn synod_audit_worker_main(argument: pg_sys::Datum) {
     if transaction(|| Spi::get_one::<bool>(&format!("SELECT pg_try_advisory_lock({LOCK})"))) != Ok(Some(true)) {
         return;
     }
+    match transaction(gives_up) {
+        Ok(false) => {}
+        Ok(true) => {
+            pgrx::warning!(
+                "auditing of this database has given up its replication slot: synod.audit_max_wal was reached while it could not go on"
+            );
+            return;
+        }
+        Err(reason) => return fail(&reason),
+    }
     sleeper::register();
     let mut looks = 0;
     let mut removed = Instant::now();
@@ -151,6 +161,19 @@ fn reason(error: &CaughtError) -> String {
         reason.push_str(detail);
     }
     reason
+}
+
+/// After a failure that has lasted until too much WAL was kept the slot goes. True if it did.
+fn gives_up() -> Result<bool, pgrx::spi::Error> {
+    let limit = i64::from(crate::settings::AUDIT_MAX_WAL_MB.get()) << 20;
+    if limit == 0 || Spi::get_one::<bool>("SELECT to_regclass('synod.audit_state') IS NULL")? == Some(true) {
+        return Ok(false);
+    }
+    let sql = format!(
+        "SELECT pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots AS s JOIN synod.audit_state AS a USING (slot_name)
+          WHERE a.reason IS NOT NULL AND pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > {limit}"
+    );
+    Spi::connect(|client| Ok(!client.select(sql.as_str(), None, &[])?.is_empty()))
 }
 
 /// One step, and the slot is told how far it went. `None`: nothing is audited any more.
