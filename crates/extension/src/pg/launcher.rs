@@ -23,8 +23,8 @@ pub const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Pause between two attempts to make a fresh copy: a failed one may have moved much data.
 const REJOIN_DELAY: Duration = Duration::from_secs(30);
 
-/// Pause before auditing is tried again after a failure, which was logged.
-const AUDIT_DELAY: Duration = Duration::from_secs(5);
+/// Pause before auditing is tried again after a failure.
+const AUDIT_DELAY: Duration = Duration::from_secs(2);
 
 /// Pause when everything runs.
 const IDLE: Duration = Duration::from_secs(60);

@@ -290,16 +290,23 @@ fn remove_old() -> Result<(), pgrx::spi::Error> {
     ))
 }
 
-/// Say why, and end: the launcher starts another one after a while, which has no slot half-read.
+/// Say why, once, and end: the launcher starts another one after a while, which has no slot half-read.
 fn fail(reason: &str) {
-    pgrx::warning!("auditing of this database cannot go on: {reason}");
-    let noted = transaction(|| {
+    let known = transaction(|| {
+        let known = Spi::get_one_with_args::<bool>(
+            "SELECT EXISTS (SELECT FROM synod.audit_state WHERE reason = $1)",
+            &[reason.into()],
+        )?;
         Spi::run_with_args(
             "UPDATE synod.audit_state SET reason = $1, failed_at = now()",
             &[reason.into()],
-        )
+        )?;
+        Ok(known == Some(true))
     });
-    if let Err(reason) = noted {
+    if known != Ok(true) {
+        pgrx::warning!("auditing of this database cannot go on: {reason}");
+    }
+    if let Err(reason) = known {
         pgrx::warning!("and this could not be noted in synod.audit_state: {reason}");
     }
 }
