@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 /// Those of all formats.
-const OPTIONS: [&str; 8] = [
+const OPTIONS: [&str; 9] = [
     "format",
     "include-context",
     "include-ddl",

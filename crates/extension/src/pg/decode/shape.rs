@@ -74,7 +74,9 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
         let root = if options.publish_via_root { root(rows) } else { None };
         let told = root.as_ref().map_or(rows, Relation::raw);
         let (schema, name) = names(told);
-        let wanted = options.filters.wants_table(&schema, &name);
+        let only = options.only_relations.as_ref();
+        let wanted = only.is_none_or(|only| only.contains(&(*told).rd_id.to_u32()))
+            && options.filters.wants_table(&schema, &name);
         let in_utf8 = options.format.wants_utf8();
         let mut shape = Shape {
             standing: Standing::of(rows, &schema),
