@@ -103,7 +103,8 @@ unsafe fn definitions(session: &mut Session, call: Call, place: Place<'_>, messa
     unsafe {
         let relations = message.tables.iter().filter_map(|oid| Relation::open((*oid).into()));
         let shapes: Vec<_> = relations.map(|relation| session.shape(relation.raw())).collect();
-        let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
+        let wanted = shapes.iter().filter(|shape| shape.wanted);
+        let tables: Vec<&Table> = wanted.map(|shape| &shape.table).collect();
         session.begin_late(call);
         let ddl = Ddl {
             tag: &tag,
