@@ -22,6 +22,7 @@ pub mod pg;
 pub mod sequences;
 pub mod settings;
 pub mod status;
+pub mod stream_key;
 pub mod table;
 pub mod text;
 pub mod transport;

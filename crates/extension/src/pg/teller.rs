@@ -21,7 +21,7 @@ use synod_change::{Row, TableId, Value};
 
 use super::relation::{self, StrongTable};
 use super::relcache::Relation;
-use super::{compat, stream_slots};
+use super::{logical_message, stream_slots};
 
 mod tuple;
 
@@ -62,7 +62,12 @@ impl Teller {
     /// `None` when nobody would read it. In a transaction that writes: it gets its id here, if it has none.
     pub fn start() -> Option<Self> {
         let node = super::shmem::my_node()?;
-        is_read().then(|| Self {
+        if !is_read() {
+            return None;
+        }
+        // Whatever may go wrong with it must do so before the verdict.
+        crate::stream_key::key().unwrap_or_else(|error| error.raise());
+        Some(Self {
             group: node.group(),
             ..Self::default()
         })
@@ -273,10 +278,7 @@ pub fn copied(csn: u64) {
 }
 
 fn log(message: &RecordMessage<'_>, buffer: &mut Vec<u8>) {
-    buffer.clear();
-    message.encode(buffer);
-    // SAFETY: inside a transaction that writes.
-    unsafe { compat::log_logical_message(PREFIX, buffer) }
+    logical_message::write_with(PREFIX, buffer, |buffer| message.encode(buffer));
 }
 
 /// Whether it is a table of the extension: what it holds is nobody's business.

@@ -1,6 +1,7 @@
 //! Events of the change stream on replicated tables: the same, under the same ids and in the same order, on every node, whatever
 //! the transactions do; and a gap is never silent.
 
+mod cost;
 mod gaps;
 mod reader;
 mod replay;

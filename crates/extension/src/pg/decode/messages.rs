@@ -15,6 +15,7 @@ use super::strong::DdlPlace;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
 use crate::pg::{compat, encoding};
+use crate::stream_key;
 
 /// Tell of a message.
 ///
@@ -51,9 +52,10 @@ pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message
 /// # Safety
 /// As for [`told`].
 unsafe fn own(session: &mut Session, call: Call, lsn: u64, message: Message<'_>) -> Result<(), DecodeError> {
-    if !message.transactional {
+    let Some(content) = stream_key::content(message.content).filter(|_| message.transactional) else {
         return Ok(());
-    }
+    };
+    let message = Message { content, ..message };
     // SAFETY: by contract.
     unsafe {
         if message.prefix == CONTEXT_PREFIX.as_bytes() {
