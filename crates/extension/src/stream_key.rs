@@ -34,7 +34,7 @@ pub fn key() -> Result<[u8; LENGTH], UserError> {
     }
     let bytes = match read() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let fresh = pg::random::bytes()?;
+            let fresh: [u8; LENGTH] = pg::random::bytes()?;
             make(&fresh).and_then(|()| read())
         }
         read => read,

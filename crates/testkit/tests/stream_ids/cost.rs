@@ -10,7 +10,7 @@ use synod_testkit::{Cluster, Options};
 use super::{drop_slots, make_slots};
 
 const ROUNDS: usize = 7;
-const SECONDS: u32 = 4;
+const SECONDS: u32 = 3;
 
 /// One slice: transactions a second, and WAL bytes of the writer's node for each.
 fn slice(cluster: &Cluster, clients: u32) -> (f64, f64) {
