@@ -74,10 +74,13 @@ pub unsafe fn named(statement: &pg_sys::DropStmt) -> Vec<Object> {
     }
 }
 
-/// As `RemoveObjects` of commands/dropcmds.c looks it up, and at the rights; but the locks do not stay.
-unsafe fn address(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Option<Object> {
+/// As `RemoveObjects` of commands/dropcmds.c looks an object up, and at the rights; but the locks do not stay. `None`: it is not there.
+///
+/// # Safety
+/// An object of the grammar, and its kind.
+pub unsafe fn address(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Option<Object> {
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: an object of the grammar and its kind; what is not there is told by InvalidOid. A relation that comes along is open and
+    // SAFETY: by contract; what is not there is told by InvalidOid. A relation that comes along is open and
     // locked, anything else is locked.
     unsafe {
         let mut relation = std::ptr::null_mut();

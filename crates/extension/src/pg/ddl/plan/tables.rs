@@ -61,8 +61,9 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             Tag::T_DropStmt => drop_objects(&*statement.cast(), need)?,
             Tag::T_AlterExtensionStmt => {
                 let alter = &*statement.cast::<pg_sys::AlterExtensionStmt>();
-                let extension = pg_sys::get_extension_oid(alter.extname, true);
-                reach::add(&[(pg_sys::ExtensionRelationId, extension)], need)?;
+                let name = pg_sys::makeString(alter.extname);
+                let extension = reach::address(pg_sys::ObjectType::OBJECT_EXTENSION, name.cast());
+                reach::add(extension.as_slice(), need)?;
             }
             Tag::T_GrantStmt => {
                 let grant = &*statement.cast::<pg_sys::GrantStmt>();
