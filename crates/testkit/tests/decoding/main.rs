@@ -7,6 +7,7 @@ use synod_testkit::{PgInstall, Server};
 
 mod filters;
 mod interface;
+mod page;
 mod scripts;
 
 /// Decoding alone needs nothing but these.

@@ -70,7 +70,10 @@ impl Session {
             pg_sys::CurrentMemoryContext = self.scratch;
             self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, [new, old]);
             pg_sys::CurrentMemoryContext = before;
-            pg_sys::MemoryContextReset(self.scratch);
+            // Most rows need none of it, and a call of the server costs as much as a value.
+            if !(*self.scratch).isReset {
+                pg_sys::MemoryContextReset(self.scratch);
+            }
         }
     }
 
