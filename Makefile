@@ -4,7 +4,7 @@
 #   make test       every test
 #   make verify     every check that changes nothing;  make fix  repairs what can be repaired
 #   make install    into the PostgreSQL of PG_CONFIG
-#   make bench      numbers into docs/benchmarks.md;   make soak  the long failure tests
+#   make bench      numbers into docs/benchmarks.md and docs/benchmarks-stream.md;   make soak  the long failure tests
 #   make fuzz       every decoder, for FUZZ_S seconds each; FUZZ='paxos_node ...': only these
 #
 # PG=18 as an argument builds and tests against PostgreSQL 18 instead of 15. ASSERT=1 tests in a PostgreSQL 15 that is built
@@ -41,7 +41,7 @@ PURE     = --workspace --exclude synod
 # Which servers the test kit starts. Tests run unoptimised code, with overflow checks and debug assertions.
 KIT      = SYNOD_PG_CONFIG='$(TREE)'
 
-.PHONY: deps build install test test-pure test-servers verify fix demo bench soak fuzz sql-reference
+.PHONY: deps build install test test-pure test-servers verify fix demo bench bench-stream soak fuzz sql-reference
 .PHONY: check-format check-lints check-docs check-licences check-source check-sql check-compiles check-16 check-17
 
 deps:
@@ -102,6 +102,14 @@ bench: build
 	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	@cargo build --quiet --locked -p synod-testkit --bin bench
 	@$(KIT) SYNOD_TEST_WATCHDOG_S=14400 '$(TARGET)/debug/bench' $(BENCH)
+	@$(MAKE) --no-print-directory bench-stream
+
+# The change stream beside the output plugins that there are.
+bench-stream: build
+	@scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
+	@scripts/fetch-wal2json.sh '$(TREE)'
+	@cargo build --quiet --locked -p synod-testkit --bin stream_bench
+	@$(KIT) SYNOD_TEST_WATCHDOG_S=14400 '$(TARGET)/debug/stream_bench' $(STREAM)
 
 ## Checking: changes nothing
 

@@ -92,6 +92,10 @@ impl Json {
             out.extend_from_slice(group.as_bytes());
             out.extend_from_slice(b"\",\"csn\":");
             put_number(out, csn);
+            if let Some(previous) = of.previous_csn {
+                out.extend_from_slice(b",\"previous_csn\":");
+                put_number(out, previous);
+            }
         }
         if let Some(gid) = of.gid {
             out.extend_from_slice(b",\"gid\":");
@@ -131,6 +135,9 @@ impl Json {
     }
 
     fn message(&self, place: &Place<'_>, message: &Message<'_>, out: &mut Vec<u8>) {
+        if !self.options.wants_message(message.prefix) {
+            return;
+        }
         if message.transactional {
             self.begin_object("M", place, out);
         } else {

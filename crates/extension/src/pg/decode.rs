@@ -11,6 +11,7 @@
 //! - [`messages`]: logical messages, among them those of our own;
 //! - [`environment`]: what formats need to know of the server;
 //! - [`strong`]: replicated tables, told record by record;
+//! - [`utf8`]: what is left to convert for formats that want UTF-8;
 //! - [`output`]: bytes to the reader.
 
 mod callbacks;
@@ -28,6 +29,7 @@ mod strong;
 mod tables;
 mod transaction;
 mod tuple;
+mod utf8;
 mod values;
 
 use pgrx::{pg_guard, pg_sys};

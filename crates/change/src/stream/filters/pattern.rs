@@ -64,31 +64,35 @@ impl TablePattern {
     /// A list as wal2json reads it: separated by commas, case as given, `*` alone for any, a backslash before what is no separator.
     pub(super) fn wal2json_list(text: &[u8]) -> Result<Vec<Self>, Expected> {
         let mut tables = Vec::new();
-        let mut names = vec![Vec::new()];
+        // Each with whether a part of it was escaped: then an asterisk is one.
+        let mut names = vec![(Vec::new(), false)];
         let mut bytes = text.iter();
         loop {
             let byte = bytes.next();
-            match byte {
-                Some(b'\\') => names.last_mut().into_iter().for_each(|name| name.extend(bytes.next())),
-                Some(b'.') => names.push(Vec::new()),
-                Some(byte) if *byte != b',' => {
+            match (byte, names.last_mut()) {
+                (Some(b'\\'), Some((name, escaped))) => {
+                    name.extend(bytes.next());
+                    *escaped = true;
+                }
+                (Some(b'.'), _) => names.push((Vec::new(), false)),
+                (Some(byte), Some((name, _))) if *byte != b',' => {
                     if !byte.is_ascii_whitespace() {
-                        names.last_mut().into_iter().for_each(|name| name.push(*byte));
+                        name.push(*byte);
                     }
                 }
                 _ => {
-                    let pattern = |name: &Vec<u8>| match name.as_slice() {
-                        b"*" => NamePattern(vec![Piece::Any]),
+                    let pattern = |(name, escaped): &(Vec<u8>, bool)| match name.as_slice() {
+                        b"*" if !escaped => NamePattern(vec![Piece::Any]),
                         _ => NamePattern(vec![Piece::Literal(name.clone())]),
                     };
                     match names.as_slice() {
-                        [schema, table] if !schema.is_empty() && !table.is_empty() => tables.push(Self {
+                        [schema, table] if !schema.0.is_empty() && !table.0.is_empty() => tables.push(Self {
                             schema: pattern(schema),
                             table: pattern(table),
                         }),
                         _ => return Err("a table with its schema, as in public.orders or *.orders"),
                     }
-                    names = vec![Vec::new()];
+                    names = vec![(Vec::new(), false)];
                 }
             }
             if byte.is_none() {
@@ -147,6 +151,8 @@ mod tests {
         assert!(list[0].matches(b"public", b"A,b"));
         assert!(list[1].matches(b"any", b"x.y") && !list[1].matches(b"any", b"x"));
         assert!(list[2].matches(b"s", b"t"));
+        let star = TablePattern::wal2json_list(b"public.\\*").unwrap();
+        assert!(star[0].matches(b"public", b"*") && !star[0].matches(b"public", b"t"));
         assert!(TablePattern::wal2json_list(b"t").is_err());
     }
 }

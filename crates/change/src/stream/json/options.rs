@@ -30,6 +30,9 @@ pub(super) const NAMES: &[&str] = &[
     "pretty-print",
     "write-in-chunks",
     "include-unchanged-toast",
+    "actions",
+    "filter-msg-prefixes",
+    "add-msg-prefixes",
 ];
 
 /// What is told, and how.
@@ -60,6 +63,12 @@ pub(super) struct Options {
     pub(super) special_as_strings: bool,
     /// Changes of which nothing says which row they are of are not told, as wal2json does.
     pub(super) skip_without_identity: bool,
+    /// The letters of the operations that are told; empty: all.
+    pub(super) actions: Vec<u8>,
+    /// Messages with these prefixes are not told.
+    pub(super) filter_prefixes: Vec<Vec<u8>>,
+    /// If there are any, those with others are not told either.
+    pub(super) add_prefixes: Vec<Vec<u8>>,
 }
 
 impl Default for Options {
@@ -87,6 +96,9 @@ impl Default for Options {
             numbers_as_strings: false,
             special_as_strings: false,
             skip_without_identity: false,
+            actions: Vec::new(),
+            filter_prefixes: Vec::new(),
+            add_prefixes: Vec::new(),
         }
     }
 }
@@ -122,11 +134,61 @@ impl Options {
                 self.skip_without_identity = without_identity(option, value)?;
                 return Ok(());
             }
+            "actions" => {
+                self.actions = actions(option, value)?;
+                return Ok(());
+            }
+            "filter-msg-prefixes" => {
+                self.filter_prefixes = list(value);
+                return Ok(());
+            }
+            "add-msg-prefixes" => {
+                self.add_prefixes = list(value);
+                return Ok(());
+            }
             _ => return foreign(option, value),
         };
         *flag = boolean(option, value)?;
         Ok(())
     }
+}
+
+impl Options {
+    /// Whether a message with this prefix is told.
+    pub(super) fn wants_message(&self, prefix: &[u8]) -> bool {
+        let among = |list: &[Vec<u8>]| list.iter().any(|one| one == prefix);
+        !among(&self.filter_prefixes) && (self.add_prefixes.is_empty() || among(&self.add_prefixes))
+    }
+
+    /// Whether an operation with this letter is told.
+    pub(super) fn wants_action(&self, letter: u8) -> bool {
+        self.actions.is_empty() || self.actions.contains(&letter)
+    }
+}
+
+/// What stands between commas, without blanks around it.
+fn list(value: Option<&[u8]>) -> Vec<Vec<u8>> {
+    let items = value.unwrap_or_default().split(|byte| *byte == b',');
+    items
+        .map(|item| item.trim_ascii().to_vec())
+        .filter(|item| !item.is_empty())
+        .collect()
+}
+
+/// The letters of what is listed.
+fn actions(option: &str, value: Option<&[u8]>) -> Result<Vec<u8>, OptionError> {
+    let letter = |action: &Vec<u8>| match action.as_slice() {
+        b"insert" => Ok(b'I'),
+        b"update" => Ok(b'U'),
+        b"delete" => Ok(b'D'),
+        b"truncate" => Ok(b'T'),
+        _ => Err(OptionError::invalid(
+            option,
+            Some(action),
+            "It is a list of insert, update, delete and truncate.",
+        )),
+    };
+    list(value).iter().map(letter).collect()
 }
 
 /// Options of wal2json for which there is one answer.

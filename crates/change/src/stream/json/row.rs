@@ -26,12 +26,15 @@ impl Json {
             Change::Update { table, old, new } => ("U", table, old, Some(new)),
             Change::Delete { table, old } => ("D", table, old, None),
             Change::Truncate { tables, .. } => {
-                if let Some(table) = tables.first() {
+                if let (Some(table), true) = (tables.first(), self.options.wants_action(b'T')) {
                     self.truncate(place, table, out);
                 }
                 return;
             }
         };
+        if !self.options.wants_action(action.as_bytes()[0]) {
+            return;
+        }
         let start = out.len();
         self.begin_object(action, place, out);
         let options = &self.options;

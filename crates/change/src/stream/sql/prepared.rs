@@ -119,7 +119,7 @@ fn identity(table: &Table) -> Identity {
     } else {
         key
     };
-    if of.is_empty() || table.identity == ReplicaIdentity::Nothing {
+    if !full && of.is_empty() || table.identity == ReplicaIdentity::Nothing {
         Identity::Nothing("its replica identity is nothing")
     } else if table.identity_hidden {
         Identity::Nothing("the reader does not want all columns of its replica identity")

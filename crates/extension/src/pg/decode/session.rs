@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Event, Place, filters};
+use synod_change::stream::{Encoding, Event, Place, filters};
 
 use super::ids::Ids;
 use super::origins::Origins;
@@ -14,7 +14,7 @@ use super::shape::Shape;
 use super::strong::{self, Records};
 use super::tables::Tables;
 use super::values::RowBuffer;
-use super::{environment, invalidation, output, row_filter, transaction};
+use super::{environment, invalidation, output, row_filter, transaction, utf8};
 use crate::decode::Options;
 use crate::decode::options::Given;
 use crate::errors::UserError;
@@ -41,6 +41,8 @@ pub struct Session {
     pub(super) new: RowBuffer,
     pub(super) old: RowBuffer,
     message: Vec<u8>,
+    /// The format wants UTF-8, and the database is in another encoding.
+    converts: bool,
     /// Where it is among the group's records.
     pub(super) records: Records,
     /// What rows need while they are decoded.
@@ -78,7 +80,9 @@ impl Session {
     /// # Safety
     /// In the startup callback.
     pub unsafe fn new(given: &[Given], context: pg_sys::MemoryContext) -> Result<Self, UserError> {
-        let options = Options::parse(given, environment::environment())?;
+        let environment = environment::environment();
+        let options = Options::parse(given, environment)?;
+        let converts = options.format.wants_utf8() && environment.encoding == Encoding::Other;
         for condition in options.filters.row_filters() {
             // SAFETY: in the startup callback.
             unsafe { row_filter::check_syntax(condition)? }
@@ -104,6 +108,7 @@ impl Session {
             new: RowBuffer::default(),
             old: RowBuffer::default(),
             message: Vec::new(),
+            converts,
             records: Records::default(),
             scratch,
         })
@@ -242,7 +247,12 @@ impl Session {
     /// Write an event and send it. `last`: nothing follows in this callback.
     pub unsafe fn tell(&mut self, call: Call, event: &Event<'_>, last: bool) {
         self.message.clear();
-        self.options.format.write(event, &mut self.message);
+        let (format, message) = (&mut self.options.format, &mut self.message);
+        if self.converts {
+            utf8::converted(event, |event| format.write(event, message));
+        } else {
+            format.write(event, message);
+        }
         if !self.message.is_empty() {
             // SAFETY: in a callback.
             unsafe { output::send(call.context, &self.message, last && !self.records.go_on()) }

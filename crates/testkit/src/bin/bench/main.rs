@@ -13,7 +13,6 @@
 mod breakdown;
 mod contestant;
 mod incident;
-mod machine;
 mod report;
 mod slice;
 

@@ -8,8 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::Options;
 use crate::breakdown::Breakdown;
 use crate::incident::Incidents;
-use crate::machine;
 use crate::slice::{Case, Column, Measured, Workload};
+use synod_testkit::machine;
+use synod_testkit::spread::spread;
 
 /// Writes both files; the path of the readable one.
 pub fn write(
@@ -206,28 +207,6 @@ fn ratio(measured: &[Measured], case: &Case, column: Column) -> String {
     }
     let spread = spread(ratios);
     format!("**{:.2}** ({:.2} to {:.2})", spread.median, spread.low, spread.high)
-}
-
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_unstable_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
-    let (half, last) = (values.len() / 2, values.len().saturating_sub(1));
-    let median = if values.len().is_multiple_of(2) && !values.is_empty() {
-        f64::midpoint(at(half - 1), at(half))
-    } else {
-        at(half)
-    };
-    Spread {
-        low: at(0),
-        median,
-        high: at(last),
-    }
 }
 
 /// Numbers, and names that need no escaping but for complaints.

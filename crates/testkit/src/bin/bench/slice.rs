@@ -7,7 +7,7 @@ use synod_testkit::pgbench::{Load, Pgbench, Report, Script};
 use synod_testkit::{Run, Server};
 
 use crate::contestant::Contestant;
-use crate::machine::{self, CpuSpan};
+use synod_testkit::machine::{self, CpuSpan};
 
 /// Where single rows go.
 pub const INSERT_TABLE: &str = "bench_insert";

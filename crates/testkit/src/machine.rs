@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::time::Instant;
 
-use synod_testkit::Run;
+use crate::Run;
 
 /// Linux counts processor time in these, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -1,0 +1,335 @@
+//! What formats refuse, options that change what they tell, and what only a server can show of them: two-phase, identities, definitions.
+
+use serde_json::Value as Json;
+
+use crate::{Source, database, replay, rows, server};
+
+fn parsed(lines: &[String]) -> Vec<Json> {
+    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn options_say_what_they_mean() {
+    let mut source = Source::new(
+        "options",
+        "UTF8",
+        "CREATE TABLE t (id integer PRIMARY KEY, n numeric(6,2) DEFAULT 1, v text)",
+    );
+    source.run(&[
+        "BEGIN; INSERT INTO t VALUES (1, 'NaN', repeat(md5('x'), 3)); SAVEPOINT s; INSERT INTO t VALUES (2); ROLLBACK TO s; INSERT INTO t VALUES (3); COMMIT",
+        "UPDATE t SET id = 10 WHERE id = 1",
+    ]);
+    let told = parsed(&source.peek(
+        "json",
+        &[
+            ("include-xids", "1"),
+            ("include-timestamp", "1"),
+            ("include-lsn", "1"),
+            ("include-ids", "1"),
+            ("include-origin", "1"),
+        ],
+    ));
+    let actions: Vec<_> = told.iter().map(|told| told["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["B", "I", "I", "C", "B", "U", "C"]);
+    assert!(
+        told[..4]
+            .iter()
+            .all(|one| one["xid"] == told[0]["xid"] && one["timestamp"] == told[0]["timestamp"] && one["origin"] == 0)
+    );
+    assert_ne!(told[4]["xid"], told[0]["xid"]);
+    let query = |sql: &str, client: &mut postgres::Client| client.query_one(sql, &[]).unwrap().get::<_, bool>(0);
+    let text = |at: usize, name: &str| told[at][name].as_str().unwrap().to_owned();
+    let ordered = format!(
+        "SELECT '{}'::pg_lsn < '{}'::pg_lsn AND '{}'::pg_lsn < '{}'::pg_lsn AND '{}'::timestamptz <= now()",
+        text(1, "lsn"),
+        text(2, "lsn"),
+        text(2, "lsn"),
+        text(0, "nextlsn"),
+        text(0, "timestamp")
+    );
+    assert!(query(&ordered, &mut source.client), "{ordered}");
+    assert_eq!(
+        (text(1, "id"), text(2, "id")),
+        (format!("{}/1", text(0, "lsn")), format!("{}/2", text(0, "lsn")))
+    );
+    assert_eq!(told[1]["columns"][1]["value"], Json::Null);
+    assert_eq!(told[5]["identity"][0]["value"], 1);
+    // The same on every reading.
+    assert_eq!(
+        parsed(&source.peek("json", &[("include-ids", "1"), ("include-transaction", "0")]))[0]["id"],
+        told[1]["id"]
+    );
+    let defaults = parsed(&source.peek(
+        "json",
+        &[
+            ("include-default", "1"),
+            ("include-not-null", "1"),
+            ("include-transaction", "0"),
+        ],
+    ));
+    assert_eq!(defaults[0]["columns"][1]["default"], "1");
+    assert_eq!(
+        (
+            &defaults[0]["columns"][0]["optional"],
+            &defaults[0]["columns"][1]["optional"]
+        ),
+        (&Json::from(false), &Json::from(true))
+    );
+}
+
+#[test]
+fn unchanged_values_and_whole_old_rows_are_told_when_asked() {
+    let setup =
+        "CREATE TABLE t (id integer PRIMARY KEY, n integer, v text); ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
+        CREATE TABLE f (id integer, v text); ALTER TABLE f REPLICA IDENTITY FULL; CREATE TABLE nothing (id integer)";
+    let mut source = Source::new("before", "UTF8", setup);
+    source.run(&[
+        "INSERT INTO t VALUES (1, 1, repeat('x', 9000))",
+        "UPDATE t SET n = NULL",
+        "INSERT INTO f VALUES (1, 'a')",
+        "UPDATE f SET v = NULL",
+        "INSERT INTO nothing VALUES (1)",
+        "UPDATE nothing SET id = 2",
+        "DELETE FROM nothing",
+    ]);
+    let told = parsed(&source.peek(
+        "json",
+        &[
+            ("include-transaction", "0"),
+            ("include-unchanged", "1"),
+            ("include-before", "1"),
+        ],
+    ));
+    assert_eq!(told[1]["unchanged"], serde_json::json!(["v"]));
+    assert_eq!(
+        (&told[1]["columns"][1]["value"], &told[1]["before"]),
+        (&Json::Null, &Json::Null)
+    );
+    assert_eq!(told[3]["before"][1]["value"], "a");
+    assert_eq!(told[3]["unchanged"], serde_json::json!([]));
+    // wal2json leaves these out.
+    assert_eq!(
+        (
+            &told[5]["action"],
+            &told[5]["columns"][0]["value"],
+            told[5].get("identity")
+        ),
+        (&Json::from("U"), &Json::from(2), None)
+    );
+    assert_eq!(
+        told[6],
+        serde_json::json!({"action": "D", "schema": "public", "table": "nothing", "before": null})
+    );
+    assert_eq!(
+        source
+            .peek("json", &[("include-transaction", "0"), ("without-identity", "skip")])
+            .len(),
+        5
+    );
+    let keys = parsed(&source.peek("keys", &[]));
+    assert_eq!((&keys[2]["key"], &keys[6]["key"]), (&Json::Null, &Json::Null));
+}
+
+const IDENTITIES: &str = "CREATE TABLE a (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, twice text GENERATED ALWAYS AS (v || v) STORED);
+    CREATE TABLE b (id integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, other integer GENERATED ALWAYS AS IDENTITY, v text);
+    CREATE TABLE parent (id integer PRIMARY KEY, v text); CREATE TABLE child () INHERITS (parent); ALTER TABLE child ADD PRIMARY KEY (id);
+    CREATE TABLE p (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 PARTITION OF p DEFAULT;
+    CREATE TABLE referenced (id integer PRIMARY KEY); CREATE TABLE referring (id integer PRIMARY KEY, r integer REFERENCES referenced ON DELETE CASCADE);
+    CREATE TABLE only_generated (x integer GENERATED ALWAYS AS (1) STORED); ALTER TABLE only_generated REPLICA IDENTITY FULL;
+    CREATE TABLE no_columns (); ALTER TABLE no_columns REPLICA IDENTITY FULL";
+
+#[test]
+fn what_is_special_about_columns_and_tables_is_replayed() {
+    let mut source = Source::new("special", "UTF8", IDENTITIES);
+    source.run(&[
+        "INSERT INTO a (v) VALUES ('x'), ('y')",
+        "UPDATE a SET v = 'z' WHERE id = 1",
+        "UPDATE a SET id = DEFAULT WHERE id = 2",
+        "INSERT INTO b (v) VALUES ('x'), ('y')",
+        "UPDATE b SET other = DEFAULT, v = 'again' WHERE id = 1",
+        "UPDATE b SET id = 70 WHERE id = 2",
+        "INSERT INTO parent VALUES (1, 'parent'); INSERT INTO child VALUES (1, 'child')",
+        "UPDATE ONLY parent SET v = 'changed'",
+        "TRUNCATE ONLY parent",
+        "INSERT INTO p VALUES (1, 'one'), (20, 'twenty')",
+        "UPDATE p SET id = 30 WHERE id = 1",
+        "INSERT INTO referenced VALUES (1), (2); INSERT INTO referring VALUES (1, 1), (2, 2)",
+        "DELETE FROM referenced WHERE id = 1",
+        "TRUNCATE referenced RESTART IDENTITY CASCADE",
+        "INSERT INTO only_generated DEFAULT VALUES; INSERT INTO only_generated DEFAULT VALUES",
+        "DELETE FROM only_generated WHERE ctid = (SELECT min(ctid) FROM only_generated)",
+        "INSERT INTO no_columns DEFAULT VALUES; INSERT INTO no_columns DEFAULT VALUES",
+        "DELETE FROM no_columns WHERE ctid = (SELECT min(ctid) FROM no_columns)",
+        "BEGIN; SELECT pg_logical_emit_message(true, E'a\\n''b', E'--\\n; DROP TABLE a'); COMMIT",
+    ]);
+    for (name, options) in [
+        ("special_again", &[][..]),
+        ("special_quiet", &[("replica-role", "on"), ("messages", "emit")]),
+    ] {
+        let mut there = database(name, "UTF8");
+        there.batch_execute(IDENTITIES).unwrap();
+        replay(name, &source.peek("sql", options));
+        for table in [
+            "a",
+            "b",
+            "parent",
+            "ONLY parent",
+            "child",
+            "p1",
+            "p2",
+            "referenced",
+            "referring",
+            "only_generated",
+            "no_columns",
+        ] {
+            assert_eq!(rows(&mut there, table), rows(&mut source.client, table), "{table}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_replayed_stops_the_replay() {
+    let setup = "CREATE TABLE t (id integer)";
+    let mut source = Source::new("unidentified", "UTF8", setup);
+    source.run(&["INSERT INTO t VALUES (1)", "DELETE FROM t"]);
+    let mut there = database("unidentified_again", "UTF8");
+    there.batch_execute(setup).unwrap();
+    let run = |options: &[(&str, &str)], source: &mut Source| {
+        let script = source.peek("sql", options).join("\n") + "\n";
+        server().psql("unidentified_again", &["-q", "-v", "ON_ERROR_STOP=1"], &script)
+    };
+    let said = run(&[], &mut source);
+    assert!(
+        said.contains("DELETE of a row of \"public\".\"t\" cannot be replayed: its old version is not in the WAL"),
+        "{said}"
+    );
+    assert!(said.contains("REPLICA IDENTITY FULL"), "{said}");
+    assert_eq!(run(&[("without-identity", "skip")], &mut source), "");
+}
+
+#[test]
+fn prepared_transactions_are_replayed_in_two_phases_and_told_to_caches_when_committed() {
+    let setup = "CREATE TABLE t (id integer PRIMARY KEY)";
+    let mut source = Source::new("prepared", "UTF8", setup);
+    source.run(&[
+        "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'it''s one'",
+        "BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'two'",
+    ]);
+    let actions = |source: &mut Source| -> Vec<String> {
+        parsed(&source.peek("json", &[]))
+            .iter()
+            .map(|told| told["action"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(actions(&mut source), ["BP", "I", "P", "BP", "I", "P"]);
+    assert_eq!(source.peek("keys", &[]), [""; 0]);
+    source.run(&["COMMIT PREPARED 'it''s one'", "ROLLBACK PREPARED 'two'"]);
+    assert_eq!(actions(&mut source), ["BP", "I", "P", "BP", "I", "P", "CP", "RP"]);
+    let mut there = database("prepared_again", "UTF8");
+    there.batch_execute(setup).unwrap();
+    // Two servers have prepared transactions of the same names; here it is one, on which they are resolved by now.
+    replay("prepared_again", &source.peek("sql", &[]));
+    assert_eq!(rows(&mut there, "t"), ["(1)"]);
+    assert_eq!(
+        parsed(&source.peek("keys", &[]))
+            .iter()
+            .map(|told| told["key"]["id"].clone())
+            .collect::<Vec<_>>(),
+        [1]
+    );
+}
+
+#[test]
+fn what_a_format_cannot_do_is_refused_with_the_way_out() {
+    let mut source = Source::new("refused", "UTF8", "");
+    for (format, option, value, message, hint) in [
+        (
+            "sql",
+            "stream-changes",
+            "on",
+            "format \"sql\" cannot tell of transactions in progress",
+            "Leave out",
+        ),
+        (
+            "keys",
+            "stream-changes",
+            "on",
+            "format \"keys\" cannot tell of transactions in progress",
+            "Leave out",
+        ),
+        (
+            "json",
+            "format-version",
+            "1",
+            "only format-version 2 is supported",
+            "each change in an object of its own",
+        ),
+        (
+            "json",
+            "pretty-print",
+            "1",
+            "option \"pretty-print\" is not supported",
+            "each object in one line",
+        ),
+        (
+            "json",
+            "include-unchanged-toast",
+            "1",
+            "option \"include-unchanged-toast\" is not supported",
+            "include-unchanged",
+        ),
+        (
+            "json",
+            "messages",
+            "emit",
+            "option \"messages\" = \"emit\" is unknown",
+            "include-lsn",
+        ),
+        (
+            "sql",
+            "messages",
+            "loud",
+            "could not parse value \"loud\" for parameter \"messages\"",
+            "comment or emit",
+        ),
+        (
+            "keys",
+            "without-identity",
+            "x",
+            "could not parse value \"x\" for parameter \"without-identity\"",
+            "tell or skip",
+        ),
+    ] {
+        let sql = format!(
+            "SELECT count(*) FROM {}",
+            source.function("peek", format, &[(option, value)])
+        );
+        let error = source.client.batch_execute(&sql).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!((error.code().code(), error.message()), ("22023", message));
+        assert!(error.hint().is_some_and(|said| said.contains(hint)), "{error:?}");
+    }
+    // Its bytes are no text.
+    let sql = format!("SELECT count(*) FROM {}", source.function("peek", "binary", &[]));
+    assert!(source.client.batch_execute(&sql).is_err());
+}
+
+#[test]
+fn the_page_shows_what_is_told() {
+    let page = include_str!("../../../../docs/src/stream-formats.md");
+    let blocks: Vec<&str> = page.split("\n```").skip(1).step_by(2).collect();
+    let mut source = Source::new("page", "UTF8", "CREATE TABLE t (id integer PRIMARY KEY, v text)");
+    source.run(&["BEGIN; INSERT INTO t VALUES (1, 'x'); UPDATE t SET id = 2; COMMIT"]);
+    let json = source.peek("json", &[]);
+    let sql = source.peek("sql", &[("include-header", "off")]);
+    assert_eq!(
+        blocks[..2],
+        [format!("json\n{}", json.join("\n")), format!("sql\n{}", sql.join("\n"))]
+    );
+    let without_place = |line: &str| line.split("\"id\":\"").next().unwrap().to_owned();
+    assert_eq!(
+        without_place(blocks[2]),
+        format!("json\n{}", without_place(&source.peek("keys", &[])[1]))
+    );
+}
