@@ -47,12 +47,26 @@ fn page(options: &Options, measured: &[Measured], raw: &str) -> String {
         options.rows
     );
     table(&mut page, measured, rate::LARGE, "rows a second", &PEERS);
+    table(
+        &mut page,
+        measured,
+        rate::LARGE_CPU,
+        "ns of CPU a row, server and client",
+        &PEERS,
+    );
     let _ = writeln!(
         page,
         "{} transactions that update one row each.\n",
         options.transactions
     );
     table(&mut page, measured, rate::SMALL, "transactions a second", &PEERS);
+    table(
+        &mut page,
+        measured,
+        rate::SMALL_CPU,
+        "ns of CPU a transaction, server and client",
+        &PEERS,
+    );
     let _ = writeln!(
         page,
         "## Writing while somebody reads\n\n`pgbench`'s TPC-B, slices of {} s, with one reader that follows, on the same cores.\n",
