@@ -38,7 +38,7 @@ pub struct Made {
 
 /// Such a session.
 pub struct Source {
-    /// Takes commands until [`Source::start`].
+    /// Takes commands until [`Source::start_command`].
     pub session: Session,
     /// Where it is connected to.
     pub system: System,

@@ -3,16 +3,16 @@
 //! The server calls the functions registered here in the process that reads a slot: a walsender, or a backend that runs
 //! `pg_logical_slot_get_changes` and its like. Neither group nor preloading is needed.
 //!
-//! - [`session`]: what one reader asked for and where it is;
-//! - [`rows`]: whether a row is told, and as what; [`row_filter`], [`origins`]: conditions on it;
-//! - [`tables`], [`shape`]: tables, read once per definition ([`invalidation`] says when it has changed);
-//! - [`values`]: rows to values;
-//! - [`transaction`]: the server's transactions to ours; [`ids`]: what events are called;
-//! - [`messages`]: logical messages, among them those of our own;
-//! - [`environment`]: what formats need to know of the server;
-//! - [`strong`]: replicated tables, told record by record;
-//! - [`utf8`]: what is left to convert for formats that want UTF-8;
-//! - [`output`]: bytes to the reader.
+//! - `session`: what one reader asked for and where it is;
+//! - `rows`: whether a row is told, and as what; `row_filter`, `origins`: conditions on it;
+//! - `tables`, `shape`: tables, read once per definition (`invalidation` says when it has changed);
+//! - `values`: rows to values;
+//! - `transaction`: the server's transactions to ours; `ids`: what events are called;
+//! - `messages`: logical messages, among them those of our own;
+//! - `environment`: what formats need to know of the server;
+//! - `strong`: replicated tables, told record by record;
+//! - `utf8`: what is left to convert for formats that want UTF-8;
+//! - `output`: bytes to the reader.
 
 mod callbacks;
 mod environment;

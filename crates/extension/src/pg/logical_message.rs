@@ -35,7 +35,7 @@ pub fn write(prefix: &CStr, content: &[u8]) {
     );
 }
 
-/// As [`write`], with the content as `fill` appends it, and a buffer to use again.
+/// As [`write()`], with the content as `fill` appends it, and a buffer to use again.
 pub fn write_with(prefix: &CStr, buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let key = stream_key::key().unwrap_or_else(|error| error.raise());
     buffer.clear();

@@ -11,7 +11,7 @@
 //! does with one stored out of line. Short ones are told even where this node stores them out of line.
 //!
 //! Called by `capture/seal.rs` and `xact.rs` where a record is made, and by `apply.rs` and `apply_worker.rs` where it is applied;
-//! nothing is written when no slot would read it ([`super::stream_slots`]). Memory: one row, and [`PIECE_BYTES`].
+//! nothing is written when no slot would read it ([`super::stream_slots`]). Memory: one row, and `PIECE_BYTES`.
 
 use std::collections::HashMap;
 
