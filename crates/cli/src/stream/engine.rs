@@ -4,6 +4,9 @@
 //! so is everything before it. Several records of a group that were applied together share one commit and so one end; that end
 //! is told with the last of them.
 
+mod end;
+mod inside;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,9 @@ use super::resume::Gate;
 use super::sink::{GivenUp, Sink, Told, Trouble};
 use super::source;
 use crate::failure::{Failure, sentence};
+use inside::Inside;
+
+pub use end::{End, OnGap, Wishes};
 
 /// After so long without something new, what was taken is made durable.
 const LULL: Duration = Duration::from_millis(20);
@@ -29,61 +35,6 @@ const LULL: Duration = Duration::from_millis(20);
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// How long the end of a transaction is waited for when we are to end.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Why the stream is not gone on with.
-#[derive(Debug)]
-pub enum End {
-    /// The position that was asked for is reached.
-    Reached,
-    /// We were told to end.
-    Stopped,
-    /// The connection to the server is lost, or the sink has forgotten what it took: again from the last durable position.
-    Again(Failure),
-    /// Somebody has to do something.
-    Fatal(Failure),
-}
-
-impl From<DecodeError> for End {
-    fn from(error: DecodeError) -> Self {
-        Self::Fatal(Failure::new(
-            "the stream cannot be understood",
-            sentence(&error.to_string()),
-            "Run a release of the command synod that is as new as the server's.",
-        ))
-    }
-}
-
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        Self::Fatal(failure)
-    }
-}
-
-/// What is wanted of the stream.
-#[derive(Clone, Debug)]
-pub struct Wishes {
-    /// End when everything that was committed before here is delivered.
-    pub until: Option<u64>,
-    /// Refused events are parked, and the others go on.
-    pub park: bool,
-    /// Only what all nodes of a group have.
-    pub group_only: bool,
-    /// What is done when the first record of the group that comes is not the next one.
-    pub on_gap: OnGap,
-    /// All records of the group up to here are delivered.
-    pub delivered_csn: u64,
-}
-
-/// See [`Wishes::on_gap`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnGap {
-    /// It is the same node as before, whose slot is never ahead.
-    Nothing,
-    /// An earlier run may have delivered what lies between: it does not say.
-    Tell,
-    /// Another node is tried.
-    Leave,
-}
 
 /// Its state while one connection lasts.
 pub struct Engine<'a> {
@@ -111,42 +62,6 @@ pub struct Engine<'a> {
     first: bool,
     /// Something was taken since this was last made durable.
     dirty_since: Option<Instant>,
-}
-
-/// What [`Transaction`] says, for as long as it lasts.
-#[derive(Clone, Debug)]
-struct Inside {
-    lsn: u64,
-    csn: u64,
-    xid: u32,
-    committed_us: Option<i64>,
-    group: Option<String>,
-    wanted: bool,
-    told: u64,
-}
-
-impl Inside {
-    fn new(transaction: &Transaction<'_>) -> Self {
-        Self {
-            lsn: transaction.commit_lsn.unwrap_or_default(),
-            csn: transaction.csn.map_or(0, |(_, csn)| csn),
-            xid: transaction.xid,
-            committed_us: transaction.commit_time_us,
-            group: transaction.csn.map(|(group, _)| group.to_owned()),
-            wanted: false,
-            told: 0,
-        }
-    }
-
-    fn transaction(&self) -> Transaction<'_> {
-        Transaction {
-            xid: self.xid,
-            commit_lsn: Some(self.lsn),
-            commit_time_us: self.committed_us,
-            csn: self.group.as_deref().map(|group| (group, self.csn)),
-            ..Transaction::default()
-        }
-    }
 }
 
 impl<'a> Engine<'a> {

@@ -58,7 +58,7 @@ pub struct Stream {
     #[arg(long = "option", value_name = "NAME=VALUE")]
     pub plugin_options: Vec<String>,
     /// Where events go [default: standard output]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "SYNOD_STREAM_TO", hide_env_values = true)]
     pub to: Option<String>,
     /// How an event is written
     #[arg(long, value_enum, default_value_t = Envelope::Native)]

@@ -143,6 +143,34 @@ fn lines_on_standard_output_come_from_where_the_last_run_ended() {
 }
 
 #[test]
+fn a_database_in_another_encoding_comes_in_utf8() {
+    let server = server();
+    server
+        .client()
+        .batch_execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        .unwrap();
+    let mut client = server.client_to("latin");
+    client
+        .batch_execute(
+            "CREATE TABLE \"größe\" (id int PRIMARY KEY, \"weiß\" text); INSERT INTO \"größe\" VALUES (1, 'ä')",
+        )
+        .unwrap();
+    let dsn = server.dsn_of("latin");
+    let snapshot = streamed(&dsn, &["--create", "--initial-snapshot", "--until-caught-up"]).out;
+    client.batch_execute("INSERT INTO \"größe\" VALUES (2, 'ö')").unwrap();
+    let followed = streamed(&dsn, &["--until-caught-up"]).out;
+    for (lines, letter) in [(snapshot, "ä"), (followed, "ö")] {
+        let event = &objects(&lines)[0];
+        assert_eq!(event["table"], "größe");
+        assert_eq!(
+            (&event["columns"][1]["name"], &event["columns"][1]["value"]),
+            (&"weiß".into(), &letter.into())
+        );
+    }
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+#[test]
 fn the_snapshot_is_filtered_as_the_stream_is() {
     let server = server();
     let mut client = database(

@@ -20,7 +20,7 @@ const OPTIONS: [(&str, &str); 5] = [
 pub struct Native {
     json: Json,
     /// Of which transaction the format has been told.
-    begun: Option<(u64, u32)>,
+    begun: Option<(u64, u32, Option<i64>)>,
     object: Vec<u8>,
 }
 
@@ -51,7 +51,7 @@ impl Native {
 
     /// Append the object; nothing, if the format tells nothing of such an event.
     pub fn write(&mut self, told: &Told<'_>, out: &mut Vec<u8>) {
-        let which = (told.lsn, told.transaction.xid);
+        let which = (told.lsn, told.transaction.xid, told.transaction.commit_time_us);
         self.object.clear();
         if self.begun.replace(which) != Some(which) {
             let transaction = Transaction {

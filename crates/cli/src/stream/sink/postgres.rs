@@ -9,7 +9,9 @@
 //! savepoint, so that the one event is known. It stops the stream there, or is parked in `synod_stream.parked`, in the same
 //! transaction.
 
+mod batch;
 mod mapping;
+mod parked;
 mod statement;
 
 use std::fmt::Write as _;
@@ -25,6 +27,7 @@ use crate::stream::lsn;
 use crate::stream::resume::Resume;
 use crate::stream::source::literal;
 use crate::stream::template::first_table;
+use batch::Batch;
 use statement::Statement;
 
 pub use mapping::Mapping;
@@ -35,6 +38,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 const TRANSACTION_BYTES: usize = 8 << 20;
 /// A position without rows is stored so often: nothing but the slot's advance hangs on it.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
+
+/// A target that takes longer for one batch of statements has not answered.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 
 const SCHEMA: &str = "\
 CREATE SCHEMA IF NOT EXISTS synod_stream;
@@ -72,53 +78,6 @@ pub struct Postgres {
     given_up: Option<String>,
 }
 
-/// Statements that wait to be sent together.
-#[derive(Debug, Default)]
-struct Batch {
-    sql: String,
-    /// The head of the INSERT that the text ends with, and its tuples.
-    insert: Option<(String, u64)>,
-    /// Rows that each statement must affect.
-    expected: Vec<Option<u64>>,
-}
-
-impl Batch {
-    fn add(&mut self, statement: Statement) {
-        match statement {
-            Statement::Insert { head, tuple } => match &mut self.insert {
-                Some((last, count)) if *last == head => {
-                    *count += 1;
-                    self.sql.push_str(", ");
-                    self.sql.push_str(&tuple);
-                }
-                _ => {
-                    self.end_insert();
-                    self.sql.push_str(&head);
-                    self.sql.push_str(&tuple);
-                    self.insert = Some((head, 1));
-                }
-            },
-            Statement::Run { sql, rows } => self.add_sql(&sql, Some(rows)),
-            Statement::Several(statements) => statements.iter().for_each(|sql| self.add_sql(sql, None)),
-            Statement::Nothing => {}
-        }
-    }
-
-    fn add_sql(&mut self, sql: &str, rows: Option<u64>) {
-        self.end_insert();
-        self.sql.push_str(sql);
-        self.sql.push_str(";\n");
-        self.expected.push(rows);
-    }
-
-    fn end_insert(&mut self) {
-        if let Some((_, count)) = self.insert.take() {
-            self.sql.push_str(";\n");
-            self.expected.push(Some(count));
-        }
-    }
-}
-
 /// Why statements were not done.
 enum Undone {
     /// The connection is lost, or the server has no room: nothing of the open transaction holds.
@@ -153,7 +112,10 @@ impl Postgres {
 
     fn connect(&mut self) -> Result<Session, Failure> {
         let mut session = self.target.connect("stream target")?;
-        session.execute("SET standard_conforming_strings = on; SET client_min_messages = warning")?;
+        session.patience = ANSWER_TIMEOUT;
+        session.execute(
+            "SET standard_conforming_strings = on; SET client_min_messages = warning; SET lock_timeout = '10s'",
+        )?;
         let there = session.value("SELECT pg_catalog.to_regclass('synod_stream.parked')", &[])?;
         if there.is_none() {
             session.execute(SCHEMA)?;
@@ -423,74 +385,17 @@ impl Sink for Postgres {
         let Some(refused) = self.refused.take() else {
             return Ok(None);
         };
-        let body = String::from_utf8_lossy(&refused.body);
-        let words = [&self.source, &self.slot, &refused.id, &refused.subject, &*body, reason];
-        let values: Vec<String> = words.iter().map(|word| literal(word)).collect();
-        let sql = format!(
-            "INSERT INTO synod_stream.parked (source, slot, event_id, table_name, statement, reason) VALUES ({})",
-            values.join(", ")
-        );
-        self.run(&sql, &[Some(1)]).map_err(|undone| self.start_over(undone))?;
+        self.park(&refused, reason)?;
         self.given_up = Some(refused.id.clone());
         Ok(Some(GivenUp { refused, kept: true }))
     }
 
     fn parked(&mut self) -> Result<Vec<Refused>, Trouble> {
-        let (source, slot) = (self.source.clone(), self.slot.clone());
-        let session = self
-            .session
-            .as_mut()
-            .ok_or_else(|| Trouble::Again("the connection was lost".into()))?;
-        let rows = session
-            .rows(
-                "SELECT event_id, table_name, statement, reason FROM synod_stream.parked WHERE source = $1 AND slot = $2 \
-                 ORDER BY parked_at, event_id",
-                &[Some(&source), Some(&slot)],
-            )
-            .map_err(Trouble::Fatal)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-                Refused {
-                    id: field(0),
-                    subject: field(1),
-                    body: field(2).into_bytes(),
-                    reason: field(3),
-                }
-            })
-            .collect())
+        self.all_parked()
     }
 
     fn replay(&mut self, refused: &Refused) -> Result<(), Trouble> {
-        let statement = String::from_utf8_lossy(&refused.body)
-            .trim_end()
-            .trim_end_matches(';')
-            .to_owned();
-        if statement.is_empty() {
-            return Err(Trouble::Refused(refused.reason.clone()));
-        }
-        let keys = [&self.source, &self.slot, &refused.id].map(|word| literal(word));
-        let any = statement.starts_with("TRUNCATE") || statement.contains(";\n");
-        let expected = (!any).then_some(1);
-        let run = self
-            .run("BEGIN", &[])
-            .and_then(|()| self.run(&statement, &[expected]))
-            .and_then(|()| {
-                let [source, slot, id] = &keys;
-                let sql = format!(
-                    "DELETE FROM synod_stream.parked WHERE source = {source} AND slot = {slot} AND event_id = {id}"
-                );
-                self.run(&sql, &[Some(1)])
-            })
-            .and_then(|()| self.run("COMMIT", &[]));
-        run.map_err(|undone| match undone {
-            Undone::Lost(reason) => self.start_over(Undone::Lost(reason)),
-            Undone::Unwanted(reason) => match self.run("ROLLBACK", &[]) {
-                Ok(()) => Trouble::Refused(reason),
-                Err(undone) => self.start_over(undone),
-            },
-        })
+        self.run_parked(refused)
     }
 
     fn takes_tables_together(&self) -> bool {
