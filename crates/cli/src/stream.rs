@@ -79,7 +79,7 @@ pub fn run(common: &Common, options: &Stream) -> Result<u8, Failure> {
         current: 0,
         sink: None,
         system: None,
-        gate: None,
+        delivered: None,
         parking: Parking::new(&options.parked()),
         report: Report::new(lines, every),
         stop: Stop::on_signals()?,
@@ -124,7 +124,8 @@ struct Running<'a> {
     sink: Option<Box<dyn Sink>>,
     /// System and database that was connected to first.
     system: Option<source::System>,
-    gate: Option<Gate>,
+    /// What a former connection has delivered durably.
+    delivered: Option<Resume>,
     parking: Parking,
     report: Report,
     stop: Stop,
@@ -241,7 +242,6 @@ impl Running<'_> {
         if self.options.until_caught_up && self.until.is_none_or(|_| self.group.is_some()) {
             self.until = Some(source.flushed().map_err(again_or_not)?);
         }
-        let reached = self.gate.take().map(|gate| gate.reached());
         let on_gap = match (&self.group, self.read) {
             (None, _) => OnGap::Nothing,
             (_, Some(read)) if read == self.current => OnGap::Nothing,
@@ -249,20 +249,19 @@ impl Running<'_> {
             (_, None) if resume.is_some() => OnGap::Tell,
             (_, None) => OnGap::Nothing,
         };
-        let mut gate = Gate::new(resume.or(reached), self.group.is_some());
+        let gate = Gate::new(resume.or_else(|| self.delivered.clone()), self.group.is_some());
         self.delivered_csn = self.delivered_csn.max(gate.reached().csn);
         let from = if self.group.is_some() { 0 } else { start };
         shared.confirmed.store(confirmed.max(from), Ordering::Release);
         let command = Source::start_command(&self.options.slot, from, self.filters.plugin_options());
         reader::start(&mut source.session, &command).map_err(again_or_not)?;
         self.report.over("streaming again");
-        let end = self.follow(source, sink, &mut gate, shared, on_gap);
-        self.gate = Some(gate);
+        let end = self.follow(source, sink, gate, shared, on_gap);
         self.read = Some(self.current);
         Ok(end)
     }
 
-    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: &mut Gate, shared: &Shared, on_gap: OnGap) -> End {
+    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: Gate, shared: &Shared, on_gap: OnGap) -> End {
         let queue = Queue::new((self.options.max_memory / 4 * 3).max(1 << 16));
         let wishes = Wishes {
             until: self.until,
@@ -272,15 +271,16 @@ impl Running<'_> {
             delivered_csn: self.delivered_csn,
         };
         let mut followers = Followers::new(&self.options.slot, &self.targets, self.current, self.delivered_csn);
-        let end = thread::scope(|scope| {
+        let (end, durable) = thread::scope(|scope| {
             scope.spawn(|| reader::follow(source.session, &queue, shared));
             let mut engine = Engine::new(sink, gate, &self.parking, &mut self.report, &self.stop, &wishes, shared);
             let end = engine.run(&queue, || {
                 followers.beat(shared.confirmed.load(Ordering::Acquire));
             });
             shared.closing.store(true, Ordering::Release);
-            end
+            (end, engine.durable)
         });
+        self.delivered = Some(durable);
         self.delivered_csn = followers.delivered();
         end
     }

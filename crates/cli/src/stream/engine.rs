@@ -21,7 +21,7 @@ use super::pause::{self, Pauses};
 use super::queue::{Item, Queue};
 use super::reader::Shared;
 use super::report::Report;
-use super::resume::Gate;
+use super::resume::{Gate, Resume};
 use super::sink::{GivenUp, Sink, Told, Trouble};
 use super::source;
 use crate::failure::{Failure, sentence};
@@ -41,7 +41,7 @@ pub struct Engine<'a> {
     /// Where to.
     pub sink: &'a mut dyn Sink,
     /// What has been delivered.
-    pub gate: &'a mut Gate,
+    pub gate: Gate,
     /// Where refused events go.
     pub parking: &'a Parking,
     /// How it goes.
@@ -62,13 +62,15 @@ pub struct Engine<'a> {
     first: bool,
     /// Something was taken since this was last made durable.
     dirty_since: Option<Instant>,
+    /// What had been let through when the sink was last flushed: a sink without a memory is gone on with from there.
+    pub durable: Resume,
 }
 
 impl<'a> Engine<'a> {
     /// At the beginning of a connection.
     pub fn new(
         sink: &'a mut dyn Sink,
-        gate: &'a mut Gate,
+        gate: Gate,
         parking: &'a Parking,
         report: &'a mut Report,
         stop: &'a Stop,
@@ -76,6 +78,7 @@ impl<'a> Engine<'a> {
         shared: &'a Shared,
     ) -> Self {
         Self {
+            durable: gate.reached(),
             sink,
             gate,
             parking,
@@ -320,6 +323,7 @@ impl<'a> Engine<'a> {
         }
         let durable = self.settle(&mut |sink| sink.flush(taken))?;
         self.dirty_since = None;
+        self.durable = self.gate.reached();
         self.shared.confirmed.fetch_max(durable.min(taken), Ordering::AcqRel);
         Ok(())
     }

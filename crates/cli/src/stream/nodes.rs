@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::session::{Session, Target};
 
 /// How often the others are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A node that does not answer is not waited for: the stream comes first.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After a node did not answer, it is left alone for so long.

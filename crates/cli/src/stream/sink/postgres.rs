@@ -374,7 +374,8 @@ impl Sink for Postgres {
         self.last.start_lsn = Some(lsn.max(stored));
         let position = self.last.clone();
         let sql = self.store(&position);
-        self.run(&sql, &[Some(1)]).map_err(|undone| self.start_over(undone))?;
+        self.run(&sql, &[Some(1)])
+            .map_err(|undone| self.commit_failed(undone))?;
         self.run("COMMIT", &[]).map_err(|undone| self.commit_failed(undone))?;
         (self.open, self.bytes, self.given_up) = (false, 0, None);
         (self.stored, self.stored_at) = (position, Some(Instant::now()));
