@@ -85,16 +85,6 @@ fn nothing_is_lost_or_doubled_when_both_sides_are_killed_again_and_again() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
-fn wait_for_slot(client: &mut Client) {
-    wait_until(DEADLINE, "the slot to be free", || {
-        let active: bool = client
-            .query_one("SELECT active FROM pg_replication_slots WHERE slot_name = 's'", &[])
-            .unwrap()
-            .get(0);
-        (!active).then_some(())
-    });
-}
-
 #[test]
 fn a_file_is_gone_on_with_only_where_that_is_right() {
     let server = server();

@@ -198,3 +198,14 @@ fn checksum(client: &mut Client, query: &str) -> (i64, String) {
         .unwrap_or_else(|error| panic!("{query}: {error:?}"));
     (row.get(0), row.get(1))
 }
+
+/// Nobody reads the slot any more.
+fn wait_for_slot(client: &mut Client) {
+    wait_until(DEADLINE, "the slot to be free", || {
+        let active: bool = client
+            .query_one("SELECT active FROM pg_replication_slots WHERE slot_name = 's'", &[])
+            .unwrap()
+            .get(0);
+        (!active).then_some(())
+    });
+}
