@@ -8,17 +8,28 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::run::Run;
+use crate::run::{self, Run};
 use crate::server::free_port;
 use crate::{account, processes, try_wait_until, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An authority, and a certificate for localhost.
+const CERTIFICATE: &str = r#"
+new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+openssl req -x509 $new -days 2 -subj '/CN=test authority' -keyout ca.key -out ca.crt
+openssl req $new -subj /CN=localhost -keyout server.key -out server.csr
+echo subjectAltName=DNS:localhost > names
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt
+"#;
 
 /// Which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// NATS with JetStream: Debian's package nats-server.
     Nats,
+    /// The same behind TLS, with a certificate for `localhost`, signed by [`Broker::authority`].
+    NatsTls,
     /// Redis: Debian's package redis-server.
     Redis,
 }
@@ -40,7 +51,7 @@ impl Broker {
     #[track_caller]
     pub fn start(kind: Kind) -> Self {
         let label = match kind {
-            Kind::Nats => "nats",
+            Kind::Nats | Kind::NatsTls => "nats",
             Kind::Redis => "redis",
         };
         let mut broker = Self {
@@ -49,8 +60,22 @@ impl Broker {
             port: free_port(),
             child: None,
         };
+        if kind == Kind::NatsTls {
+            broker.make_certificate();
+        }
         broker.resume();
         broker
+    }
+
+    /// The certificate that clients must trust.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("ca.crt")
+    }
+
+    fn make_certificate(&self) {
+        let mut line = Run::current().account().prefix();
+        line.extend(["sh", "-ec", CERTIFICATE].map(String::from));
+        run::run_quietly(&line, &self.directory);
     }
 
     /// Starts it again, with what it has on disk, on the same port.
@@ -60,6 +85,19 @@ impl Broker {
         let (port, directory) = (self.port.to_string(), self.directory.display().to_string());
         let words: Vec<&str> = match self.kind {
             Kind::Nats => vec!["nats-server", "-a", "127.0.0.1", "-p", &port, "-js", "-sd", &directory],
+            Kind::NatsTls => vec![
+                "nats-server",
+                "-a",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-js",
+                "-sd",
+                &directory,
+                "--tls",
+                "--tlscert=server.crt",
+                "--tlskey=server.key",
+            ],
             Kind::Redis => vec![
                 "redis-server",
                 "--bind",

@@ -99,6 +99,38 @@ fn nats_keeps_every_event_once_whoever_is_killed() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
+#[test]
+fn what_is_sent_is_encrypted_for_whom_the_certificate_names() {
+    let server = server();
+    let mut client = database(&server, "encrypted", "CREATE TABLE t (n int PRIMARY KEY)");
+    let dsn = server.dsn_of("encrypted");
+    let broker = Broker::start(Kind::NatsTls);
+    let run = |scheme: &str, host: &str, trusted: &Path| {
+        let to = format!("{scheme}://{host}:{}/?stream=cdc", broker.port());
+        let mut command = synod_command(&arguments(&dsn, &["--create", "--until-caught-up", "--to", &to]));
+        command.env("SSL_CERT_FILE", trusted);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        // The first complaint, or nothing at its good end.
+        let said = errors.lines().next().map(|line| line.unwrap()).unwrap_or_default();
+        let _ = child.kill();
+        (child.wait().unwrap().success(), said)
+    };
+    let (_, said) = run("nats", "localhost", &broker.authority());
+    assert!(said.contains("refuses us"), "{said}");
+    let (_, said) = run("tls", "127.0.0.1", &broker.authority());
+    assert!(said.contains("certificate"), "{said}");
+    let (_, said) = run("tls", "localhost", Path::new("/dev/null"));
+    assert!(said.contains("certificate"), "{said}");
+    client.batch_execute("SELECT 1").unwrap();
+    let (good, said) = run("tls", "localhost", &broker.authority());
+    assert!(good, "{said}");
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    let (good, said) = run("tls", "localhost", &broker.authority());
+    assert!(good, "{said}");
+    streamed(&dsn, &["--drop-slot"]);
+}
+
 /// A command to Redis, and the first line of its answer.
 fn redis(port: u16, command: &str) -> String {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
