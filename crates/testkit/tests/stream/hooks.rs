@@ -90,8 +90,12 @@ fn an_endpoint_that_is_down_gets_everything_in_order_when_it_is_back() {
     assert_eq!(last.header("x-who"), "me");
     assert_eq!(last.header("synod-signature"), signed(last), "{last:?}");
     assert_eq!(following.terminate(), 0);
+    one_event_is_refused_for_ever(&mut client, &dsn, &endpoint, &more, &place);
+    streamed(&dsn, &["--drop-slot"]);
+}
 
-    // In batches; one event is refused for ever.
+/// In batches.
+fn one_event_is_refused_for_ever(client: &mut Client, dsn: &str, endpoint: &Endpoint, more: &[&str], place: &Path) {
     endpoint.answer(|request| {
         let bad = request.body.contains("\"poison\"");
         if bad { "422 No".into() } else { "200 OK".into() }
@@ -101,9 +105,9 @@ fn an_endpoint_that_is_down_gets_everything_in_order_when_it_is_back() {
             "INSERT INTO t (v) SELECT CASE WHEN n = 7 THEN 'poison' ELSE 'fine' END FROM generate_series(1, 20) n",
         )
         .unwrap();
-    let batched = [&more[..], &["--batch", "8", "--until-caught-up"]].concat();
+    let batched = [more, &["--batch", "8", "--until-caught-up"]].concat();
     let before = endpoint.requests().len();
-    let ran = stream(&dsn, &batched);
+    let ran = stream(dsn, &batched);
     assert_eq!(ran.code, 3, "{ran:?}");
     assert!(
         ran.err.contains("refuses event") && ran.err.contains("HTTP status 422"),
@@ -112,7 +116,7 @@ fn an_endpoint_that_is_down_gets_everything_in_order_when_it_is_back() {
     );
     let parked = place.join("parked").display().to_string();
     let ran = stream(
-        &dsn,
+        dsn,
         &[&batched[..], &["--on-refusal", "park", "--parked", &parked]].concat(),
     );
     assert_eq!(ran.code, 1, "{ran:?}");
@@ -130,14 +134,13 @@ fn an_endpoint_that_is_down_gets_everything_in_order_when_it_is_back() {
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert!(kept[0]["reason"].as_str().unwrap().contains("422"));
 
-    let replay = [&more[..], &["--replay-parked", "--parked", &parked]].concat();
-    assert_eq!(stream(&dsn, &replay).code, 1, "it is still refused");
+    let replay = [more, &["--replay-parked", "--parked", &parked]].concat();
+    assert_eq!(stream(dsn, &replay).code, 1, "it is still refused");
     endpoint.answer(|_| "200 OK".into());
-    let ran = streamed(&dsn, &replay);
+    let ran = streamed(dsn, &replay);
     assert!(ran.out.contains("1 parked events are sent"), "{}", ran.out);
     assert!(endpoint.requests().last().unwrap().body.contains("\"poison\""));
     assert_eq!(std::fs::read_to_string(&parked).unwrap(), "");
-    streamed(&dsn, &["--drop-slot"]);
 }
 
 /// The signature that this request must have, as OpenSSL makes it.

@@ -12,9 +12,9 @@
 mod batch;
 mod mapping;
 mod parked;
+mod position;
 mod statement;
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use synod_change::stream::{Event, Transaction};
@@ -25,9 +25,9 @@ use crate::failure::{Failure, sentence};
 use crate::session::{Session, Target};
 use crate::stream::lsn;
 use crate::stream::resume::Resume;
-use crate::stream::source::literal;
 use crate::stream::template::first_table;
 use batch::Batch;
+use position::SCHEMA;
 use statement::Statement;
 
 pub use mapping::Mapping;
@@ -41,18 +41,6 @@ const IDLE_EVERY: Duration = Duration::from_secs(5);
 
 /// A target that takes longer for one batch of statements has not answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
-
-const SCHEMA: &str = "\
-CREATE SCHEMA IF NOT EXISTS synod_stream;
-COMMENT ON SCHEMA synod_stream IS 'kept by synod stream: how far rows of other servers were written to this database';
-CREATE TABLE IF NOT EXISTS synod_stream.position (
-    source text, slot text, lsn pg_catalog.pg_lsn NOT NULL, commit_lsn pg_catalog.pg_lsn NOT NULL, csn bigint NOT NULL,
-    updated_at timestamptz NOT NULL, PRIMARY KEY (source, slot));
-COMMENT ON TABLE synod_stream.position IS 'up to where the stream of a slot has been written here, in the same transactions as its rows';
-CREATE TABLE IF NOT EXISTS synod_stream.parked (
-    source text, slot text, event_id text, table_name text NOT NULL, statement text NOT NULL, reason text NOT NULL,
-    parked_at timestamptz NOT NULL DEFAULT pg_catalog.now(), PRIMARY KEY (source, slot, event_id));
-COMMENT ON TABLE synod_stream.parked IS 'changes that this database refused; synod stream --replay-parked runs them once more'";
 
 /// The sink.
 pub struct Postgres {
@@ -121,22 +109,6 @@ impl Postgres {
             session.execute(SCHEMA)?;
         }
         Ok(session)
-    }
-
-    fn position(&self, session: &mut Session) -> Result<Option<Resume>, Failure> {
-        let rows = session.rows(
-            "SELECT lsn, commit_lsn, csn FROM synod_stream.position WHERE source = $1 AND slot = $2",
-            &[Some(&self.source), Some(&self.slot)],
-        )?;
-        Ok(rows.into_iter().next().map(|row| {
-            let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-            Resume {
-                lsn: lsn::parse(&field(1)).unwrap_or_default(),
-                csn: field(2).parse().unwrap_or_default(),
-                last_id: None,
-                start_lsn: lsn::parse(&field(0)),
-            }
-        }))
     }
 
     /// Forget what is not committed.
@@ -258,22 +230,6 @@ impl Postgres {
                 Err(Trouble::Refused(reason))
             }
         }
-    }
-
-    fn store(&mut self, position: &Resume) -> String {
-        let mut sql = String::new();
-        let _ = write!(
-            sql,
-            "INSERT INTO synod_stream.position AS p (source, slot, lsn, commit_lsn, csn, updated_at) \
-             VALUES ({}, {}, '{}', '{}', {}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
-             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, updated_at = EXCLUDED.updated_at",
-            literal(&self.source),
-            literal(&self.slot),
-            lsn::text(position.start_lsn.unwrap_or_default()),
-            lsn::text(position.lsn),
-            position.csn
-        );
-        sql
     }
 }
 
