@@ -55,6 +55,11 @@ fn another_postgresql_has_the_same_rows_whoever_is_killed() {
         let following = Following::start(&dsn, &more);
         change(&mut source, round);
         if round == 2 {
+            // One that never was connected ends with an error: its address may be wrong.
+            wait_until(DEADLINE, "it to follow", || {
+                let active = "SELECT FROM pg_replication_slots WHERE slot_name = 's' AND active";
+                (source.query(active, &[]).unwrap().len() == 1).then_some(())
+            });
             server.kill9();
             server.start();
             (source, target) = (server.client_to("from_here"), server.client_to("to_there"));
