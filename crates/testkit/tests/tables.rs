@@ -478,6 +478,15 @@ fn other_encodings() {
         (row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)),
         ("Grüßeß", 2, 6)
     );
+    // Names would arrive as others; they were, once.
+    for sql in [
+        "CREATE TABLE größe (id int PRIMARY KEY)",
+        "COMMENT ON TABLE words IS 'Wörter'",
+        "SET synod.ddl = local; CREATE TABLE größe (id int PRIMARY KEY); SELECT synod.replicate_table('größe')",
+    ] {
+        refused(sql, first.simple_query(sql).map(|_| 0), &["0A000"]);
+    }
+    first.batch_execute("ALTER TABLE words ADD COLUMN m int").unwrap();
     for name in ["latin_b", "latin_a"] {
         server
             .client_to(name)

@@ -2,6 +2,12 @@
 
 use pgrx::pg_sys;
 
+/// Whether the database is in UTF-8.
+pub fn is_utf8() -> bool {
+    // SAFETY: reads a setting of this process.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
 /// Text of the database in UTF-8. What says nothing about its encoding (SQL_ASCII) is taken for UTF-8, with replacement
 /// characters where it is none.
 pub fn to_utf8(text: &[u8]) -> String {

@@ -3,7 +3,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, name_text};
-use super::{catalog, partition};
+use super::{catalog, encoding, partition};
 use crate::errors::UserError;
 
 const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
@@ -33,7 +33,8 @@ pub fn check_member(relation: &Relation) -> Result<(), UserError> {
     let class = relation.class();
     let objection = by_kind(class.relkind as u8)
         .or_else(|| by_persistence(class.relpersistence as u8))
-        .or_else(|| by_place(relation));
+        .or_else(|| by_place(relation))
+        .or_else(|| by_names(relation));
     refuse(relation, objection)
 }
 
@@ -85,6 +86,18 @@ fn by_persistence(persistence: u8) -> Option<Objection> {
         }
         _ => None,
     }
+}
+
+/// Names travel in UTF-8 and are not converted.
+fn by_names(relation: &Relation) -> Option<Objection> {
+    let columns = (0..relation.attribute_count()).map(|index| name_text(&relation.attribute(index).attname));
+    let mut names = columns.chain([relation.schema(), relation.name()]);
+    (!encoding::is_utf8() && names.any(|name| !name.is_ascii())).then_some((
+        "table",
+        UNSUPPORTED,
+        "It or a column has a name with other than ASCII characters, in a database that is not in UTF-8.",
+        "Rename it, or use databases in UTF-8.",
+    ))
 }
 
 fn by_place(relation: &Relation) -> Option<Objection> {

@@ -24,6 +24,8 @@ use crate::settings;
 mod object;
 mod statement;
 
+pub use statement::text as text_of;
+
 use object::Touched;
 use statement::Kind;
 

@@ -5,6 +5,7 @@ use synod_change::DdlStatement;
 
 use crate::errors::UserError;
 use crate::pg::relcache::c_text;
+use crate::pg::{encoding, stream_ddl};
 
 /// Settings that travel. `check_function_bodies` does not: where the statement is replayed bodies are not checked again.
 const SETTINGS: [&std::ffi::CStr; 19] = [
@@ -37,24 +38,22 @@ pub unsafe fn text(
     statement: *const pg_sys::PlannedStmt,
     source: *const core::ffi::c_char,
 ) -> Result<String, UserError> {
-    // SAFETY: by contract; the location lies inside the source.
-    let (source, start, length) = unsafe {
-        if source.is_null() {
-            return Err(no_text());
-        }
-        (c_text(source), (*statement).stmt_location, (*statement).stmt_len)
-    };
-    let start = usize::try_from(start).unwrap_or(0);
-    let rest = source.get(start..).ok_or_else(no_text)?;
-    let text = match usize::try_from(length) {
-        Ok(length) if length > 0 => rest.get(..length).ok_or_else(no_text)?,
-        _ => rest,
-    };
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(no_text());
+    // SAFETY: by contract.
+    let text = unsafe { stream_ddl::text_of(statement, source) }.ok_or_else(no_text)?;
+    if !(text.is_ascii() || encoding::is_utf8()) {
+        return Err(other_encoding());
     }
-    Ok(text.to_owned())
+    String::from_utf8(text.to_vec()).map_err(|_| other_encoding())
+}
+
+/// Names travel in UTF-8, and are not converted.
+pub fn other_encoding() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot change definitions of the group with other than ASCII characters in a database that is not in UTF-8",
+        "Definitions travel in UTF-8, and this database has another encoding.",
+        "Use ASCII names, keep the statement on this node (SET synod.ddl = local), or use databases in UTF-8.",
+    )
 }
 
 fn no_text() -> UserError {
