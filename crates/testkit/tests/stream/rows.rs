@@ -95,6 +95,41 @@ fn another_postgresql_has_the_same_rows_whoever_is_killed() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
+/// A run lost its connection while the target was committing (a standby did not answer, say); the next run read the position before
+/// the commit was seen, and wrote the rows once more.
+#[test]
+fn rows_whose_commit_was_late_are_not_written_twice() {
+    let server = server();
+    let mut source = database(&server, "late_from", "CREATE TABLE nokey (a int)");
+    let mut target = database(&server, "late_to", "CREATE TABLE nokey (a int)");
+    let dsn = server.dsn_of("late_from");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/late_to", server.port());
+    streamed(&dsn, &["--create", "--to", &to, "--until-caught-up"]);
+    source.batch_execute("INSERT INTO nokey VALUES (1)").unwrap();
+    let query = "SELECT pg_current_wal_flush_lsn()::text";
+    let position: String = source.query_one(query, &[]).unwrap().get(0);
+    target
+        .batch_execute(&format!(
+            "BEGIN; INSERT INTO nokey VALUES (1); UPDATE synod_stream.position SET lsn = '{position}', commit_lsn = '{position}'"
+        ))
+        .unwrap();
+    let following = Following::start(&dsn, &["--to", &to]);
+    wait_until(DEADLINE, "the next run to wait for the first one", || {
+        let query =
+            "SELECT FROM pg_stat_activity WHERE application_name = 'synod stream target' AND wait_event_type = 'Lock'";
+        (source.query(query, &[]).unwrap().len() == 1).then_some(())
+    });
+    target.batch_execute("COMMIT").unwrap();
+    source.batch_execute("INSERT INTO nokey VALUES (2)").unwrap();
+    wait_until(DEADLINE, "what follows", || {
+        let there = target.query("SELECT FROM nokey WHERE a = 2", &[]).unwrap();
+        (there.len() == 1).then_some(())
+    });
+    assert_eq!(target.query("SELECT FROM nokey WHERE a = 1", &[]).unwrap().len(), 1);
+    assert_eq!(following.terminate(), 0);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
 #[test]
 fn what_the_target_refuses_stops_or_is_parked_and_nothing_is_passed_over() {
     let server = server();

@@ -27,7 +27,7 @@ use crate::stream::lsn;
 use crate::stream::resume::Resume;
 use crate::stream::template::first_table;
 use batch::Batch;
-use position::SCHEMA;
+use position::{DURABLE, SCHEMA};
 use statement::Statement;
 
 pub use mapping::Mapping;
@@ -59,6 +59,9 @@ pub struct Postgres {
     stored: Resume,
     last: Resume,
     stored_at: Option<Instant>,
+    /// Everything before here is committed there. A position of the server that is read now, unlike that of `stored`, which may be
+    /// one of another node of the group.
+    durable: u64,
     /// Up to this transaction every statement runs by itself.
     careful: Option<(u64, u64)>,
     /// Refused and not given up yet: the event and its statement.
@@ -92,6 +95,7 @@ impl Postgres {
             stored: Resume::default(),
             last: Resume::default(),
             stored_at: None,
+            durable: 0,
             careful: None,
             refused: None,
             given_up: None,
@@ -104,6 +108,7 @@ impl Postgres {
         session.execute(
             "SET standard_conforming_strings = on; SET client_min_messages = warning; SET lock_timeout = '10s'",
         )?;
+        session.execute(DURABLE)?;
         let there = session.value("SELECT pg_catalog.to_regclass('synod_stream.parked')", &[])?;
         if there.is_none() {
             session.execute(SCHEMA)?;
@@ -116,20 +121,23 @@ impl Postgres {
         self.session = None;
         (self.open, self.inside, self.bytes) = (false, false, 0);
         (self.batch, self.refused, self.given_up) = (Batch::default(), None, None);
-        (self.last, self.stored_at) = (self.stored.clone(), None);
+        (self.last, self.stored_at, self.durable) = (self.stored.clone(), None, 0);
     }
 
-    /// Run statements, each of which must affect so many rows.
-    fn run(&mut self, sql: &str, expected: &[Option<u64>]) -> Result<(), Undone> {
+    /// Run statements; how many rows each affected.
+    fn counted(&mut self, sql: &str) -> Result<Vec<u64>, Undone> {
         let session = self
             .session
             .as_mut()
             .ok_or_else(|| Undone::Lost("the connection was lost".into()))?;
-        let mut counts = Vec::with_capacity(expected.len());
+        let mut counts = Vec::new();
         let done = session.run_counted(sql, &mut counts);
-        if let Err(error) = done {
-            return Err(judge(&error));
-        }
+        done.map(|()| counts).map_err(|error| judge(&error))
+    }
+
+    /// Run statements, each of which must affect so many rows.
+    fn run(&mut self, sql: &str, expected: &[Option<u64>]) -> Result<(), Undone> {
+        let counts = self.counted(sql)?;
         for (wanted, got) in expected.iter().zip(&counts) {
             if let Some(wanted) = wanted.filter(|wanted| wanted != got) {
                 let what = if wanted > *got {
@@ -321,21 +329,19 @@ impl Sink for Postgres {
 
     fn flush(&mut self, lsn: u64) -> Result<u64, Trouble> {
         self.send()?;
-        let stored = self.stored.start_lsn.unwrap_or_default();
         let lately = self.stored_at.is_some_and(|at| at.elapsed() < IDLE_EVERY);
-        if self.inside || (!self.open && (lsn <= stored || lately)) {
-            return Ok(stored);
+        if self.inside || (!self.open && (lsn <= self.durable || lately)) {
+            return Ok(self.durable);
         }
         self.begin_target()?;
+        let stored = self.stored.start_lsn.unwrap_or_default();
         self.last.start_lsn = Some(lsn.max(stored));
         let position = self.last.clone();
-        let sql = self.store(&position);
-        self.run(&sql, &[Some(1)])
-            .map_err(|undone| self.commit_failed(undone))?;
+        self.store(&position).map_err(|undone| self.commit_failed(undone))?;
         self.run("COMMIT", &[]).map_err(|undone| self.commit_failed(undone))?;
         (self.open, self.bytes, self.given_up) = (false, 0, None);
-        (self.stored, self.stored_at) = (position, Some(Instant::now()));
-        Ok(self.stored.start_lsn.unwrap_or_default())
+        (self.stored, self.stored_at, self.durable) = (position, Some(Instant::now()), lsn);
+        Ok(self.durable)
     }
 
     fn give_up(&mut self, reason: &str) -> Result<Option<GivenUp>, Trouble> {
@@ -373,4 +379,24 @@ fn later(failure: &Failure) -> Trouble {
         };
     }
     Trouble::Fatal(failure.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is stored is a position of the node that was read then.
+    #[test]
+    fn a_node_hears_of_no_position_of_another_one_before_rows_are_committed() {
+        let dsn = "host=/nowhere dbname=target";
+        let mut sink = Postgres::new(dsn, Mapping::default(), "group g", "slot", Duration::from_secs(1)).unwrap();
+        sink.stored.start_lsn = Some(9_000);
+        let transaction = Transaction {
+            commit_lsn: Some(90),
+            csn: Some(("g", 7)),
+            ..Transaction::default()
+        };
+        assert!(sink.begin(&transaction, false).is_ok());
+        assert!(matches!(sink.flush(100), Ok(0)));
+    }
 }

@@ -1,13 +1,15 @@
 //! Where the stream is, in a table of the target (`synod_stream.position`), written in the same transactions as the rows.
 
-use std::fmt::Write as _;
-
-use super::Postgres;
+use super::{Postgres, Undone};
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::stream::lsn;
 use crate::stream::resume::Resume;
 use crate::stream::source::literal;
+
+/// A position that a crash of the target takes back is one that the slot is beyond already.
+pub const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
+                           WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
 
 /// What the target keeps for us.
 pub const SCHEMA: &str = "\
@@ -40,20 +42,24 @@ impl Postgres {
         }))
     }
 
-    /// The statement that stores it.
-    pub(super) fn store(&self, position: &Resume) -> String {
-        let mut sql = String::new();
-        let _ = write!(
-            sql,
+    /// Store it, in the open transaction. It goes on from the one that is known, or not at all: a commit whose connection was lost may
+    /// have come after that one was read, and its rows would be there twice.
+    pub(super) fn store(&mut self, position: &Resume) -> Result<(), Undone> {
+        let [place, known] = [position, &self.stored].map(|position| {
+            let start = lsn::text(position.start_lsn.unwrap_or_default());
+            format!("'{start}', '{}', {}", lsn::text(position.lsn), position.csn)
+        });
+        let sql = format!(
             "INSERT INTO synod_stream.position AS p (source, slot, lsn, commit_lsn, csn, updated_at) \
-             VALUES ({}, {}, '{}', '{}', {}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
-             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, updated_at = EXCLUDED.updated_at",
+             VALUES ({}, {}, {place}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
+             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, updated_at = EXCLUDED.updated_at \
+             WHERE (p.lsn, p.commit_lsn, p.csn) = ({known})",
             literal(&self.source),
             literal(&self.slot),
-            lsn::text(position.start_lsn.unwrap_or_default()),
-            lsn::text(position.lsn),
-            position.csn
         );
-        sql
+        match self.counted(&sql)?.first() {
+            Some(1) => Ok(()),
+            _ => Err(Undone::Lost("another session has stored a position meanwhile".into())),
+        }
     }
 }
