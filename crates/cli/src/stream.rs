@@ -340,16 +340,21 @@ impl Running<'_> {
     /// Make the slot, on every node, with the snapshot if it is wanted; where it begins.
     fn make_slot(&mut self, source: &mut Source, sink: &mut dyn Sink, shared: &Shared) -> Result<u64, End> {
         let name = &self.options.slot;
-        if let Some(group) = &self.group {
-            group.make_other_slots(name, &self.targets, self.current, source)?;
-        }
-        if !self.options.initial_snapshot {
+        // A slot that lasts says that its snapshot is finished, on the other nodes, too: any of them may be the next one that is read.
+        let temporary = self.options.initial_snapshot.then(slots::temporary);
+        let mut others = match &self.group {
+            Some(group) => group.make_other_slots(name, temporary.as_deref(), &self.targets, self.current, source)?,
+            None => Vec::new(),
+        };
+        let Some(temporary) = temporary else {
             return Ok(source.create_slot(name, false, false).map_err(again_or_not)?.consistent);
-        }
+        };
         self.report.state("snapshot");
         let target = &self.targets[self.current];
         slots::with_snapshot(
+            &temporary,
             source,
+            &mut others,
             target,
             self.options,
             &self.filters,

@@ -51,15 +51,17 @@ impl Group {
     }
 
     /// Make the slot on the other nodes, and see to it that the node that is read is not behind any of them: what its slot, made
-    /// after this, gives is then in theirs, too.
+    /// after this, gives is then in theirs, too. `temporary`: of this name, until the sessions that are given back make them last.
     pub fn make_other_slots(
         &self,
         name: &str,
+        temporary: Option<&str>,
         targets: &[Target],
         reading: usize,
         reader: &mut Source,
-    ) -> Result<(), End> {
+    ) -> Result<Vec<Source>, End> {
         let mut furthest: i64 = 0;
+        let mut made = Vec::new();
         for (index, target) in targets.iter().enumerate().filter(|(index, _)| *index != reading) {
             let mut other = Source::connect(target).map_err(|failure| {
                 End::Fatal(Failure {
@@ -71,15 +73,20 @@ impl Group {
                     ..failure
                 })
             })?;
-            if other.slot(name)?.is_none() {
-                other.create_slot(name, false, false)?;
+            let lacks = other.slot(name)?.is_none();
+            if lacks {
+                other.create_slot(temporary.unwrap_or(name), temporary.is_some(), false)?;
             }
             let rows = other.session.query("SELECT applied_csn FROM synod.stat_apply")?;
             let csn = rows.first().and_then(|row| row.first().cloned().flatten());
             furthest = furthest.max(csn.and_then(|csn| csn.parse().ok()).unwrap_or_default());
+            if lacks && temporary.is_some() {
+                made.push(other);
+            }
         }
         let wait = format!("SELECT synod.wait_for({furthest})");
-        reader.session.query(&wait).map_err(again_or_not).map(drop)
+        reader.session.query(&wait).map_err(again_or_not)?;
+        Ok(made)
     }
 }
 

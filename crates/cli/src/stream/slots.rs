@@ -1,5 +1,7 @@
 //! Making and dropping the slot.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::json;
 use synod_change::stream::option::boolean;
 use synod_change::stream::{Transaction, filters};
@@ -127,10 +129,21 @@ pub fn remember(lsn: u64, sink: &mut dyn Sink, report: &mut Report, stop: &Stop,
     })
 }
 
-/// Make the slot, and deliver the rows of the tables as of then; where it begins.
+/// What the slots of a snapshot that is not finished are called. Each attempt has a name of its own: a server may yet have to
+/// notice that the session of the one before is gone.
+pub fn temporary() -> String {
+    static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
+    let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+    format!("synod_snapshot_{}_{attempt}", std::process::id())
+}
+
+/// Make the slot, and deliver the rows of the tables as of then; where it begins. `others`: where slots
+/// called `temporary` are already, which are made to last with this one.
 #[expect(clippy::too_many_arguments, reason = "each is another part's")]
 pub fn with_snapshot(
+    temporary: &str,
     source: &mut Source,
+    others: &mut [Source],
     target: &Target,
     options: &Stream,
     filters: &Filters,
@@ -139,8 +152,7 @@ pub fn with_snapshot(
     stop: &Stop,
     shared: &Shared,
 ) -> Result<u64, End> {
-    let temporary = format!("synod_snapshot_{}", std::process::id());
-    let made = source.create_slot(&temporary, true, true).map_err(again_or_not)?;
+    let made = source.create_slot(temporary, true, true).map_err(again_or_not)?;
     let mut session = target.connect("stream snapshot").map_err(again_or_not)?;
     snapshot::enter(&mut session, &made).map_err(again_or_not)?;
     let tables = snapshot::tables(&mut session, filters).map_err(again_or_not)?;
@@ -171,17 +183,22 @@ pub fn with_snapshot(
     patiently(sink, report, stop, shared, &mut |sink| {
         sink.commit(&all, made.consistent)
     })?;
-    let keep = |source: &mut Source| source.keep_slot(&temporary, &options.slot).map_err(again_or_not);
+    // The one that is read comes last: with it the others are there, too.
+    let keep = |source: &mut Source, others: &mut [Source]| {
+        let mut all = others.iter_mut().chain([source]);
+        all.try_for_each(|source| source.keep_slot(temporary, &options.slot))
+            .map_err(again_or_not)
+    };
     let flush = |sink: &mut dyn Sink, report: &mut Report| {
         patiently(sink, report, stop, shared, &mut |sink| sink.flush(made.consistent))
     };
     // A sink with a memory says by it that it is finished, the others by the slot that lasts.
     if sink.remembers() {
-        keep(source)?;
+        keep(source, others)?;
         flush(sink, report)?;
     } else {
         flush(sink, report)?;
-        keep(source)?;
+        keep(source, others)?;
     }
     Ok(made.consistent)
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use synod_testkit::{Options, SharedCluster};
 
+use super::endpoint::Endpoint;
 use super::*;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
@@ -124,6 +125,63 @@ fn when_its_node_dies_another_one_is_gone_on_with() {
     let after = events(&file);
     assert_eq!(after.len(), told.len() + 2, "{:?}", &after[told.len()..]);
     assert_eq!(after.last().unwrap().1, -1);
+    let ran = stream(&dsns[0], &["--dsn", &dsns[1], "--dsn", &dsns[2], "--drop-slot"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+/// The slots of the other nodes lasted from the beginning, so that after a crash one of them was taken for finished.
+#[test]
+fn a_snapshot_that_was_cut_off_begins_anew_on_another_node() {
+    let cluster = CLUSTER.lease();
+    for node in 0..3 {
+        allow_plugin(cluster.server(node));
+    }
+    cluster.create_table("shown", "CREATE TABLE shown (n bigint PRIMARY KEY)");
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO shown VALUES (1), (2)")
+        .unwrap();
+    let endpoint = Endpoint::start(|_| "503 Not now".into());
+    let url = endpoint.url();
+    let dsns: Vec<String> = (0..3).map(|node| cluster.server(node).dsn()).collect();
+    let more = [
+        "--create",
+        "--initial-snapshot",
+        "--table",
+        "public.shown",
+        "--to",
+        &url,
+    ];
+    let others = |first: usize, second: usize| ["--dsn", dsns[first].as_str(), "--dsn", dsns[second].as_str()];
+    // A strong read: no slot that is made from here on tells of them.
+    for node in 0..3 {
+        let count = cluster
+            .client(node)
+            .query_one("SELECT count(*) FROM shown", &[])
+            .unwrap();
+        assert_eq!(count.get::<_, i64>(0), 2);
+    }
+    let following = Following::start(&dsns[0], &[&others(1, 2)[..], &more].concat());
+    wait_until(DEADLINE, "a row to be sent", || {
+        (!endpoint.requests().is_empty()).then_some(())
+    });
+    following.kill9();
+    let refused = endpoint.requests().len();
+    endpoint.answer(|_| "200 Taken".into());
+    let more = [&others(0, 2)[..], &more, &["--until-caught-up"]].concat();
+    streamed(&dsns[1], &more);
+    let sent: Vec<String> = endpoint.requests()[refused..]
+        .iter()
+        .map(|request| {
+            let event: Value = serde_json::from_str(&request.body).unwrap();
+            event["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert!(sent.iter().all(|id| id.starts_with("snapshot/")), "{sent:?}");
+    // Now it is finished, whichever node is read.
+    streamed(&dsns[2], &[&others(0, 1)[..], &more[4..]].concat());
+    assert_eq!(endpoint.requests().len(), refused + 2);
     let ran = stream(&dsns[0], &["--dsn", &dsns[1], "--dsn", &dsns[2], "--drop-slot"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
 }
