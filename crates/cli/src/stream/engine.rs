@@ -316,9 +316,16 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// The first record of another node is under way and does not say before its end what was before it: should something be missing
+    /// there, nothing of the record may have been delivered.
+    fn may_leave(&self) -> bool {
+        let wanted = self.inside.as_ref().is_some_and(|inside| inside.wanted);
+        wanted && self.first && self.wishes.on_gap == OnGap::Leave
+    }
+
     fn flush(&mut self) -> Result<(), End> {
         let taken = self.taken;
-        if self.dirty_since.is_none() && !self.sink.is_full() {
+        if self.dirty_since.is_none() && !self.sink.is_full() || self.may_leave() {
             return Ok(());
         }
         let durable = self.settle(&mut |sink| sink.flush(taken))?;
