@@ -211,12 +211,15 @@ pub fn add_table(relation: &super::relcache::Relation) -> Result<(), UserError> 
 /// Take the group's DDL lock for a table that is about to be replicated: from then on nobody writes it, on any node that has
 /// heard of the lock.
 pub fn take_lock_for(node: &'static shmem::NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
-    let mut need = Need::default();
-    need.expect(oid);
-    if !lock::covers(node, &need) {
+    loop {
+        // Once the lock is there a look again: who had it may have given the table another name.
+        let mut need = Need::default();
+        need.expect(oid);
+        if lock::covers(node, &need) {
+            return Ok(());
+        }
         lock::acquire(node, &need)?;
     }
-    Ok(())
 }
 
 /// Take the group's DDL lock for no table: nobody changes definitions until the transaction ends.

@@ -56,6 +56,39 @@ fn migrations_of_many_kinds_under_writers() {
     assert_converged(&cluster, &["busy"]);
 }
 
+/// The lock was taken for the table that had the name before, and the other nodes wrote the one that was changed.
+#[test]
+fn a_name_that_changes_hands_while_the_lock_is_waited_for_is_looked_up_again() {
+    let cluster = CLUSTER.lease();
+    for table in ["hand_one", "hand_two"] {
+        cluster.create_table(table, &format!("CREATE TABLE {table} (id bigint PRIMARY KEY, v int)"));
+    }
+    let (mut first, mut second) = (cluster.client(0), cluster.client(0));
+    // The session knows the name.
+    second.batch_execute("TABLE hand_one").unwrap();
+    first
+        .batch_execute("BEGIN; ALTER TABLE hand_one RENAME TO hand_none; ALTER TABLE hand_two RENAME TO hand_one")
+        .unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| second.batch_execute("BEGIN; ALTER TABLE hand_one ADD COLUMN w int"));
+        wait_until(DEADLINE, "the lock to be waited for", || {
+            let query = "SELECT FROM pg_stat_activity WHERE query LIKE 'BEGIN; ALTER TABLE hand_one ADD%'
+                         AND state = 'active' AND wait_event_type = 'Extension'";
+            (cluster.client(0).query(query, &[]).unwrap().len() == 1).then_some(())
+        });
+        first.batch_execute("COMMIT").unwrap();
+        waiting.join().unwrap().unwrap_or_else(|error| panic!("{error:?}"));
+    });
+    let error = cluster
+        .client(1)
+        .batch_execute("SET lock_timeout = '1s'; INSERT INTO hand_one VALUES (1, 1)")
+        .unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error:?}");
+    second.batch_execute("COMMIT").unwrap();
+    same_definition(&cluster, "hand_one");
+    assert_converged(&cluster, &["hand_one", "hand_none"]);
+}
+
 /// Rows and definitions in one transaction, in the order in which they were changed, savepoints included.
 #[test]
 fn rows_and_definitions_in_one_transaction() {

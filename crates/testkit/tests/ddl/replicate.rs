@@ -168,6 +168,39 @@ fn nobody_writes_past_the_group_while_a_table_is_replicated() {
         .unwrap();
 }
 
+/// Who waited for the group's DDL lock asked for the table by the name that it had before.
+#[test]
+fn a_table_that_gets_another_name_meanwhile_is_written_nowhere_either() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all("CREATE TABLE named_before (id int PRIMARY KEY)");
+    let (mut renaming, mut client) = (cluster.client(0), cluster.client(0));
+    renaming
+        .batch_execute("BEGIN; ALTER TABLE named_before RENAME TO named_after")
+        .unwrap();
+    std::thread::scope(|scope| {
+        let replicating = scope.spawn(|| client.batch_execute("BEGIN; SELECT synod.replicate_table('named_before')"));
+        wait_until(DEADLINE, "the lock to be waited for", || {
+            let query =
+                "SELECT FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT synod.replicate_table(''named_before'')'
+                         AND state = 'active' AND wait_event_type = 'Extension'";
+            (cluster.client(0).query(query, &[]).unwrap().len() == 1).then_some(())
+        });
+        renaming.batch_execute("COMMIT").unwrap();
+        replicating.join().unwrap().unwrap_or_else(|error| panic!("{error:?}"));
+    });
+    let error = cluster
+        .client(1)
+        .batch_execute("SET lock_timeout = '1s'; INSERT INTO named_after VALUES (1)")
+        .unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error:?}");
+    client.batch_execute("COMMIT").unwrap();
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO named_after VALUES (1)")
+        .unwrap();
+    assert_converged(&cluster, &["named_after"]);
+}
+
 /// On a node that has heard of it but has yet to follow, a read waits for the rows that others see already.
 #[test]
 fn a_table_that_is_about_to_be_replicated_is_read_strongly() {

@@ -106,6 +106,9 @@ pub fn acquire(node: &'static NodeShared, need: &Need) -> Result<(), UserError> 
         Some(deadline) if Instant::now() >= deadline => timed_out(),
         _ => error,
     })?;
+    // What was looked up before the wait is looked up again by the callers, and not as it was.
+    // SAFETY: inside a transaction, where the server itself does it whenever it locks a relation.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
     // Only now: who failed to wait, and goes on behind a savepoint, asks and waits again.
     HELD.with_borrow_mut(|held| {
         held.incarnation = incarnation;
