@@ -2,14 +2,15 @@
 //! they have it, too.
 //!
 //! It runs behind the commit, where nothing may fail and interrupts are held: a cancel is looked for, and ends the wait, as the
-//! deadline does. The transaction still has its locks: when apply needs one on this node, the rest is cut short. A node that has not followed by then is named in a warning. Nothing is lost there: it has applied the lock, so that
-//! writers of the table wait until it has followed.
+//! deadline does. The transaction still has its locks: when apply needs one on this node, the rest is cut short. A node that has not
+//! followed by then is named in a warning. Nothing is lost there: it has applied the lock, so that writers of the table wait until it has
+//! followed.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use crate::errors::UserError;
 use crate::pg::client::Client;
@@ -47,6 +48,9 @@ pub fn wait_until_applied(csn: u64, slot: &Slot) {
         doomed: slot.doomed.load(Ordering::SeqCst),
         deadline: Instant::now() + PATIENCE,
     };
+    // The server begins anew to count at an error; but the commit goes on, and lets go of what it holds.
+    // SAFETY: a counter of this process.
+    let held = unsafe { pg_sys::InterruptHoldoffCount };
     for (name, client) in CONFIRMED.take() {
         let asked = std::panic::AssertUnwindSafe(|| applied(client, csn, &mut wait));
         // The transaction is committed, whatever happens here.
@@ -54,6 +58,8 @@ pub fn wait_until_applied(csn: u64, slot: &Slot) {
             .catch_others(|_| false)
             .catch_rust_panic(|_| false)
             .execute();
+        // SAFETY: as above.
+        unsafe { pg_sys::InterruptHoldoffCount = held };
         if !followed {
             warn(&name);
         }
