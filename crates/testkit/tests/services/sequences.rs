@@ -317,6 +317,42 @@ fn a_column_before_one_fed_by_a_sequence_can_be_dropped() {
     });
 }
 
+/// The range was granted under a number that was another column's on the other nodes, or nobody's, and given out by two nodes later.
+#[test]
+fn who_has_dropped_a_column_takes_no_range_by_the_new_numbers() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("shifted", "CREATE TABLE shifted (first int, id bigserial, v int)");
+    let insert = "INSERT INTO shifted (v) VALUES (1) RETURNING id";
+    let mut ids: Vec<i64> = vec![cluster.client(0).query_one(insert, &[]).unwrap().get(0)];
+    // This node has no range yet.
+    let mut client = cluster.client(1);
+    let error = client
+        .batch_execute("BEGIN; ALTER TABLE shifted DROP COLUMN first; INSERT INTO shifted (v) VALUES (1)")
+        .unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("0A000"), "{error:?}");
+    client
+        .batch_execute("ROLLBACK; ALTER TABLE shifted DROP COLUMN first")
+        .unwrap();
+    ids.push(client.query_one(insert, &[]).unwrap().get(0));
+    // With a range of its own it draws from that.
+    client
+        .batch_execute("BEGIN; ALTER TABLE shifted ADD COLUMN last int; ALTER TABLE shifted DROP COLUMN v; INSERT INTO shifted (last) VALUES (1); COMMIT")
+        .unwrap();
+    ids.extend(insert_everywhere(
+        &cluster,
+        "INSERT INTO shifted (last) VALUES (1) RETURNING id",
+        1,
+        3,
+    ));
+    assert_distinct(ids, 11);
+    let count: i64 = client
+        .query_one("SELECT count(DISTINCT id) FROM shifted", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(count, 12);
+    assert_converged(&cluster, &["shifted"]);
+}
+
 /// A sequence of nobody's is known by the columns that draw from it: when the first of them does so no more, what was granted is still
 /// known.
 #[test]

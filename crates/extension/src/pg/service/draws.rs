@@ -4,9 +4,10 @@
 //! noticed when an expression that calls it is made ready (object access hook); which sequence it will be is not known then, so
 //! all are looked at.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use pgrx::pg_sys;
+use synod_change::TableId;
 
 use super::{grants, ranges};
 use crate::errors::UserError;
@@ -15,11 +16,45 @@ use crate::pg::guard::named;
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
 use crate::pg::shmem::{self, NodeShared};
-use crate::pg::{catalog, list, relation, sequence};
+use crate::pg::{catalog, compat, list, relation, sequence};
 
 thread_local! {
     /// The sequences of the plan that is being started are known and have been looked at.
     static KNOWN: Cell<bool> = const { Cell::new(false) };
+    static RENUMBERED: RefCell<Renumbered> = RefCell::default();
+}
+
+/// Where a transaction of this session has changed the numbers of columns, by which the group knows what it has granted. Until that
+/// is applied everywhere, the other nodes would take a range that it asks for to be another column's. (Also what a savepoint took back is
+/// here: who draws more than there is commits first.)
+#[derive(Default)]
+struct Renumbered {
+    /// Its local number.
+    transaction: u32,
+    tables: Vec<TableId>,
+    sequences: Vec<pg_sys::Oid>,
+}
+
+fn renumbers(note: impl FnOnce(&mut Renumbered)) {
+    RENUMBERED.with_borrow_mut(|renumbered| {
+        let transaction = compat::local_transaction_id();
+        if renumbered.transaction != transaction {
+            *renumbered = Renumbered {
+                transaction,
+                ..Renumbered::default()
+            };
+        }
+        note(renumbered);
+    });
+}
+
+/// Whether this transaction must not ask for a range of the sequence, which feeds these columns.
+pub fn is_renumbered(sequence: pg_sys::Oid, feeds: &[grants::Feed]) -> bool {
+    RENUMBERED.with_borrow(|renumbered| {
+        renumbered.transaction == compat::local_transaction_id()
+            && (renumbered.sequences.contains(&sequence)
+                || feeds.iter().any(|(table, _)| renumbered.tables.contains(table)))
+    })
 }
 
 /// Whether this process may draw at all here.
@@ -173,6 +208,7 @@ pub fn column_goes(table: &StrongTable, attribute: i32) {
         return;
     };
     if !capture::applying() {
+        renumbers(|renumbered| renumbered.tables.push(table.id));
         // What this node has asked for under the numbers of before is here, and nobody asks until they have changed.
         for feeding in table.sequences.iter().filter(|feeding| feeding.column >= place) {
             ranges::keep_from_asking(feeding.sequence);
@@ -205,6 +241,7 @@ pub fn default_goes(default: pg_sys::Oid) {
         let mut heirs: Vec<grants::Feed> = here.filter_map(|(index, _)| feed(*index)).chain(known).collect();
         heirs.retain(|heir| *heir != gone);
         if !heirs.is_empty() && !capture::applying() {
+            renumbers(|renumbered| renumbered.sequences.push(*sequence));
             ranges::keep_from_asking(*sequence);
         }
         grants::hand_down(gone, &heirs);

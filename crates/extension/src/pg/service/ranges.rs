@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::{Grant, Key, KeyMode, Service, table_key};
 
+use super::draws;
 use super::grants::{self, Feed};
 use crate::errors::UserError;
 use crate::local_key::LocalKey;
@@ -52,6 +53,10 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     if have >= need + ahead || capture::has_for_itself(oid) {
         return Ok(());
     }
+    if draws::is_renumbered(oid, &feeds_of(oid)) {
+        // What is drawn behind the end is noticed before the commit.
+        return if have > 0 { Ok(()) } else { Err(renumbered(oid)) };
+    }
     let urgent = have < need + spare;
     if !urgent && !node.quorum.load(Ordering::Relaxed) {
         return Ok(());
@@ -83,6 +88,9 @@ pub fn settle(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserErr
     };
     if overrun(node, &sequence).is_none() || capture::has_for_itself(oid) {
         return Ok(());
+    }
+    if draws::is_renumbered(oid, &feeds_of(oid)) {
+        return Err(renumbered(oid));
     }
     let _lock = RefillLock::take(oid, true);
     while let Some((range, used)) = overrun(node, &sequence) {
@@ -293,9 +301,25 @@ pub fn keep_from_asking(sequence: pg_sys::Oid) {
     std::mem::forget(RefillLock::take(sequence, true));
 }
 
+fn name_of(oid: pg_sys::Oid) -> String {
+    crate::pg::relcache::Relation::open(oid)
+        .map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()))
+}
+
+fn renumbered(oid: pg_sys::Oid) -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "cannot take more values of sequence {} in a transaction that dropped a column",
+            name_of(oid)
+        ),
+        "The group knows by the numbers of columns what it has granted, and the other nodes have yet to hear of the new ones.",
+        "Commit the change of the table first.",
+    )
+}
+
 fn taken_by_others(oid: pg_sys::Oid) -> UserError {
-    let name = crate::pg::relcache::Relation::open(oid)
-        .map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));
+    let name = name_of(oid);
     UserError::new(
         PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
         format!("other nodes have used the same values of sequence {name}"),
