@@ -225,7 +225,10 @@ impl Running<'_> {
     ) -> Result<End, End> {
         let confirmed = match &slot {
             Some(slot) => slot.confirmed,
-            None => self.make_slot(&mut source, sink, shared)?,
+            None => {
+                let begins = resume.is_none() && self.delivered.is_none();
+                self.make_slot(&mut source, sink, shared, begins)?
+            }
         };
         let start = match resume.as_ref().and_then(|resume| resume.start_lsn) {
             Some(start) if start < confirmed && self.group.is_none() => {
@@ -249,7 +252,11 @@ impl Running<'_> {
             (_, None) if resume.is_some() => OnGap::Tell,
             (_, None) => OnGap::Nothing,
         };
-        let gate = Gate::new(resume.or_else(|| self.delivered.clone()), self.group.is_some());
+        let mut known = resume.or_else(|| self.delivered.clone()).unwrap_or_default();
+        if self.group.is_some() {
+            known = known.at_least(self.delivered_csn);
+        }
+        let gate = Gate::new(Some(known), self.group.is_some());
         self.delivered_csn = self.delivered_csn.max(gate.reached().csn);
         let from = if self.group.is_some() { 0 } else { start };
         shared.confirmed.store(confirmed.max(from), Ordering::Release);
@@ -337,15 +344,27 @@ impl Running<'_> {
         Ok(resume)
     }
 
-    /// Make the slot, on every node, with the snapshot if it is wanted; where it begins.
-    fn make_slot(&mut self, source: &mut Source, sink: &mut dyn Sink, shared: &Shared) -> Result<u64, End> {
+    /// Make the slot, on every node, with the snapshot if it is wanted; where it begins. `begins`: nothing was delivered before.
+    fn make_slot(
+        &mut self,
+        source: &mut Source,
+        sink: &mut dyn Sink,
+        shared: &Shared,
+        begins: bool,
+    ) -> Result<u64, End> {
         let name = &self.options.slot;
         // A slot that lasts says that its snapshot is finished, on the other nodes, too: any of them may be the next one that is read.
         let temporary = self.options.initial_snapshot.then(slots::temporary);
-        let mut others = match &self.group {
-            Some(group) => group.make_other_slots(name, temporary.as_deref(), &self.targets, self.current, source)?,
-            None => Vec::new(),
-        };
+        let mut others = Vec::new();
+        if let Some(group) = &self.group {
+            let before;
+            (others, before) =
+                group.make_other_slots(name, temporary.as_deref(), &self.targets, self.current, source)?;
+            // Otherwise what lies between is missing, and has to be told.
+            if begins {
+                self.delivered_csn = before;
+            }
+        }
         let Some(temporary) = temporary else {
             return Ok(source.create_slot(name, false, false).map_err(again_or_not)?.consistent);
         };

@@ -51,7 +51,8 @@ impl Group {
     }
 
     /// Make the slot on the other nodes, and see to it that the node that is read is not behind any of them: what its slot, made
-    /// after this, gives is then in theirs, too. `temporary`: of this name, until the sessions that are given back make them last.
+    /// after this, gives is then in theirs, too. `temporary`: of this name, until the sessions that are given back make
+    /// them last. And the CSN up to which everything is before that slot.
     pub fn make_other_slots(
         &self,
         name: &str,
@@ -59,7 +60,7 @@ impl Group {
         targets: &[Target],
         reading: usize,
         reader: &mut Source,
-    ) -> Result<Vec<Source>, End> {
+    ) -> Result<(Vec<Source>, u64), End> {
         let mut furthest: i64 = 0;
         let mut made = Vec::new();
         for (index, target) in targets.iter().enumerate().filter(|(index, _)| *index != reading) {
@@ -86,7 +87,7 @@ impl Group {
         }
         let wait = format!("SELECT synod.wait_for({furthest})");
         reader.session.query(&wait).map_err(again_or_not)?;
-        Ok(made)
+        Ok((made, u64::try_from(furthest).unwrap_or_default()))
     }
 }
 

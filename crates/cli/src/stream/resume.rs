@@ -19,6 +19,20 @@ pub struct Resume {
     pub start_lsn: Option<u64>,
 }
 
+impl Resume {
+    /// All records of the group up to this CSN are delivered, with the snapshot, or were not wanted: the sink may not know.
+    pub fn at_least(self, csn: u64) -> Self {
+        if csn <= self.csn {
+            return self;
+        }
+        Self {
+            csn,
+            last_id: None,
+            ..self
+        }
+    }
+}
+
 /// Lets through what has not been delivered yet.
 #[derive(Debug)]
 pub struct Gate {
@@ -175,6 +189,21 @@ mod tests {
         assert!(gate.commit(30, 8).is_ok());
         assert!(!gate.begin(1_000, 8));
         assert_eq!(gate.reached().csn, 8);
+    }
+
+    /// The other nodes' slots were made before it.
+    #[test]
+    fn what_the_snapshot_has_is_not_told_by_another_node() {
+        let mut gate = Gate::new(Some(Resume::default().at_least(7)), true);
+        assert!(!gate.begin(900, 7));
+        assert!(gate.begin(910, 8));
+        let part = Resume {
+            csn: 8,
+            last_id: Some("g/8/1".into()),
+            ..Resume::default()
+        };
+        assert_eq!(part.clone().at_least(8), part);
+        assert_eq!(part.at_least(9).last_id, None);
     }
 
     #[test]
