@@ -24,15 +24,29 @@ impl Parking {
         Self { path: path.to_owned() }
     }
 
+    /// As long as this lives nobody else changes the file: one process may park while another one sends what was parked. It is the
+    /// directory.
+    pub fn lock(&self) -> Result<fs::File, Failure> {
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let locked = fs::File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| {
+            directory.lock()?;
+            Ok(directory)
+        });
+        locked.map_err(|error| self.failure("locked", &error))
+    }
+
     /// Keep one.
     pub fn keep(&self, refused: &Refused) -> Result<(), Failure> {
+        let directory = self.lock()?;
         let kept = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.path)
             .and_then(|mut file| {
                 file.write_all(line(refused).as_bytes())?;
-                file.sync_all()
+                file.sync_all()?;
+                // The file may be new.
+                directory.sync_all()
             });
         kept.map_err(|error| self.failure("written", &error))
     }
@@ -64,7 +78,7 @@ impl Parking {
         Ok(all)
     }
 
-    /// From now on only these, at once or not at all.
+    /// From now on only these, at once or not at all. Under [`Self::lock`], from before they were read.
     pub fn replace(&self, left: &[Refused]) -> Result<(), Failure> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
@@ -113,6 +127,31 @@ fn parse(line: &str) -> Option<Refused> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// It replaced the file by what was in it before.
+    #[test]
+    fn what_is_parked_while_others_are_sent_is_not_lost() {
+        let directory = std::env::temp_dir().join(format!("synod-parked-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let parking = Parking::new(&directory.join("parked.jsonl"));
+        let refused = |id: &str| Refused {
+            id: id.into(),
+            subject: String::new(),
+            body: Vec::new(),
+            reason: String::new(),
+        };
+        parking.keep(&refused("1")).unwrap();
+        let lock = parking.lock().unwrap();
+        let all = parking.all().unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| parking.keep(&refused("2")));
+            parking.replace(&all).unwrap();
+            drop(lock);
+            other.join().unwrap().unwrap();
+        });
+        assert_eq!(parking.all().unwrap(), [refused("1"), refused("2")]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     proptest! {
         #[test]

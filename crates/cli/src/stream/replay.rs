@@ -22,6 +22,7 @@ pub fn run(stream: &mut Running<'_>) -> Result<u8, Failure> {
     let mut sink = destination::sink(stream.common, stream.options, &place)?;
     sink.open(false).map_err(|trouble| failure(sink.name(), trouble))?;
     let own = sink.parked().map_err(|trouble| failure(sink.name(), trouble))?;
+    let _lock = stream.parking.lock()?;
     let kept = stream.parking.all()?;
     let (mut sent, mut left) = (0, Vec::new());
     for (refused, in_file) in own.iter().map(|it| (it, false)).chain(kept.iter().map(|it| (it, true))) {
