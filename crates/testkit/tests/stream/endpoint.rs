@@ -70,6 +70,11 @@ impl Endpoint {
         self.state.lock().unwrap().requests.clone()
     }
 
+    /// The newest of them.
+    pub fn newest(&self) -> Option<Request> {
+        self.state.lock().unwrap().requests.last().cloned()
+    }
+
     /// Where.
     pub fn url(&self) -> String {
         format!("http://user:secret@127.0.0.1:{}/hook?x=1", self.port)
