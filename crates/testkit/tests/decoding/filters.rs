@@ -118,6 +118,27 @@ fn columns_and_masks() {
 }
 
 #[test]
+fn a_hash_does_not_move_those_of_the_columns_before_it() {
+    let mut stream = Stream::new(
+        "hashes",
+        "CREATE TABLE n (a int8, b int8, c int8, d int8, e int8, f int8, g uuid, h uuid)",
+    );
+    stream.run(&[
+        "INSERT INTO n SELECT 1111111111111111111 * 1, 1111111111111111111 * 2, 1111111111111111111 * 3, 1111111111111111111 * 4,
+             1111111111111111111 * 5, 1111111111111111111 * 6, uuid, uuid FROM (SELECT md5('x')::uuid) AS made (uuid)",
+    ]);
+    let told = stream.rows(&[("mask-columns", "public.n(* hash)")]);
+    let hashed = crate::server().client_to("hashes").query_one(
+        "SELECT 'table public.n: INSERT:' || string_agg(format(' %s[%s]:%L', n, t, encode(sha256(v::bytea), 'hex')), '' ORDER BY n)
+           FROM public.n, LATERAL (VALUES ('a', a::text, 'bigint'), ('b', b::text, 'bigint'), ('c', c::text, 'bigint'),
+                ('d', d::text, 'bigint'), ('e', e::text, 'bigint'), ('f', f::text, 'bigint'), ('g', g::text, 'uuid'),
+                ('h', h::text, 'uuid')) AS column_of (n, v, t)",
+        &[],
+    );
+    assert_eq!(told, [hashed.unwrap().get::<_, String>(0)]);
+}
+
+#[test]
 fn rows_that_come_into_view_are_new_and_those_that_leave_it_are_gone() {
     let mut stream = Stream::new(
         "row_filters",

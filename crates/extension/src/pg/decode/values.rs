@@ -94,8 +94,8 @@ impl Output {
     }
 }
 
-/// Room for the digits of one value, and for a hash in hex.
-const DIGITS: usize = 64;
+/// Room for the digits of one value (a uuid has the most: 36), and beside them for its hash in hex (64).
+const DIGITS: usize = 36 + 64;
 
 /// The buffers of one row, used again for the next.
 #[derive(Default)]
