@@ -181,6 +181,44 @@ fn rows_that_come_into_view_are_new_and_those_that_leave_it_are_gone() {
 }
 
 #[test]
+fn a_row_that_comes_into_view_has_what_did_not_change() {
+    let mut stream = Stream::new(
+        "into_view",
+        "CREATE TABLE f (id int PRIMARY KEY, age int, t text); ALTER TABLE f ALTER t SET STORAGE EXTERNAL;
+         CREATE TABLE k (LIKE f INCLUDING ALL); ALTER TABLE f REPLICA IDENTITY FULL",
+    );
+    stream.run(&[
+        "INSERT INTO f VALUES (1, 10, repeat('t', 5000))",
+        "UPDATE f SET age = 18",
+        "INSERT INTO k SELECT * FROM f",
+        "UPDATE k SET id = 20",
+    ]);
+    let filter = [("row-filter", "public.f WHERE (age >= 18), public.k WHERE (id > 10)")];
+    let lines = stream.try_get("peek", &filter).unwrap();
+    let told = |table: &str| {
+        lines
+            .iter()
+            .filter(|line| line.starts_with(table))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let whole = format!(
+        "table public.f: INSERT: id[integer]:1 age[integer]:18 t[text]:'{}'",
+        "t".repeat(5000)
+    );
+    assert_eq!(told("table public.f"), [whole]);
+    // Nothing has it: a statement that says so, rather than a row without it.
+    let statements = stream
+        .try_get("peek", &[("format", "sql"), filter[0]])
+        .unwrap()
+        .concat();
+    assert!(
+        statements.contains("a value that did not change is not in the WAL"),
+        "{statements}"
+    );
+}
+
+#[test]
 fn filters_that_cannot_be_evaluated_are_refused() {
     let mut stream = Stream::new(
         "bad_filters",

@@ -22,10 +22,7 @@ impl Sql {
         let prepared = self.tables.get(table.version, || Prepared::new(table));
         let start = out.len();
         let written = match (operation, new, old.or(new)) {
-            ("INSERT", Some(new), _) => {
-                insert(prepared, new, out);
-                Ok(())
-            }
+            ("INSERT", Some(new), _) => insert(prepared, new, out),
             ("DELETE", _, Some(old)) => delete(prepared, old, out),
             ("UPDATE", Some(new), Some(by)) => update(prepared, old, by, new, out),
             _ => Err("its old version is not in the WAL"),
@@ -54,24 +51,29 @@ impl Sql {
     }
 }
 
-fn insert(prepared: &Prepared, new: Row<'_>, out: &mut Vec<u8>) {
+/// A row that a filter lets come into view by an update may lack what did not change.
+fn insert(prepared: &Prepared, new: Row<'_>, out: &mut Vec<u8>) -> Result<(), &'static str> {
     out.extend_from_slice(b"INSERT INTO ");
     out.extend_from_slice(&prepared.name);
     out.extend_from_slice(&prepared.insert);
     if prepared.insert.is_empty() {
         out.extend_from_slice(b" DEFAULT VALUES;\n");
-        return;
+        return Ok(());
     }
     out.extend_from_slice(b" VALUES (");
     let mut separator: &[u8] = b"";
     for (column, value) in prepared.columns.iter().zip(new.iter()) {
         if !column.generated {
+            if value == Value::Same {
+                return Err("a value that did not change is not in the WAL");
+            }
             out.extend_from_slice(separator);
             put_value(out, column, value);
             separator = b", ";
         }
     }
     out.extend_from_slice(b");\n");
+    Ok(())
 }
 
 fn delete(prepared: &Prepared, old: Row<'_>, out: &mut Vec<u8>) -> Result<(), &'static str> {

@@ -102,6 +102,9 @@ impl Session {
             if told.is_some() {
                 self.begin_late(call);
             }
+            if let (Some(Told::Insert), Told::Update, Some(new), Some(old)) = (told, kind, &mut new_row, &old_row) {
+                new.complete(old, shape);
+            }
             let table = &shape.table;
             let event = match told {
                 Some(Told::Insert) => values(&mut new_row, shape).map(|new| Change::Insert { table, new }),

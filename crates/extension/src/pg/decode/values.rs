@@ -94,6 +94,12 @@ impl Output {
     }
 }
 
+impl Output {
+    const fn is_varlena(&self) -> bool {
+        matches!(self, Self::Plain | Self::PlainBytes | Self::Function(_, true))
+    }
+}
+
 /// Room for the digits of one value (a uuid has the most: 36), and beside them for its hash in hex (64).
 const DIGITS: usize = 36 + 64;
 
@@ -122,6 +128,20 @@ impl RowBuffer {
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 heap_deform_tuple_raw(tuple, descriptor, self.datums.as_mut_ptr(), self.nulls.as_mut_ptr());
             });
+        }
+    }
+
+    /// What did not change and is therefore not in this version, from the version `before`, if that has it.
+    ///
+    /// # Safety
+    /// Both were rows of the relation that `shape` was made of.
+    pub unsafe fn complete(&mut self, before: &Self, shape: &Shape) {
+        for source in shape.sources.iter().filter(|source| source.output.is_varlena()) {
+            let at = source.index;
+            // SAFETY: by contract; a value that is not NULL is a varlena.
+            if !self.nulls[at] && !before.nulls[at] && unsafe { is_on_disk(self.datums[at]) } {
+                self.datums[at] = before.datums[at];
+            }
         }
     }
 
