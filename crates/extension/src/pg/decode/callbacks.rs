@@ -55,7 +55,7 @@ unsafe extern "C-unwind" fn startup(context: Context, plugin: *mut pg_sys::Outpu
             pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_TEXTUAL_OUTPUT
         };
         (*plugin).receive_rewrites = session.options.include_rewrites;
-        (*context).streaming &= session.options.stream_changes && !strong::is_member();
+        (*context).streaming &= session.options.stream_changes && !session.member;
         own(context, session);
     }
 }
@@ -121,7 +121,7 @@ unsafe extern "C-unwind" fn filter_by_origin(context: Context, origin: pg_sys::R
     // Names are looked up for each change: there is no transaction here.
     session.options.filters.origins == Origins::None
         && u32::from(origin) != pg_sys::InvalidRepOriginId
-        && !strong::is_of_group(origin)
+        && strong::is_foreign(origin, session.member)
 }
 
 #[pg_guard]

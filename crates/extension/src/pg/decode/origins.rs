@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use synod_change::stream::filters;
 
 use super::invalidation;
+use crate::pg::{server, turn};
 
 /// What was found out about numbers. They may be given away anew: forgotten when an origin is made or dropped.
 #[derive(Default)]
@@ -20,8 +21,7 @@ impl Origins {
     pub fn wants(&mut self, origin: u16, asked: &filters::Origins) -> bool {
         match asked {
             filters::Origins::Any => return true,
-            filters::Origins::None => return origin == 0,
-            filters::Origins::Named(_) | filters::Origins::Without(_) if origin == 0 => return asked.wants(None),
+            _ if origin == 0 => return asked.wants(None),
             _ => {}
         }
         let now = invalidation::origins_changed();
@@ -29,10 +29,12 @@ impl Origins {
             self.as_of = now;
             self.wanted.clear();
         }
-        *self
-            .wanted
-            .entry(origin)
-            .or_insert_with(|| asked.wants(Some(&name(origin))))
+        *self.wanted.entry(origin).or_insert_with(|| {
+            let name = name(origin);
+            // That is how this node keeps its place in the group's log; what is committed with it was made here.
+            let made_here = name == turn::origin_name(server::database()).as_bytes();
+            asked.wants((!made_here).then_some(name.as_slice()))
+        })
     }
 }
 

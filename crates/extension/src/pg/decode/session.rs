@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::stream::{Encoding, Event, Place, filters};
+use synod_change::stream::{Encoding, Event, Place};
 
 use super::ids::Ids;
 use super::origins::Origins;
@@ -43,6 +43,8 @@ pub struct Session {
     message: Vec<u8>,
     /// The format wants UTF-8, and the database is in another encoding.
     converts: bool,
+    /// The database was a member of a group when reading began.
+    pub member: bool,
     /// Where it is among the group's records.
     pub(super) records: Records,
     /// What rows need while they are decoded.
@@ -109,6 +111,7 @@ impl Session {
             old: RowBuffer::default(),
             message: Vec::new(),
             converts,
+            member: strong::is_member(),
             records: Records::default(),
             scratch,
         })
@@ -283,11 +286,6 @@ impl Session {
 
     /// Whether changes that came from there are told. Inside a transaction.
     pub fn wants_origin(&mut self, origin: pg_sys::RepOriginId) -> bool {
-        if self.options.filters.origins == filters::Origins::Any {
-            return true;
-        }
-        // That is how this node keeps its place in the group's log; what is committed with it was made here.
-        let origin = if strong::is_of_group(origin) { 0 } else { origin };
         self.origins.wants(origin, &self.options.filters.origins)
     }
 

@@ -22,6 +22,7 @@ use synod_change::stream::{Event, EventId, Place, Transaction};
 use super::session::{Call, Session};
 use super::{transaction, tuple};
 use crate::errors::UserError;
+use crate::identity::Identity;
 use crate::pg::relcache::Relation;
 use crate::pg::{capture, server, shmem, turn};
 
@@ -318,8 +319,7 @@ impl Session {
         if self.take_begun() {
             self.records.unfinished = Some(before);
         }
-        let here = shmem::my_node().map(|node| node.node_id.load(std::sync::atomic::Ordering::Acquire));
-        let unwanted = self.options.filters.origins.leave_out_elsewhere() && here != Some(header.transaction.node);
+        let unwanted = self.options.filters.origins.leave_out_elsewhere() && my_number() != header.transaction.node;
         let record = Record {
             group: self.records.group(header.group),
             csn: header.csn,
@@ -421,9 +421,28 @@ fn opened(oid: u32) -> Relation {
     })
 }
 
-/// Whether an origin is that under which this node keeps its place in its group's log.
-pub fn is_of_group(origin: pg_sys::RepOriginId) -> bool {
-    shmem::my_node().is_some_and(|node| node.origin.load(std::sync::atomic::Ordering::Acquire) == u32::from(origin))
+/// Whether an origin is surely not that under which this node keeps its place in its group's log. Which one that is is not known
+/// before the workers of a `member` have begun, and a reader may be there earlier.
+pub fn is_foreign(origin: pg_sys::RepOriginId, member: bool) -> bool {
+    match shmem::my_node().map(|node| node.origin.load(std::sync::atomic::Ordering::Acquire)) {
+        None => !member,
+        Some(0) => false,
+        Some(ours) => ours != u32::from(origin),
+    }
+}
+
+/// This node's number, also before its workers have begun.
+fn my_number() -> u32 {
+    let known = shmem::my_node().map(|node| node.node_id.load(std::sync::atomic::Ordering::Acquire));
+    let stored = || {
+        let database = server::database();
+        let identity = Identity::load(&crate::node::directory(database), database)
+            .ok()
+            .flatten();
+        identity.map(|identity| identity.node.0)
+    };
+    let number = known.filter(|number| *number != 0).or_else(stored);
+    number.unwrap_or_else(|| nobody().raise())
 }
 
 /// Whether this database is a member of a group: its transactions are told when they have committed, not before, because only then
@@ -448,6 +467,15 @@ fn copied(csn: u64) -> UserError {
         "the change stream of this slot has ended: the replicated tables were copied from another node",
         format!("What the group changed up to CSN {csn} has not passed through this node's WAL one by one."),
         "Go on with a slot of another node that has told everything so far; or drop this slot, make a new one, and take a new          snapshot of the tables.",
+    )
+}
+
+fn nobody() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "what was made on this node cannot be told from what was made elsewhere",
+        "The WAL is of a time when this database was a member of a group. It is none now.",
+        "Leave out the option \"origins\" (\"only-local\").",
     )
 }
 
