@@ -183,6 +183,9 @@ fn look() -> Result<Option<i64>, String> {
     };
     failpoint::armed("audit-written");
     if let Some(up_to) = stepped.up_to {
+        // Whatever synchronous_commit says: the slot is saved at once, and must not pass rows that a crash takes back.
+        // SAFETY: outside a transaction; what this process has committed.
+        unsafe { pg_sys::XLogFlush(pg_sys::XactLastCommitEnd) };
         transaction(|| {
             let sql = format!(
                 "SELECT pg_catalog.pg_replication_slot_advance('{}', '{up_to}')",
