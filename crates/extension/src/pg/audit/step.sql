@@ -1,12 +1,13 @@
 -- One step of auditing: what a slot tells, up to a number of changes, into synod.audit.
 --
 -- {slot}, {limit}, {oids}: put in by the worker. What committed before the position is there already.
+-- No message has the prefix "synod." here: anybody may emit others, also such as are too large for jsonb.
 WITH told AS MATERIALIZED (
     SELECT t.n, t.data::pg_catalog.jsonb AS d
       FROM pg_catalog.pg_logical_slot_peek_changes('{slot}', NULL, {limit}, 'format', 'json', 'skip-empty-xacts', 'on',
                'include-context', 'on', 'include-ids', 'on', 'include-lsn', 'on', 'include-xids', 'on', 'include-timestamp', 'on',
                'include-table-oids', 'on', 'include-pk', 'on', 'include-types', 'off', 'special-numbers', 'string',
-               'only-relations', '{oids}') WITH ORDINALITY AS t (lsn, xid, data, n)),
+               'add-msg-prefixes', 'synod.', 'only-relations', '{oids}') WITH ORDINALITY AS t (lsn, xid, data, n)),
 placed AS (
     SELECT n, d,
            max(n) FILTER (WHERE d->>'action' = 'B') OVER so_far AS begins,
