@@ -150,6 +150,24 @@ fn what_the_application_says_holds_as_long_as_its_savepoint() {
 }
 
 #[test]
+fn what_no_jsonb_can_hold_is_refused_before_it_is_in_the_wal() {
+    let cluster = CLUSTER.lease();
+    let alone = Alone::new(&cluster, "context_json");
+    let mut client = alone.client();
+    client.batch_execute("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
+    make_slot(&mut client, "json");
+    for (values, code) in [("{\"a\": \"\\u0000\"}", "22P05"), ("{\"a\": 1e-99999}", "22003")] {
+        let sql = format!("SET synod.context = '{values}'; INSERT INTO t VALUES (1)");
+        synod_testkit::failed(values, client.batch_execute(&sql), &[code]);
+    }
+    client
+        .batch_execute("SET synod.context = '{\"a\": \"\\u0001\"}'; INSERT INTO t VALUES (2)")
+        .unwrap();
+    assert_eq!(told(&mut client, "json", CONTEXT).len(), 2);
+    drop_slot(&mut client, "json");
+}
+
+#[test]
 fn without_a_slot_nothing_is_written() {
     let cluster = CLUSTER.lease();
     let alone = Alone::new(&cluster, "context_unread");

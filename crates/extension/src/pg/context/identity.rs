@@ -1,7 +1,7 @@
 //! Who this session is, as a JSON object in UTF-8.
 
 use std::cell::OnceCell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -52,11 +52,21 @@ pub fn describe(values: &[u8]) -> String {
     put(&mut out, "session_id", &session_id);
     out.push_str(&format!(",\"pid\":{pid}"));
     if !matches!(values, b"{}" | b"") {
+        check(values);
         out.push_str(",\"values\":");
         out.push_str(&encoding::to_utf8(values));
     }
     out.push('}');
     out
+}
+
+/// Raises for what is JSON and still nothing that jsonb takes, such as the character 0 or a number beyond `numeric`: the audit could
+/// not go on behind it.
+fn check(values: &[u8]) {
+    let values = CString::new(values).unwrap_or_default();
+    let none = || Some(pg_sys::Datum::from(0usize));
+    // SAFETY: inside a transaction; a function of type jsonb with the arguments that it takes.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(values.as_ptr().into()), none(), none()]) };
 }
 
 fn put(out: &mut String, name: &str, value: &str) {
