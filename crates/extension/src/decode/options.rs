@@ -87,6 +87,12 @@ impl Options {
         Ok(options)
     }
 
+    /// What becomes of a prepared transaction is told, perhaps after a restart, when nobody knows whether there was anything to tell of it.
+    /// So it is told itself, even if it is empty; not by `text`, as `test_decoding` does not.
+    pub fn tells_empty_prepared(&self) -> bool {
+        self.format_name != "text"
+    }
+
     fn new(given: &[Given], environment: Environment) -> Result<Self, UserError> {
         let asked = given.iter().find(|(name, _)| name == "format");
         let name = match asked {

@@ -62,6 +62,29 @@ fn same(stream: &mut Stream, options: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn what_becomes_of_a_prepared_transaction_follows_its_preparation() {
+    let mut stream = Stream::with_slot(
+        "prepared_empty",
+        "CREATE TABLE t (a int); CREATE TABLE u (a int)",
+        "true",
+    );
+    stream.run(&[
+        "BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'empty'",
+        "COMMIT PREPARED 'empty'",
+        "INSERT INTO u VALUES (2)",
+    ]);
+    let options = [
+        ("format", "sql"),
+        ("include-header", "off"),
+        ("include-tables", "public.t"),
+    ];
+    assert_eq!(
+        stream.get(&options),
+        ["BEGIN;", "PREPARE TRANSACTION 'empty';", "COMMIT PREPARED 'empty';"]
+    );
+}
+
+#[test]
 fn every_type_is_printed_as_by_test_decoding() {
     // A server may be built without libxml.
     let has_xml = server().client().batch_execute("SELECT xml '<a/>'").is_ok();

@@ -123,7 +123,8 @@ impl Session {
         // SAFETY: in a callback.
         unsafe {
             self.records.begin(call.txn);
-            if !self.options.skip_empty && !self.records.puts_off() {
+            let wanted = prepared && self.options.tells_empty_prepared();
+            if wanted || !self.options.skip_empty && !self.records.puts_off() {
                 self.current.begun = true;
                 self.tell_begin(call, prepared, true);
             }
@@ -179,7 +180,8 @@ impl Session {
             if whole {
                 self.open.remove(&(*call.txn).xid.into_inner());
             }
-            if told || !self.options.skip_empty {
+            let prepares = matches!(event, Event::StreamPrepare(_)) && self.options.tells_empty_prepared();
+            if told || !self.options.skip_empty || prepares {
                 self.tell(call, event, true);
             }
         }
