@@ -30,8 +30,11 @@ impl Session {
         unsafe {
             match self.shape(relation).standing {
                 Standing::Ordinary => {}
-                Standing::Replicated => return self.records.leave_out(),
-                Standing::Own => return,
+                Standing::Replicated => {
+                    self.records.leave_out();
+                    return self.left_out(call);
+                }
+                Standing::Own => return self.left_out(call),
             }
             let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
             if !self.wants_origin((*change).origin_id) {

@@ -135,6 +135,12 @@ impl Records {
         self.of_group = origin.is_some_and(|name| name == turn::origin_name(server::database()).as_bytes());
     }
 
+    /// It ends.
+    fn end(&mut self) {
+        self.current = None;
+        self.of_group = false;
+    }
+
     /// Whether what the local transaction is told as is not known before something of it comes.
     pub fn puts_off(&self) -> bool {
         self.of_group
@@ -263,6 +269,7 @@ impl Session {
                 before => {
                     if !self.has_begun() {
                         if self.options.skip_empty {
+                            self.records.end();
                             return pg_sys::OutputPluginUpdateProgress(call.context, true);
                         }
                         self.begin_late(call);
@@ -272,6 +279,8 @@ impl Session {
                 }
             };
             self.tell(call, &Event::Commit(dressed(call, record.as_ref(), true)), true);
+            // A block of a transaction in progress may come next, which is none of this record's.
+            self.records.end();
         }
     }
 
