@@ -148,6 +148,7 @@ pub fn before_change() {
             values,
             context,
         });
+        forget_outdated(noted);
     });
 }
 
@@ -167,13 +168,26 @@ pub fn pass_on(context: &str) {
     }
 }
 
+/// Of those of one subtransaction the last one counts, as long as it: so there is one for each level, however often it changes.
+fn forget_outdated(noted: &mut Vec<Noted>) {
+    if let [.., before, last] = noted.as_slice()
+        && before.subtransaction == last.subtransaction
+    {
+        let before = noted.len() - 2;
+        noted.remove(before);
+    }
+}
+
 /// From the subtransaction callback.
 pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
     NOTED.with_borrow_mut(|noted| match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => noted
-            .iter_mut()
-            .filter(|noted| noted.subtransaction == mine)
-            .for_each(|noted| noted.subtransaction = parent),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            noted
+                .iter_mut()
+                .filter(|noted| noted.subtransaction == mine)
+                .for_each(|noted| noted.subtransaction = parent);
+            forget_outdated(noted);
+        }
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => noted.retain(|noted| noted.subtransaction != mine),
         _ => {}
     });
