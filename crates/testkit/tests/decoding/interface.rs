@@ -283,6 +283,50 @@ fn limits_and_binary_functions() {
     assert_eq!(stream.get(&[]).len(), 3);
 }
 
+/// Read the slot of a name's database with `pg_recvlogical`, up to `end`, into a file.
+fn receive(name: &str, file: &str, end: &str, options: &[&str]) -> Result<String, String> {
+    let directory = server().socket().parent().unwrap().display().to_string();
+    let port = server().port().to_string();
+    let mut arguments = vec!["-h", &directory, "-p", &port, "-U", "postgres", "-d", name, "-S", name];
+    arguments.extend(["--start", "--no-loop", "-f", file, "-E", end]);
+    for option in options {
+        arguments.extend(["-o", option]);
+    }
+    Run::current().program("pg_recvlogical", &arguments)
+}
+
+#[test]
+fn a_walsender_names_origins_also_where_it_is_in_no_transaction() {
+    let mut stream = Stream::with_slot("ends", "CREATE TABLE t (id int, v text)", "true");
+    stream.run(&[
+        "SELECT pg_replication_origin_create('of_ends'); SELECT pg_replication_origin_session_setup('of_ends')",
+        "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'ends one'",
+        "COMMIT PREPARED 'ends one'",
+        "BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'ends two'",
+        "ROLLBACK PREPARED 'ends two'",
+        "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 800) AS g",
+        "BEGIN; INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 800) AS g; PREPARE TRANSACTION 'ends three'",
+        "ROLLBACK PREPARED 'ends three'; SELECT pg_replication_origin_session_reset()",
+    ]);
+    let options = [("format", "json"), ("include-origin", "on"), ("stream-changes", "on")];
+    let expected = stream.try_get("peek", &options).unwrap();
+    for action in ["CP", "RP", "SC", "SP"] {
+        let begins = format!("{{\"action\":\"{action}\"");
+        let of = expected.iter().find(|line| line.starts_with(&begins)).expect(action);
+        assert!(of.contains("of_ends"), "{of}");
+    }
+    let end = stream
+        .client
+        .query_one("SELECT pg_current_wal_lsn()::text", &[])
+        .unwrap();
+    let file = Run::current().new_directory("ends").join("changes");
+    let options = options.map(|(name, value)| format!("{name}={value}"));
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    receive("ends", &file.display().to_string(), end.get(0), &options).unwrap();
+    let received = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(received.lines().collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn a_walsender_tells_what_the_functions_tell_and_forgets_nothing_unconfirmed() {
     let mut stream = Stream::new("walsender", "CREATE TABLE t (id int PRIMARY KEY, v text)");
@@ -296,35 +340,8 @@ fn a_walsender_tells_what_the_functions_tell_and_forgets_nothing_unconfirmed() {
         row.get(0)
     };
     let file = Run::current().new_directory("received").join("changes");
-    let socket = server().socket();
-    let arguments = |file: &str| {
-        let port = server().port().to_string();
-        [
-            "-h",
-            &socket.parent().unwrap().display().to_string(),
-            "-p",
-            &port,
-            "-U",
-            "postgres",
-            "-d",
-            "walsender",
-            "-S",
-            "walsender",
-            "--start",
-            "--no-loop",
-            "-f",
-            file,
-            "-E",
-            &end,
-        ]
-        .map(str::to_owned)
-    };
-    let run = |arguments: &[String]| {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Run::current().program("pg_recvlogical", &arguments)
-    };
     // A reader that goes away within a message (its output is full) loses nothing.
-    let broken = run(&arguments("/dev/full"));
+    let broken = receive("walsender", "/dev/full", &end, &[]);
     assert!(broken.is_err(), "{broken:?}");
     wait_until(Duration::from_secs(20), "the slot to be free", || {
         let row = stream.client.query_one(
@@ -333,7 +350,7 @@ fn a_walsender_tells_what_the_functions_tell_and_forgets_nothing_unconfirmed() {
         );
         (!row.unwrap().get::<_, bool>(0)).then_some(())
     });
-    run(&arguments(&file.display().to_string())).unwrap();
+    receive("walsender", &file.display().to_string(), &end, &[]).unwrap();
     let received = std::fs::read_to_string(&file).unwrap();
     assert_eq!(received.lines().collect::<Vec<_>>(), expected);
     assert!(stream.get(&[("skip-empty-xacts", "1")]).is_empty());

@@ -229,6 +229,7 @@ unsafe extern "C-unwind" fn begin_prepare(context: Context, txn: Txn) {
 unsafe extern "C-unwind" fn prepare(context: Context, txn: Txn, _lsn: pg_sys::XLogRecPtr) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, false);
         session.end(call, &Event::Prepare(transaction::of(txn, true)));
     }
@@ -238,6 +239,7 @@ unsafe extern "C-unwind" fn prepare(context: Context, txn: Txn, _lsn: pg_sys::XL
 unsafe extern "C-unwind" fn commit_prepared(context: Context, txn: Txn, _lsn: pg_sys::XLogRecPtr) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, false);
         session.resolve(call, &Event::CommitPrepared(transaction::of(txn, true)));
     }
@@ -252,6 +254,7 @@ unsafe extern "C-unwind" fn rollback_prepared(
 ) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, false);
         session.resolve(call, &Event::RollbackPrepared(transaction::of(txn, true)));
     }
@@ -270,6 +273,7 @@ unsafe extern "C-unwind" fn stream_start(context: Context, txn: Txn) {
 unsafe extern "C-unwind" fn stream_stop(context: Context, txn: Txn) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, true);
         session.close_block(call);
     }
@@ -279,6 +283,7 @@ unsafe extern "C-unwind" fn stream_stop(context: Context, txn: Txn) {
 unsafe extern "C-unwind" fn stream_abort(context: Context, txn: Txn, _lsn: pg_sys::XLogRecPtr) {
     // SAFETY: a callback of the server; of a part of a transaction, too.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let top = transaction::top(txn);
         let (session, call) = enter(context, top, true);
         let event = Event::StreamAbort(transaction::of(top, false), (*txn).xid.into_inner());
@@ -290,6 +295,7 @@ unsafe extern "C-unwind" fn stream_abort(context: Context, txn: Txn, _lsn: pg_sy
 unsafe extern "C-unwind" fn stream_prepare(context: Context, txn: Txn, _lsn: pg_sys::XLogRecPtr) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, true);
         session.end_open(call, true, &Event::StreamPrepare(transaction::of(txn, true)));
     }
@@ -299,6 +305,7 @@ unsafe extern "C-unwind" fn stream_prepare(context: Context, txn: Txn, _lsn: pg_
 unsafe extern "C-unwind" fn stream_commit(context: Context, txn: Txn, _lsn: pg_sys::XLogRecPtr) {
     // SAFETY: a callback of the server.
     unsafe {
+        let _around = transaction::Surrounding::ensure();
         let (session, call) = enter(context, txn, true);
         session.end_open(call, true, &Event::StreamCommit(transaction::of(txn, true)));
     }

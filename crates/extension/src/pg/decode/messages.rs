@@ -12,6 +12,7 @@ use synod_change::{DecodeError, stream::Table};
 use super::ids;
 use super::session::{Call, Session};
 use super::strong::DdlPlace;
+use super::transaction::Surrounding;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
 use crate::pg::{compat, encoding};
@@ -24,6 +25,7 @@ use crate::stream_key;
 pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message<'_>) {
     // SAFETY: by contract.
     unsafe {
+        let _around = (!message.prefix.is_ascii()).then(|| Surrounding::ensure());
         if message.prefix.starts_with(OWN_PREFIX.as_bytes()) {
             let outcome = own(session, call, lsn, message);
             return outcome.unwrap_or_else(|error| unreadable(&message, &error).raise());

@@ -66,13 +66,15 @@ impl Session {
         unsafe {
             let shape = self.shape(relation);
             let kind = kind(action).filter(|kind| shape.wanted && wants(self.options.filters.operations, *kind));
-            let Some(kind) = kind else {
-                return self.left_out(call);
-            };
-            let before = pg_sys::CurrentMemoryContext;
-            pg_sys::CurrentMemoryContext = self.scratch;
-            self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, [new, old]);
-            pg_sys::CurrentMemoryContext = before;
+            match kind {
+                Some(kind) => {
+                    let before = pg_sys::CurrentMemoryContext;
+                    pg_sys::CurrentMemoryContext = self.scratch;
+                    self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, [new, old]);
+                    pg_sys::CurrentMemoryContext = before;
+                }
+                None => self.left_out(call),
+            }
             // Most rows need none of it, and a call of the server costs as much as a value.
             if !(*self.scratch).isReset {
                 pg_sys::MemoryContextReset(self.scratch);

@@ -30,6 +30,48 @@ pub unsafe fn of<'a>(txn: *mut pg_sys::ReorderBufferTXN, ended: bool) -> Transac
     }
 }
 
+/// A transaction of the server, for a callback that is called outside of any: names of origins are looked up and text is converted,
+/// which is a crash or an error there.
+///
+/// A walsender has none around the last word on a transaction that was told in blocks or prepared, and around messages that
+/// belong to none.
+pub struct Surrounding {
+    memory: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+}
+
+impl Surrounding {
+    /// `None`: there is one.
+    ///
+    /// # Safety
+    /// In a callback.
+    pub unsafe fn ensure() -> Option<Self> {
+        // SAFETY: as the reorder buffer does it, to which the callback returns; nothing is written.
+        unsafe {
+            if pg_sys::IsTransactionState() {
+                return None;
+            }
+            let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+            pg_sys::StartTransactionCommand();
+            Some(Self { memory, owner })
+        }
+    }
+}
+
+impl Drop for Surrounding {
+    fn drop(&mut self) {
+        // An ERROR ends it by itself.
+        if !std::thread::panicking() {
+            // SAFETY: begun in `ensure`.
+            unsafe {
+                pg_sys::AbortCurrentTransaction();
+                pg_sys::CurrentMemoryContext = self.memory;
+                pg_sys::CurrentResourceOwner = self.owner;
+            }
+        }
+    }
+}
+
 /// The topmost transaction above this one, or itself.
 ///
 /// # Safety
