@@ -56,6 +56,11 @@ pub unsafe fn tuple_attribute(descriptor: pg_sys::TupleDesc, index: usize) -> *c
     }
 }
 
+/// Whether a column is computed when it is read (from 18 on): no row has it.
+pub fn is_virtual(attribute: &pg_sys::FormData_pg_attribute) -> bool {
+    attribute.attgenerated as u8 == b'v'
+}
+
 /// `heap_fetch` with `SnapshotAny`: the row version at `tuple.t_self`, whoever may see it.
 ///
 /// # Safety

@@ -1,5 +1,7 @@
 //! What a reader asks to be told, and what it must not be told.
 
+use synod_testkit::PgInstall;
+
 use crate::Stream;
 
 #[test]
@@ -216,6 +218,24 @@ fn a_row_that_comes_into_view_has_what_did_not_change() {
         statements.contains("a value that did not change is not in the WAL"),
         "{statements}"
     );
+}
+
+#[test]
+fn virtual_columns_are_not_told_as_null() {
+    if PgInstall::from_environment().major() < 18 {
+        return;
+    }
+    let mut stream = Stream::new(
+        "virtual_columns",
+        "CREATE TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)",
+    );
+    stream.run(&["INSERT INTO t VALUES (1)"]);
+    let rows = stream.try_get("peek", &[("format", "json")]).unwrap().concat();
+    assert!(rows.contains("\"id\"") && !rows.contains("twice"), "{rows}");
+    let error = stream
+        .try_get("peek", &[("row-filter", "public.t WHERE (twice = 2)")])
+        .expect_err("no row has it");
+    assert_eq!(error.code().unwrap().code(), "22023");
 }
 
 #[test]

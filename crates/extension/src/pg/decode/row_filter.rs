@@ -246,7 +246,10 @@ unsafe extern "C-unwind" fn resolve_column(
         let (name, descriptor) = (c_text((**field).sval), (*relation).rd_att);
         for index in 0..(*descriptor).natts as usize {
             let attribute = &*compat::tuple_attribute(descriptor, index);
-            if !attribute.attisdropped && c_text(attribute.attname.data.as_ptr()) == name {
+            if !attribute.attisdropped
+                && !compat::is_virtual(attribute)
+                && c_text(attribute.attname.data.as_ptr()) == name
+            {
                 let variable = pg_sys::makeVar(
                     1,
                     attribute.attnum,
