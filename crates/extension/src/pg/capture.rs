@@ -308,10 +308,17 @@ pub fn section() -> Result<Option<Section>, UserError> {
         return Ok(None);
     }
     // Taken out as in `seal`, and put back: the rows may have to travel in another way after ROLLBACK TO SAVEPOINT.
-    let mut pending = PENDING.take();
-    let section = seal::section(&mut pending);
-    PENDING.set(pending);
-    section.map(Some)
+    let mut lent = Lent(PENDING.take());
+    seal::section(&mut lent.0).map(Some)
+}
+
+/// Goes back also when an error of the server passes by: after ROLLBACK TO SAVEPOINT the transaction may still commit.
+struct Lent(Pending);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        PENDING.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// From the subtransaction callback.

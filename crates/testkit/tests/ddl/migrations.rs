@@ -273,6 +273,32 @@ fn a_migration_is_whole_or_not_at_all() {
     }
 }
 
+/// They are gathered again at the end of the transaction.
+#[test]
+fn rows_before_a_statement_that_fails_while_they_are_gathered_still_travel() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "CREATE FUNCTION doubtful(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+               IF current_setting('my.doubt', true) = 'on' THEN RAISE 'doubt'; END IF; RETURN $1; END $$;
+             CREATE TABLE gathered (id int PRIMARY KEY, v int); CREATE UNIQUE INDEX ON gathered (doubtful(v));
+             SELECT synod.replicate_table('gathered')",
+        )
+        .unwrap();
+    client
+        .batch_execute("BEGIN; INSERT INTO gathered VALUES (1, 1); SAVEPOINT s; SET LOCAL my.doubt = on")
+        .unwrap();
+    let error = client
+        .batch_execute("ALTER TABLE gathered ADD COLUMN w int")
+        .expect_err("the index cannot be evaluated");
+    assert_eq!(error.as_db_error().unwrap().message(), "doubt");
+    client.batch_execute("ROLLBACK TO s; COMMIT").unwrap();
+    let there = cluster.client(1).query_one("SELECT count(*) FROM gathered", &[]);
+    assert_eq!(there.unwrap().get::<_, i64>(0), 1);
+    assert_converged(&cluster, &["gathered"]);
+}
+
 /// A statement means elsewhere what it means here: names go by the search path of its session.
 #[test]
 fn statements_are_replayed_under_the_search_path_of_their_session() {

@@ -134,6 +134,8 @@ pub struct EventLog {
     memory: Vec<Event>,
     file: *mut pg_sys::BufFile,
     in_file: u64,
+    /// The file is not at its end: reading it, or writing to it, has failed on the way.
+    mid_file: bool,
     /// Events that are no locks.
     writes: u64,
     relations: Vec<pg_sys::Oid>,
@@ -145,6 +147,7 @@ impl Default for EventLog {
             memory: Vec::new(),
             file: std::ptr::null_mut(),
             in_file: 0,
+            mid_file: false,
             writes: 0,
             relations: Vec::new(),
         }
@@ -200,7 +203,12 @@ impl EventLog {
                 pg_sys::CurrentMemoryContext = context;
                 self.file = file;
             }
+            if self.mid_file {
+                self.seek(self.in_file);
+            }
+            self.mid_file = true;
             pg_sys::BufFileWrite(self.file, self.memory.as_mut_ptr().cast(), bytes);
+            self.mid_file = false;
         }
         self.in_file += self.memory.len() as u64;
         self.memory.clear();
@@ -217,7 +225,7 @@ impl EventLog {
     pub fn visit<E>(&mut self, mut visitor: impl FnMut(u64, &Event) -> Result<(), E>) -> Result<(), E> {
         let mut number = 0;
         if self.in_file > 0 {
-            self.flush_and_rewind();
+            self.seek(0);
             let blank = Event {
                 relation: pg_sys::InvalidOid,
                 subtransaction: 0,
@@ -234,6 +242,7 @@ impl EventLog {
                     number += 1;
                 }
             }
+            self.mid_file = false;
         }
         for event in &self.memory {
             visitor(number, event)?;
@@ -242,14 +251,20 @@ impl EventLog {
         Ok(())
     }
 
-    fn flush_and_rewind(&mut self) {
+    /// To the event with this number, or the end.
+    fn seek(&mut self, number: u64) {
         const SEEK_SET: i32 = 0;
+        /// Of each of the files that a BufFile consists of (buffile.c).
+        const FILE_BYTES: u64 = 1 << 30;
+        let at = number * std::mem::size_of::<Event>() as u64;
+        let (file, offset) = ((at / FILE_BYTES) as i32, (at % FILE_BYTES) as i64);
         // SAFETY: a valid file; seeking flushes what was written.
         unsafe {
-            if pg_sys::BufFileSeek(self.file, 0, 0, SEEK_SET) != 0 {
-                pgrx::error!("could not rewind the temporary file of captured changes");
+            if pg_sys::BufFileSeek(self.file, file, offset, SEEK_SET) != 0 {
+                pgrx::error!("could not seek in the temporary file of captured changes");
             }
         }
+        self.mid_file = number < self.in_file;
     }
 
     fn read(&mut self, buffer: &mut [Event]) {
