@@ -1,7 +1,7 @@
 //! What a slot has not seen is never passed over in silence.
 
 use synod_change::stream::record_message::{Item, RecordMessage};
-use synod_testkit::{Server, assert_converged, failed};
+use synod_testkit::{Server, StopMode, assert_converged, failed};
 
 use super::reader::{make_slot, read, read_with};
 use super::{CLUSTER, SETTINGS};
@@ -44,6 +44,31 @@ fn a_slot_that_begins_too_late_says_so() {
             &[],
         )
         .unwrap();
+}
+
+/// Which origin is this node's own is known when its workers have begun; a reader may be there earlier.
+#[test]
+fn what_was_made_here_is_told_before_the_workers_have_begun() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("early_read", "CREATE TABLE early_read (id int PRIMARY KEY)");
+    make_slot(&mut cluster.client(0), "early_reader");
+    for (node, id) in [(0, 1), (1, 2)] {
+        let sql = format!("INSERT INTO early_read VALUES ({id})");
+        cluster.client(node).batch_execute(&sql).unwrap();
+    }
+    assert_converged(&cluster, &["early_read"]);
+    cluster.server(0).failpoint("origin");
+    cluster.server_mut(0).restart(StopMode::Fast);
+    let mut client = cluster.client(0);
+    let told = "SELECT data FROM pg_logical_slot_peek_changes('early_reader', NULL, NULL, 'only-local', 'on')
+                 WHERE data LIKE 'table%'";
+    let told: Vec<String> = client.query(told, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    cluster.server(0).failpoint("");
+    assert_eq!(told, ["table public.early_read: INSERT: id[integer]:1"]);
+    client
+        .execute("SELECT pg_drop_replication_slot('early_reader')", &[])
+        .unwrap();
+    assert_converged(&cluster, &["early_read"]);
 }
 
 /// A slot that was made by copying one of another plugin begins where no slot of ours was.
