@@ -49,6 +49,8 @@ struct Noted {
     since: pg_sys::CommandId,
     /// The user's, not one that `replicate_table` made.
     given: bool,
+    /// It is being executed, and counted in [`DEPTH`].
+    runs: bool,
     statement: DdlStatement,
 }
 
@@ -113,7 +115,7 @@ pub unsafe fn before(
         }
         let statement = environment::capture(text, need.of_group);
         let number = note(statement, rows, true);
-        DEPTH.set(DEPTH.get() + 1);
+        begins(number);
         REACHED.set(false);
         Ok(Running { number: Some(number) })
     }
@@ -131,7 +133,7 @@ impl Running {
     /// `utility` is the statement that [`before`] was given.
     pub unsafe fn done(self, utility: *mut pg_sys::Node) -> Result<(), UserError> {
         let Some(number) = self.number else { return Ok(()) };
-        DEPTH.set(DEPTH.get().saturating_sub(1));
+        ends(number);
         // SAFETY: inside a transaction.
         let since = unsafe {
             pg_sys::CommandCounterIncrement();
@@ -161,10 +163,28 @@ impl Running {
 
     /// The statement has failed.
     pub fn failed(&self) {
-        if self.number.is_some() {
-            DEPTH.set(DEPTH.get().saturating_sub(1));
+        if let Some(number) = self.number {
+            ends(number);
         }
     }
+}
+
+fn begins(number: usize) {
+    DEPTH.set(DEPTH.get() + 1);
+    set_running(number, true);
+}
+
+fn ends(number: usize) {
+    DEPTH.set(DEPTH.get().saturating_sub(1));
+    set_running(number, false);
+}
+
+fn set_running(number: usize, runs: bool) {
+    NOTED.with_borrow_mut(|noted| {
+        if let Some(noted) = noted.get_mut(number) {
+            noted.runs = runs;
+        }
+    });
 }
 
 /// Whether a change of a definition that happens now is the group's: in a statement that travels, or while applying one.
@@ -194,6 +214,7 @@ fn note(statement: DdlStatement, rows: Option<Section>, given: bool) -> usize {
             until,
             since,
             given,
+            runs: false,
             statement,
         });
         noted.len() - 1
@@ -268,7 +289,14 @@ pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactio
             .iter_mut()
             .filter(|noted| noted.subtransaction == mine)
             .for_each(|noted| noted.subtransaction = parent),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => noted.retain(|noted| noted.subtransaction != mine),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => noted.retain(|noted| {
+            let stays = noted.subtransaction != mine;
+            // Some other module's hook, or one of ours, has failed before or behind it.
+            if !stays && noted.runs {
+                DEPTH.set(DEPTH.get().saturating_sub(1));
+            }
+            stays
+        }),
         _ => {}
     });
 }
