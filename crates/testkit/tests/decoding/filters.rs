@@ -48,6 +48,28 @@ fn tables_and_operations() {
 }
 
 #[test]
+fn the_id_of_a_truncation_does_not_depend_on_other_tables() {
+    let mut stream = Stream::new("truncations", "CREATE TABLE a (id int); CREATE TABLE b (id int)");
+    stream.run(&["TRUNCATE a, b"]);
+    let mut id = |tables: &str| {
+        let options = [("format", "json"), ("include-ids", "on"), ("include-tables", tables)];
+        let lines = stream.try_get("peek", &options).unwrap();
+        let of_b = lines
+            .iter()
+            .find(|line| line.contains("\"table\":\"b\""))
+            .expect("TRUNCATE b");
+        of_b.split("\"id\":")
+            .nth(1)
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(id("*.*"), id("public.b"));
+}
+
+#[test]
 fn columns_and_masks() {
     let mut stream = Stream::new(
         "masks",

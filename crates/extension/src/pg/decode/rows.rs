@@ -175,22 +175,26 @@ impl Session {
     ) {
         // SAFETY: by contract.
         unsafe {
-            let mut shapes: Vec<Rc<Shape>> = relations.iter().map(|relation| self.shape(*relation)).collect();
+            let numbered = relations.iter().zip(0..);
+            let mut shapes: Vec<(Rc<Shape>, u64)> =
+                numbered.map(|(table, number)| (self.shape(*table), number)).collect();
             // A partition that is told as its root is emptied with it, and says nothing by itself.
-            shapes.retain(|shape| shape.wanted && !shape.via_root);
+            shapes.retain(|(shape, _)| shape.wanted && !shape.via_root);
             if shapes.is_empty() || !self.options.filters.operations.truncate {
                 return self.left_out(call);
             }
             self.begin_late(call);
-            let tables: Vec<&Table> = shapes.iter().map(|shape| &shape.table).collect();
+            let tables: Vec<&Table> = shapes.iter().map(|(shape, _)| &shape.table).collect();
             let at_a_time = if self.options.format.one_table_at_a_time() {
                 1
             } else {
                 tables.len()
             };
             for (number, some) in tables.chunks(at_a_time).enumerate() {
+                // Whatever else was emptied and is not told.
+                let ordinal = if at_a_time == 1 { shapes[number].1 } else { 0 };
                 let place = Place {
-                    id: place.id.later(number as u64),
+                    id: place.id.later(ordinal),
                     ..place
                 };
                 let change = Change::Truncate {
