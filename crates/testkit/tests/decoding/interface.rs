@@ -306,7 +306,8 @@ fn a_walsender_names_origins_also_where_it_is_in_no_transaction() {
         "ROLLBACK PREPARED 'ends two'",
         "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 800) AS g",
         "BEGIN; INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 800) AS g; PREPARE TRANSACTION 'ends three'",
-        "ROLLBACK PREPARED 'ends three'; SELECT pg_replication_origin_session_reset()",
+        "ROLLBACK PREPARED 'ends three'",
+        "SELECT pg_replication_origin_session_reset()",
     ]);
     let options = [("format", "json"), ("include-origin", "on"), ("stream-changes", "on")];
     let expected = stream.try_get("peek", &options).unwrap();
