@@ -387,8 +387,13 @@ impl Server {
         processes::send_to_all(&self.data(), Some(pid_of(&child)), Signal::KILL);
         let _ = child.wait();
         let data = self.data();
+        // A child forked just before may not be among the processes that a look finds.
+        let mut found_none = 0;
         wait_until(STOP_DEADLINE, "the end of killed processes", || {
-            processes::within(&data).is_empty().then_some(())
+            let left = processes::within(&data);
+            left.iter().for_each(|pid| processes::send(*pid, Signal::KILL));
+            found_none = if left.is_empty() { found_none + 1 } else { 0 };
+            (found_none >= 3).then_some(())
         });
     }
 
