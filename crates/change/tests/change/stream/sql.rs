@@ -121,11 +121,19 @@ proptest! {
             // An lc_monetary may come before one.
             prop_assert!(statements <= 2, "{}", text);
             prop_assert!(lexemes.last().is_none_or(|last| *last == Lexeme::End), "{}", text);
-            if let What::Insert(table, new) = &event.what {
+            if let What::Insert(table, new) = &event.what
+                && is_whole(&tables[*table], new)
+            {
                 prop_assert_eq!(inserted(&lexemes), expected(&tables[*table], new), "{}", text);
             }
         }
     }
+}
+
+/// Another row is told as a statement that fails.
+fn is_whole(table: &Table, new: &[OwnedValue]) -> bool {
+    let mut values = table.columns.iter().zip(new);
+    values.all(|(column, value)| column.generated || !matches!(value, OwnedValue::Same))
 }
 
 /// What stands in the literals of an INSERT.
