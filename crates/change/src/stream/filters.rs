@@ -179,6 +179,29 @@ impl Filters {
             .chain(masked.flat_map(|(_, names)| names.iter().map(|(name, _)| name)))
             .find_map(missing)
     }
+
+    /// An option that keeps something from the reader, names the table `other` in full, and says nothing of `told`, under whose name the
+    /// rows of `other` are told: a partition's as its root, or the other way round. (Schema and name.)
+    #[must_use]
+    pub fn bypassed(&self, other: (&[u8], &[u8]), told: (&[u8], &[u8])) -> Option<&'static str> {
+        let names = |pattern: &TablePattern| pattern.is_literal() && pattern.matches(other.0, other.1);
+        fn silent<T>(
+            entries: &[(TablePattern, T)],
+            told: (&[u8], &[u8]),
+            names: impl Fn(&TablePattern) -> bool,
+        ) -> bool {
+            of_table(entries, told.0, told.1).is_none() && entries.iter().any(|(pattern, _)| names(pattern))
+        }
+        [
+            ("exclude-tables", self.exclude.iter().any(names)),
+            ("columns", silent(&self.columns, told, names)),
+            ("exclude-columns", silent(&self.exclude_columns, told, names)),
+            ("mask-columns", silent(&self.masks, told, names)),
+            ("row-filter", silent(&self.rows, told, names)),
+        ]
+        .into_iter()
+        .find_map(|(option, bypassed)| bypassed.then_some(option))
+    }
 }
 
 fn of_table<'a, T>(entries: &'a [(TablePattern, T)], schema: &[u8], table: &[u8]) -> Option<&'a T> {

@@ -1,6 +1,6 @@
 //! What a reader asks to be told, and what it must not be told.
 
-use synod_testkit::PgInstall;
+use synod_testkit::{PgInstall, sqlstate};
 
 use crate::Stream;
 
@@ -330,7 +330,23 @@ fn partitions_are_told_as_their_root() {
             "table public.root: TRUNCATE: (no-flags)",
         ]
     );
-    assert_eq!(stream.rows(&[("exclude-tables", "public.root")]).len(), 4);
+    // What is to be kept back under a name that the rows are not told by would be told.
+    for options in [
+        [("exclude-tables", "public.root"), ("publish-via-root", "0")],
+        [("mask-columns", "public.root(v null)"), ("publish-via-root", "0")],
+        [("row-filter", "public.root WHERE (id > 5)"), ("publish-via-root", "0")],
+        [("mask-columns", "public.low(v null)"), ("publish-via-root", "1")],
+        [("exclude-columns", "public.high(v)"), ("publish-via-root", "1")],
+    ] {
+        let told = stream.try_get("peek", &options).expect_err("it would be told");
+        assert_eq!(sqlstate(&told), Some("22023"), "{options:?}: {told:?}");
+    }
+    let both = "public.root(v null), public.low(v null), public.high(v null)";
+    for via_root in ["0", "1"] {
+        let lines = stream.try_get("peek", &[("mask-columns", both), ("publish-via-root", via_root)]);
+        assert!(lines.unwrap().iter().all(|line| !line.contains("'a'")));
+    }
+    assert_eq!(stream.rows(&[("exclude-tables", "public.other")]).len(), 4);
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
         if !wanted {
             return Ok(shape);
         }
+        if let Some((option, other)) = bypassed(rows, told, (&schema, &name), options) {
+            return Err(told_as_another(option, &other, &shape.table.quoted_name));
+        }
         let keys = Keys::of(rows);
         shape.table.identity = keys.identity;
         shape.add_columns(rows, told, &schema, &name, &keys, options)?;
@@ -218,6 +221,35 @@ impl Shape {
             }
         }
     }
+}
+
+/// An option and the table it names, a partition or a parent of the one whose rows these are told as, which would say nothing.
+unsafe fn bypassed(
+    rows: pg_sys::Relation,
+    told: pg_sys::Relation,
+    name: (&[u8], &[u8]),
+    options: &Options,
+) -> Option<(&'static str, Vec<u8>)> {
+    // SAFETY: open relations.
+    let (rows, told) = unsafe { (Relation::open((*rows).rd_id)?, (*told).rd_id) };
+    let mut others = partition::ancestors(&rows);
+    others.push(rows.oid());
+    others.into_iter().filter(|other| *other != told).find_map(|other| {
+        // SAFETY: an open relation.
+        let (schema, table) = unsafe { names(Relation::open(other)?.raw()) };
+        let option = options.filters.bypassed((&schema, &table), name)?;
+        Some((option, [quoted(&schema), quoted(&table)].join(&b'.')))
+    })
+}
+
+fn told_as_another(option: &str, named: &[u8], told: &[u8]) -> UserError {
+    let (named, told) = (String::from_utf8_lossy(named), String::from_utf8_lossy(told));
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("option \"{option}\" names table {named}, whose rows are told as those of {told}"),
+        "It would say nothing of them, and nothing is told rather than what was to be kept back.",
+        "Name the table as it is told: partitions by their own names, or with publish-via-root by their root's.",
+    )
 }
 
 fn missing_secret(table: &[u8], column: &[u8]) -> UserError {
