@@ -33,6 +33,14 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, pg_catalog.format('%I.%I', n
                    AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY n.nspname, c.relname";
 
+/// $1: a table's oid. Partitions and parents of it.
+const RELATIVES: &str = "\
+SELECT n.nspname, c.relname
+  FROM (SELECT relid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid)
+        UNION SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid)) AS r
+  JOIN pg_catalog.pg_class AS c ON c.oid = r.relid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.oid <> $1::pg_catalog.oid";
+
 /// Which table refers to which.
 const REFERENCES: &str = "\
 SELECT conrelid, confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid <> confrelid";
@@ -63,6 +71,39 @@ pub struct Read {
     masks: Vec<Option<Mask>>,
 }
 
+/// As the stream itself: rather than what was to be kept back nothing is told.
+fn keep_secrets(
+    session: &mut Session,
+    filters: &Filters,
+    oid: &str,
+    (schema, name): (&[u8], &[u8]),
+    columns: &[Column],
+) -> Result<(), Failure> {
+    let hint = "Name tables as they are told: partitions by their own names, or with publish-via-root by their root's.";
+    let table = String::from_utf8_lossy(name);
+    let names: Vec<&[u8]> = columns.iter().map(|column| column.name.as_slice()).collect();
+    if let Some(missing) = filters.wanted.missing_secret(schema, name, &names) {
+        let missing = String::from_utf8_lossy(&missing);
+        return Err(Failure::new(
+            format!("column \"{missing}\" of table \"{table}\", which is to be masked or left out, does not exist"),
+            "Its values may be in a column of another name, and nothing is told rather than that.",
+            "Correct mask-columns or exclude-columns.",
+        ));
+    }
+    for row in session.rows(RELATIVES, &[Some(oid)])? {
+        let field = |index: usize| row.get(index).cloned().flatten().unwrap_or_default().into_bytes();
+        if let Some(option) = filters.wanted.bypassed((&field(0), &field(1)), (schema, name)) {
+            let other = String::from_utf8_lossy(&field(1)).into_owned();
+            return Err(Failure::new(
+                format!("option \"{option}\" names table \"{other}\", whose rows are told as those of \"{table}\""),
+                "It would say nothing of them.",
+                hint,
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The tables that are wanted.
 pub fn tables(session: &mut Session, filters: &Filters) -> Result<Vec<Read>, Failure> {
     let mut found = Vec::new();
@@ -80,6 +121,7 @@ pub fn tables(session: &mut Session, filters: &Filters) -> Result<Vec<Read>, Fai
             _ => ReplicaIdentity::Default,
         };
         let mut columns = columns(session, &field(0), identity)?;
+        keep_secrets(session, filters, &field(0), (&schema, &name), &columns)?;
         columns.retain(|column| filters.wanted.wants_column(&schema, &name, &column.name));
         let masks = columns
             .iter()
