@@ -137,7 +137,8 @@ const IDENTITIES: &str = "CREATE TABLE a (id integer GENERATED ALWAYS AS IDENTIT
     CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 PARTITION OF p DEFAULT;
     CREATE TABLE referenced (id integer PRIMARY KEY); CREATE TABLE referring (id integer PRIMARY KEY, r integer REFERENCES referenced ON DELETE CASCADE);
     CREATE TABLE only_generated (x integer GENERATED ALWAYS AS (1) STORED); ALTER TABLE only_generated REPLICA IDENTITY FULL;
-    CREATE TABLE no_columns (); ALTER TABLE no_columns REPLICA IDENTITY FULL";
+    CREATE TABLE no_columns (); ALTER TABLE no_columns REPLICA IDENTITY FULL;
+    CREATE MATERIALIZED VIEW shown AS SELECT id, v FROM p; CREATE UNIQUE INDEX ON shown (id)";
 
 #[test]
 fn what_is_special_about_columns_and_tables_is_replayed() {
@@ -154,6 +155,8 @@ fn what_is_special_about_columns_and_tables_is_replayed() {
         "TRUNCATE ONLY parent",
         "INSERT INTO p VALUES (1, 'one'), (20, 'twenty')",
         "UPDATE p SET id = 30 WHERE id = 1",
+        // Nobody can write it.
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY shown",
         "INSERT INTO referenced VALUES (1), (2); INSERT INTO referring VALUES (1, 1), (2, 2)",
         "DELETE FROM referenced WHERE id = 1",
         "TRUNCATE referenced RESTART IDENTITY CASCADE",

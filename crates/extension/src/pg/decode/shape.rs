@@ -76,7 +76,8 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
         let (schema, name) = names(told);
         let only = options.only_relations.as_ref();
         let wanted = only.is_none_or(|only| only.contains(&(*told).rd_id.to_u32()))
-            && options.filters.wants_table(&schema, &name);
+            && options.filters.wants_table(&schema, &name)
+            && !(is_derived(told) && matches!(options.format_name.as_str(), "sql" | "binary"));
         let in_utf8 = options.format.wants_utf8();
         let mut shape = Shape {
             standing: Standing::of(rows, &schema),
@@ -260,6 +261,12 @@ fn missing_secret(table: &[u8], column: &[u8]) -> UserError {
         "Its values may be in a column of another name, and nothing is told rather than that.",
         "Correct mask-columns or exclude-columns. For changes from before the column was made, leave the column out of them.",
     )
+}
+
+/// A materialized view: what it holds is made anew from its tables wherever these are replayed, and cannot be written.
+unsafe fn is_derived(relation: pg_sys::Relation) -> bool {
+    // SAFETY: an open relation.
+    unsafe { (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_MATVIEW }
 }
 
 /// The topmost table that a partition belongs to.
