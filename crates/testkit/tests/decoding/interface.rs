@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synod_testkit::{Run, sqlstate, wait_until};
+use synod_testkit::{PgInstall, Run, sqlstate, wait_until};
 
 use crate::{Stream, server};
 
@@ -311,7 +311,13 @@ fn a_walsender_names_origins_also_where_it_is_in_no_transaction() {
     ]);
     let options = [("format", "json"), ("include-origin", "on"), ("stream-changes", "on")];
     let expected = stream.try_get("peek", &options).unwrap();
-    for action in ["CP", "RP", "SC", "SP"] {
+    // From 18 on a transaction that was rolled back before it is read is not streamed.
+    let rolled_back = if PgInstall::from_environment().major() < 18 {
+        &["SP"][..]
+    } else {
+        &[]
+    };
+    for action in ["CP", "RP", "SC"].iter().chain(rolled_back) {
         let begins = format!("{{\"action\":\"{action}\"");
         let of = expected.iter().find(|line| line.starts_with(&begins)).expect(action);
         assert!(of.contains("of_ends"), "{of}");
