@@ -64,5 +64,5 @@ pub use script::run_script;
 pub use server::{Server, StopMode};
 pub use session::{Failure, Outcome, Session, sqlstate};
 pub use shared::SharedCluster;
-pub use sources::{fetch_source, fetch_wal2json, try_fetch_source};
+pub use sources::{fetch_source, fetch_wal2json};
 pub use wait::{try_wait_until, wait_until};

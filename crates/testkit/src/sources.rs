@@ -5,20 +5,11 @@ use std::process::Command;
 
 use crate::PgInstall;
 
-/// A directory of a Debian source package, unpacked once per scratch directory.
-///
-/// # Panics
-/// When it cannot be had.
-#[track_caller]
-pub fn fetch_source(suite: &str, package: &str, member: &str) -> PathBuf {
-    try_fetch_source(suite, package, member).unwrap_or_else(|why| panic!("{why}"))
-}
-
-/// The same, of a package that mirrors need not have the sources of.
+/// A directory of a Debian source package, unpacked once per scratch directory. Mirrors need not have the sources of a package.
 ///
 /// # Errors
 /// Why it cannot be had.
-pub fn try_fetch_source(suite: &str, package: &str, member: &str) -> Result<PathBuf, String> {
+pub fn fetch_source(suite: &str, package: &str, member: &str) -> Result<PathBuf, String> {
     let scratch = std::env::var_os("SYNOD_SCRATCH").map_or_else(|| std::env::temp_dir().join("synod"), PathBuf::from);
     let tree = scratch
         .join("sources")
@@ -38,11 +29,10 @@ pub fn try_fetch_source(suite: &str, package: &str, member: &str) -> Result<Path
     }
 }
 
-/// Puts wal2json's output plugin into the PostgreSQL under test; false: there is none for its version.
+/// Puts wal2json's output plugin into the PostgreSQL under test; false: there is none for its version, or it cannot be had.
 ///
 /// # Panics
-/// When it cannot be had.
-#[track_caller]
+/// When the script is not there.
 pub fn fetch_wal2json(install: &PgInstall) -> bool {
     if install.major() != 15 {
         return false;
@@ -52,6 +42,8 @@ pub fn fetch_wal2json(install: &PgInstall) -> bool {
         .arg(install.program("pg_config"))
         .output()
         .expect("scripts/fetch-wal2json.sh starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    true
+    if !output.status.success() {
+        eprintln!("left out: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success()
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use synod_testkit::{PgInstall, Run, fetch_wal2json, try_fetch_source, wait_until};
+use synod_testkit::{PgInstall, Run, fetch_source, fetch_wal2json, wait_until};
 
 use crate::{database, server};
 
@@ -29,7 +29,7 @@ const VERSION_1_ONLY: [&str; 7] = [
 
 #[test]
 fn the_scripts_of_wal2json_give_what_they_expect() {
-    let source = match try_fetch_source("bookworm", "wal2json", "") {
+    let source = match fetch_source("bookworm", "wal2json", "") {
         Ok(source) => source,
         // Some mirrors have the package and not its source. The other test compares with the plugin itself.
         Err(why) => return eprintln!("left out: {why}"),
