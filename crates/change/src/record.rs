@@ -247,6 +247,9 @@ impl Record {
                     .collect::<Result<_, _>>()?;
                 let expected = if kind == KIND_DDL_LOCK_EXPECTING {
                     let count = decoder.count(usize::MAX, 2)?;
+                    if count == 0 {
+                        return Err(decoder.corrupt("it expects tables, and names none"));
+                    }
                     (0..count)
                         .map(|_| ExpectedTable::read(&mut decoder))
                         .collect::<Result<_, _>>()?

@@ -1,11 +1,11 @@
 //! Whether all nodes hold the same rows.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::{Client, Error};
 
 use crate::cluster::Cluster;
-use crate::try_wait_until;
+use crate::{try_wait_until, wait_until};
 
 /// A returning node catches up within this.
 const CONVERGE_DEADLINE: Duration = Duration::from_secs(60);
@@ -90,4 +90,29 @@ fn apply_state(client: &mut Client) -> String {
         Ok(row) => row.get(0),
         Err(error) => format!("{error:?}"),
     }
+}
+
+/// Runs `write` on node 2 and waits until node 1 has applied it, whatever stands in its way there; how long that took.
+/// Watches the applied position, so that locks which also block a read do not hold the observer.
+///
+/// # Panics
+/// When the write fails, or is not applied within fifteen seconds.
+#[track_caller]
+pub fn apply_past(cluster: &Cluster, write: &str) -> Duration {
+    let position = |client: &mut Client| -> i64 {
+        client
+            .query_one("SELECT applied_csn::text::bigint FROM synod.stat_apply", &[])
+            .expect("a view can be read")
+            .get(0)
+    };
+    let (mut writer, mut observer) = (cluster.client(1), cluster.client(0));
+    writer
+        .batch_execute(write)
+        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    let start = Instant::now();
+    let target = position(&mut writer);
+    wait_until(Duration::from_secs(15), "the write to be applied past the lock", || {
+        (position(&mut observer) >= target).then_some(())
+    });
+    start.elapsed()
 }

@@ -52,7 +52,7 @@ mod wait;
 
 pub use account::Account;
 pub use cluster::{Cluster, Node, Options};
-pub use converge::{assert_converged, checksum};
+pub use converge::{apply_past, assert_converged, checksum};
 pub use disk::Disk;
 pub use install::PgInstall;
 pub use ledger::Ledger;

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::Client;
-use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Options, SharedCluster, apply_past, assert_converged, sqlstate, wait_until};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     settings: &[
@@ -16,27 +15,6 @@ static CLUSTER: SharedCluster = SharedCluster::new(Options {
 
 /// `lock_grace`, plus the 50 ms of the promise, plus what two busy cores add.
 const GIVE_WAY: Duration = Duration::from_millis(2500);
-
-/// Runs `write` on node 2 and waits until node 1 has applied it; how long that took.
-#[track_caller]
-fn overtake(cluster: &Cluster, write: &str) -> Duration {
-    let position = |client: &mut Client| -> i64 {
-        client
-            .query_one("SELECT applied_csn FROM synod.stat_apply", &[])
-            .unwrap()
-            .get(0)
-    };
-    let (mut writer, mut observer) = (cluster.client(1), cluster.client(0));
-    writer
-        .batch_execute(write)
-        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
-    let start = Instant::now();
-    let target = position(&mut writer);
-    wait_until(Duration::from_secs(15), "the write to be applied past the lock", || {
-        (position(&mut observer) >= target).then_some(())
-    });
-    start.elapsed()
-}
 
 /// Maintenance that runs in its own time on node 1 while node 2 empties or writes the table.
 #[test]
@@ -70,7 +48,7 @@ fn maintenance_gives_way() {
                     .get::<_, bool>(0)
                     .then_some(())
             });
-            let took = overtake(&cluster, write);
+            let took = apply_past(&cluster, write);
             (took, keeping.join().unwrap())
         });
         assert!(took < GIVE_WAY, "{sql}: gave way only after {took:?}");
@@ -111,7 +89,7 @@ fn autovacuum_gives_way() {
         let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND query LIKE '%VACUUM%kept_clean%'";
         (observer.query_one(query, &[]).unwrap().get::<_, i64>(0) > 0).then_some(())
     });
-    let took = overtake(&cluster, "TRUNCATE kept_clean");
+    let took = apply_past(&cluster, "TRUNCATE kept_clean");
     assert!(took < GIVE_WAY, "autovacuum gave way only after {took:?}");
     assert_converged(&cluster, &["kept_clean"]);
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_change::{
-    Body, DecodeError, FRAGMENT_BYTES, Key, KeyMode, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES,
+    Body, DdlLockRecord, DecodeError, FRAGMENT_BYTES, Key, KeyMode, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES,
     MAX_KEYS_PER_RECORD, Record, WriteRecord, patch_base,
 };
 
@@ -159,6 +159,17 @@ fn fragments_out_of_order_are_refused() {
         .encode();
         assert!(matches!(decode(bytes), Err(DecodeError::Corrupt { .. })));
     }
+}
+
+/// Found by the fuzzer: such a record would have encoded to another one than it came from.
+#[test]
+fn a_lock_that_expects_tables_names_some() {
+    let mut bytes = Record::DdlLock(DdlLockRecord::default()).encode();
+    bytes[1] = 10;
+    bytes.push(0);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    assert!(matches!(decode(bytes), Err(DecodeError::Corrupt { .. })));
 }
 
 #[test]

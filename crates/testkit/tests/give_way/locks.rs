@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use postgres::{Client, Error};
-use synod_testkit::{Cluster, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Cluster, apply_past, assert_converged, sqlstate, wait_until};
 
-use crate::{
-    CLUSTER, GIVE_WAY, UPDATE, UPDATED, gave_way, in_background, make_tables, overtake, overtake_blind,
-    wait_until_asleep,
-};
+use crate::{CLUSTER, GIVE_WAY, UPDATE, UPDATED, gave_way, in_background, make_tables, overtake, wait_until_asleep};
 
 /// The holder runs `sql` on node 1 while node 2 writes; the holder's error.
 #[track_caller]
@@ -57,7 +54,7 @@ fn a_table_lock_gives_way() {
     make_tables(&cluster);
     let mut holder = cluster.client(0);
     holder.batch_execute("BEGIN; LOCK TABLE fought IN SHARE MODE").unwrap();
-    let took = overtake_blind(&cluster, UPDATE);
+    let took = apply_past(&cluster, UPDATE);
     assert!(took < GIVE_WAY, "gave way only after {took:?}");
     assert!(
         holder.batch_execute("COMMIT").is_err(),
@@ -202,7 +199,7 @@ fn a_reader_is_in_the_way_of_truncate_only_for_the_grace() {
     reader
         .batch_execute("BEGIN; SELECT count(*) FROM fought_child")
         .unwrap();
-    let took = overtake_blind(&cluster, "TRUNCATE fought_child");
+    let took = apply_past(&cluster, "TRUNCATE fought_child");
     assert!(took < GIVE_WAY * 3, "gave way only after {took:?}");
     assert_converged(&cluster, &["fought_child"]);
 }
@@ -216,7 +213,7 @@ fn an_active_reader_is_cancelled_for_truncate() {
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| reader.batch_execute("SELECT count(*) FROM fought_child, pg_sleep(30)"));
         wait_until_asleep(&cluster, pid);
-        let took = overtake_blind(&cluster, "TRUNCATE fought_child");
+        let took = apply_past(&cluster, "TRUNCATE fought_child");
         assert!(took < GIVE_WAY, "gave way only after {took:?}");
         let error = sleeper.join().unwrap().expect_err("the reader lost and was not told");
         assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");

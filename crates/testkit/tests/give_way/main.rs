@@ -79,27 +79,6 @@ fn wait_until_asleep(cluster: &Cluster, pid: i32) {
     });
 }
 
-/// Like [`overtake`], for locks that also block the observer's read: watches the applied position.
-#[track_caller]
-fn overtake_blind(cluster: &Cluster, write: &str) -> Duration {
-    let position = |client: &mut Client| -> i64 {
-        client
-            .query_one("SELECT applied_csn::text::bigint FROM synod.stat_apply", &[])
-            .unwrap()
-            .get(0)
-    };
-    let (mut writer, mut observer) = (cluster.client(1), cluster.client(0));
-    writer
-        .batch_execute(write)
-        .unwrap_or_else(|error| panic!("{write}: {error:?}"));
-    let start = Instant::now();
-    let target = position(&mut writer);
-    wait_until(Duration::from_secs(15), "the write to be applied past the lock", || {
-        (position(&mut observer) >= target).then_some(())
-    });
-    start.elapsed()
-}
-
 fn gave_way(client: &mut Client, column: &str) -> i64 {
     client
         .query_one(&format!("SELECT {column} FROM synod.stat_apply"), &[])
