@@ -108,10 +108,14 @@ thread_local! {
 
 /// Start workers for the databases whose audit slots have none. True when there were none to start.
 fn audit() -> bool {
-    let databases = super::audit::databases();
+    // The startup process reads the slots from disk, and may not have come to that.
     // SAFETY: reads shared memory that exists since server start.
-    if databases.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
-        return databases.is_empty();
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return false;
+    }
+    let databases = super::audit::databases();
+    if databases.is_empty() {
+        return true;
     }
     AUDITORS.with_borrow_mut(|auditors| {
         auditors.retain(|database, _| databases.contains(database));

@@ -10,6 +10,7 @@ use synod_testkit::{Cluster, Options, SharedCluster};
 mod auditing;
 mod context;
 mod definitions;
+mod killed;
 mod slots;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
