@@ -199,6 +199,69 @@ fn what_the_target_refuses_stops_or_is_parked_and_nothing_is_passed_over() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
+/// It stopped the run, also with `park`.
+#[test]
+fn what_is_refused_only_at_the_end_of_a_transaction_is_parked_with_all_of_it() {
+    let server = server();
+    let mut source = database(&server, "deferred_from", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let mut target = database(
+        &server,
+        "deferred_to",
+        "CREATE TABLE t (id int PRIMARY KEY, v text UNIQUE DEFERRABLE INITIALLY DEFERRED, w int)",
+    );
+    let dsn = server.dsn_of("deferred_from");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/deferred_to", server.port());
+    streamed(&dsn, &["--create", "--to", &to, "--until-caught-up"]);
+    for transaction in [
+        "INSERT INTO t VALUES (1, 'a')",
+        "INSERT INTO t VALUES (2, 'b')",
+        "INSERT INTO t SELECT n, 'n' || n FROM generate_series(10, 20) n; UPDATE t SET v = 'a' WHERE id = 13; DELETE FROM t WHERE id = 14",
+        "INSERT INTO t VALUES (5, 'e')",
+    ] {
+        source.batch_execute(transaction).unwrap();
+    }
+    let ran = stream(&dsn, &["--to", &to, "--until-caught-up"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.err.contains("(the whole transaction)") && ran.err.contains("duplicate key"),
+        "{}",
+        ran.err
+    );
+    let ids = |target: &mut Client| -> Vec<i32> {
+        let rows = target.query("SELECT id FROM t ORDER BY id", &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(ids(&mut target), [1, 2]);
+    let ran = stream(&dsn, &["--to", &to, "--until-caught-up", "--on-refusal", "park"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.err
+            .contains("(the whole transaction) was refused and is parked there"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(ids(&mut target), [1, 2, 5]);
+    let parked = "SELECT count(*), count(DISTINCT transaction) FROM synod_stream.parked";
+    let row = target.query_one(parked, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (13, 1));
+    // Nothing of it comes again by itself.
+    streamed(&dsn, &["--to", &to, "--until-caught-up"]);
+    let ran = stream(&dsn, &["--to", &to, "--replay-parked"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("duplicate key"), "{}", ran.err);
+    assert_eq!(ids(&mut target), [1, 2, 5]);
+    target.batch_execute("DELETE FROM t WHERE id = 1").unwrap();
+    let ran = streamed(&dsn, &["--to", &to, "--replay-parked"]);
+    assert!(
+        ran.out.contains("1 parked events are sent, 0 are still parked"),
+        "{}",
+        ran.out
+    );
+    let whole = [2, 5, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20];
+    assert_eq!(ids(&mut target), whole);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
 #[test]
 fn several_servers_are_rolled_up_into_one_table() {
     let server = server();

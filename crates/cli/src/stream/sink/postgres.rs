@@ -7,13 +7,14 @@
 //! What cannot be done (a unique conflict, a row that is not there, a column that is missing) is refused, never passed over: the
 //! target's transaction is rolled back, its part of the stream comes again, and now every statement runs by itself under a
 //! savepoint, so that the one event is known. It stops the stream there, or is parked in `synod_stream.parked`, in the same
-//! transaction.
+//! transaction. What is refused only at the end of a transaction is that transaction (`whole`).
 
 mod batch;
 mod mapping;
 mod parked;
 mod position;
 mod statement;
+mod whole;
 
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,13 @@ use synod_libpq::PqError;
 use super::{GivenUp, Refused, Sink, Told, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::session::{Session, Target};
-use crate::stream::lsn;
 use crate::stream::resume::Resume;
 use crate::stream::template::first_table;
 use batch::Batch;
-use position::{DURABLE, SCHEMA};
+use parked::Parked;
+use position::{DURABLE, HAS_SCHEMA, SCHEMA};
 use statement::Statement;
+use whole::Whole;
 
 pub use mapping::Mapping;
 
@@ -64,9 +66,13 @@ pub struct Postgres {
     durable: u64,
     /// Up to this transaction every statement runs by itself.
     careful: Option<(u64, u64)>,
-    /// Refused and not given up yet: the event and its statement.
-    refused: Option<Refused>,
+    /// Refused and not given up yet: the event and its statement, which is empty if there is none.
+    refused: Option<(Refused, Batch)>,
     given_up: Option<String>,
+    /// Refused at its end.
+    whole: Option<Whole>,
+    /// The transaction under way is that one, and given up.
+    parks: bool,
 }
 
 /// Why statements were not done.
@@ -99,6 +105,8 @@ impl Postgres {
             careful: None,
             refused: None,
             given_up: None,
+            whole: None,
+            parks: false,
         })
     }
 
@@ -109,8 +117,7 @@ impl Postgres {
             "SET standard_conforming_strings = on; SET client_min_messages = warning; SET lock_timeout = '10s'",
         )?;
         session.execute(DURABLE)?;
-        let there = session.value("SELECT pg_catalog.to_regclass('synod_stream.parked')", &[])?;
-        if there.is_none() {
+        if session.value(HAS_SCHEMA, &[])?.is_none() {
             session.execute(SCHEMA)?;
         }
         Ok(session)
@@ -119,7 +126,7 @@ impl Postgres {
     /// Forget what is not committed.
     fn forget(&mut self) {
         self.session = None;
-        (self.open, self.inside, self.bytes) = (false, false, 0);
+        (self.open, self.inside, self.bytes, self.parks) = (false, false, 0, false);
         (self.batch, self.refused, self.given_up) = (Batch::default(), None, None);
         (self.last, self.stored_at, self.durable) = (self.stored.clone(), None, 0);
     }
@@ -129,7 +136,7 @@ impl Postgres {
         let session = self
             .session
             .as_mut()
-            .ok_or_else(|| Undone::Lost("the connection was lost".into()))?;
+            .ok_or_else(|| Undone::Lost("what it has not committed comes once more".into()))?;
         let mut counts = Vec::new();
         let done = session.run_counted(sql, &mut counts);
         done.map(|()| counts).map_err(|error| judge(&error))
@@ -149,6 +156,21 @@ impl Postgres {
             }
         }
         Ok(())
+    }
+
+    /// The table of the target that an event is about.
+    fn table(&self, told: &Told<'_>) -> String {
+        let table = first_table(told.event).map(|table| self.mapping.table(table));
+        table.unwrap_or_default()
+    }
+
+    fn about(&self, told: &Told<'_>, reason: &str) -> Refused {
+        Refused {
+            id: told.id.to_owned(),
+            subject: self.table(told),
+            body: Vec::new(),
+            reason: reason.to_owned(),
+        }
     }
 
     fn begin_target(&mut self) -> Result<(), Trouble> {
@@ -174,27 +196,6 @@ impl Postgres {
         Trouble::Again(format!("the target: {reason}"))
     }
 
-    /// A constraint that is checked at the end of a transaction names no statement. With care, the target's transaction is one of the
-    /// source: that is known, and nothing smaller.
-    fn commit_failed(&mut self, undone: Undone) -> Trouble {
-        let (lsn, careful) = (self.last.lsn, self.careful.is_some());
-        match undone {
-            Undone::Unwanted(reason) if careful => {
-                self.forget();
-                Trouble::Fatal(Failure::new(
-                    format!(
-                        "the target database refuses the transaction committed at {}",
-                        lsn::text(lsn)
-                    ),
-                    sentence(&reason),
-                    "A constraint is checked at the end of the transaction there, so no single event of it can be parked. Mend the \
-                     cause and run it again: it goes on with that transaction.",
-                ))
-            }
-            undone => self.start_over(undone),
-        }
-    }
-
     fn send(&mut self) -> Result<(), Trouble> {
         self.batch.end_insert();
         let batch = std::mem::take(&mut self.batch);
@@ -205,6 +206,14 @@ impl Postgres {
         self.bytes += batch.sql.len();
         self.run(&batch.sql, &batch.expected)
             .map_err(|undone| self.start_over(undone))
+    }
+
+    fn send_if_much(&mut self) -> Result<(), Trouble> {
+        if self.batch.sql.len() >= BATCH_BYTES {
+            self.send()
+        } else {
+            Ok(())
+        }
     }
 
     /// One statement by itself: what the target does not want is known, and undone alone.
@@ -227,14 +236,7 @@ impl Postgres {
             Err(Undone::Unwanted(reason)) => {
                 self.run("ROLLBACK TO SAVEPOINT synod_stream", &[])
                     .map_err(|undone| self.start_over(undone))?;
-                self.refused = Some(Refused {
-                    id: told.id.to_owned(),
-                    subject: first_table(told.event)
-                        .map(|table| self.mapping.table(table))
-                        .unwrap_or_default(),
-                    body: alone.sql.into_bytes(),
-                    reason: reason.clone(),
-                });
+                self.refused = Some((self.about(told, &reason), alone));
                 Err(Trouble::Refused(reason))
             }
         }
@@ -277,6 +279,10 @@ impl Sink for Postgres {
         if self.careful.is_some_and(|last| (self.last.lsn, self.last.csn) > last) {
             self.careful = None;
         }
+        self.parks = self
+            .whole
+            .as_ref()
+            .is_some_and(|whole| whole.given_up && whole.is(&self.last));
         Ok(())
     }
 
@@ -285,19 +291,13 @@ impl Sink for Postgres {
             return Ok(());
         };
         let statement = match statement::of(change, &self.mapping) {
+            statement if self.parks => return self.park_with_whole(told, statement),
             Ok(statement) => statement,
             Err(_) if self.given_up.as_deref() == Some(told.id) => return Ok(()),
             Err(reason) => {
                 self.send()?;
                 self.begin_target()?;
-                self.refused = Some(Refused {
-                    id: told.id.to_owned(),
-                    subject: first_table(told.event)
-                        .map(|table| self.mapping.table(table))
-                        .unwrap_or_default(),
-                    body: Vec::new(),
-                    reason: reason.clone(),
-                });
+                self.refused = Some((self.about(told, &reason), Batch::default()));
                 return Err(Trouble::Refused(reason));
             }
         };
@@ -305,11 +305,7 @@ impl Sink for Postgres {
             return self.take_with_care(told, statement);
         }
         self.batch.add(statement);
-        if self.batch.sql.len() >= BATCH_BYTES {
-            self.send()
-        } else {
-            Ok(())
-        }
+        self.send_if_much()
     }
 
     fn commit(&mut self, transaction: &Transaction<'_>, lsn: u64) -> Result<(), Trouble> {
@@ -341,14 +337,25 @@ impl Sink for Postgres {
         self.run("COMMIT", &[]).map_err(|undone| self.commit_failed(undone))?;
         (self.open, self.bytes, self.given_up) = (false, 0, None);
         (self.stored, self.stored_at, self.durable) = (position, Some(Instant::now()), lsn);
+        if std::mem::take(&mut self.parks) {
+            self.whole = None;
+        }
         Ok(self.durable)
     }
 
     fn give_up(&mut self, reason: &str) -> Result<Option<GivenUp>, Trouble> {
-        let Some(refused) = self.refused.take() else {
-            return Ok(None);
+        let Some((refused, statement)) = self.refused.take() else {
+            return Ok(self.give_up_whole());
         };
-        self.park(&refused, reason)?;
+        let (head, tuple) = self.keep(&Parked {
+            id: &refused.id,
+            transaction: None,
+            table: &refused.subject,
+            statement: &statement,
+            reason,
+        });
+        self.run(&(head + &tuple), &[Some(1)])
+            .map_err(|undone| self.start_over(undone))?;
         self.given_up = Some(refused.id.clone());
         Ok(Some(GivenUp { refused, kept: true }))
     }
