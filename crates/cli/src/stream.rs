@@ -82,7 +82,7 @@ pub fn run(common: &Common, options: &Stream) -> Result<u8, Failure> {
         delivered: None,
         parking: Parking::new(&options.parked()),
         report: Report::new(lines, every),
-        stop: Stop::on_signals()?,
+        stop: Stop::on_signals(lines)?,
         until: options.until_lsn,
         connected: false,
         read: None,
@@ -277,13 +277,14 @@ impl Running<'_> {
             on_gap,
             delivered_csn: self.delivered_csn,
         };
-        let mut followers = Followers::new(&self.options.slot, &self.targets, self.current, self.delivered_csn);
+        let followers = Followers::new(&self.options.slot, &self.targets, self.current, self.delivered_csn);
         let (end, durable) = thread::scope(|scope| {
             scope.spawn(|| reader::follow(source.session, &queue, shared));
             let mut engine = Engine::new(sink, gate, &self.parking, &mut self.report, &self.stop, &wishes, shared);
             let end = engine.run(&queue, || {
-                followers.beat(shared.confirmed.load(Ordering::Acquire));
+                followers.confirm(shared.confirmed.load(Ordering::Acquire));
             });
+            followers.close();
             shared.closing.store(true, Ordering::Release);
             (end, engine.durable)
         });

@@ -24,7 +24,7 @@ use super::report::Report;
 use super::resume::{Gate, Resume};
 use super::sink::{GivenUp, Sink, Told, Trouble};
 use super::source;
-use crate::failure::{Failure, sentence};
+use crate::failure::{Failure, exit, sentence};
 use inside::Inside;
 
 pub use end::{End, OnGap, Wishes};
@@ -34,7 +34,7 @@ const LULL: Duration = Duration::from_millis(20);
 /// What was taken waits at most this long, however much comes.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// How long the end of a transaction is waited for when we are to end.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Its state while one connection lasts.
 pub struct Engine<'a> {
@@ -405,6 +405,7 @@ impl<'a> Engine<'a> {
             place = format!("in \"{}\"", self.parking.place());
         }
         self.report.counts.parked += 1;
+        self.stop.exits_with(exit::FOUND);
         let said = format!("event \"{id}\" ({subject}) was refused and is parked {place}: {reason}");
         self.report.note("WARNING", &said);
         Ok(())

@@ -10,7 +10,14 @@
 //!
 //! When the node that is read dies, another one's slot still has everything that was not delivered, and what it has beside is told
 //! by its CSN.
+//!
+//! Nodes are asked on a thread of its own, which nobody waits for: one that does not answer does not hold the stream. The thread
+//! may outlive the connection that it was made for. What it does then is still right (whatever a slot may pass over stays delivered), and
+//! of two the one sees the other: it says up to where all is delivered before it looks whether it is to end, and advances slots after.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::lsn;
@@ -32,15 +39,28 @@ const DECIDED: &str = "SELECT decided_csn FROM synod.stat_apply";
 
 /// The other nodes, kept up on a thread's side while one is read.
 pub struct Followers {
+    told: Arc<Told>,
+    thread: Option<Thread>,
+}
+
+/// What the two threads tell each other.
+struct Told {
+    /// Everything before this position of the node that is read is durable in the sink.
+    confirmed: AtomicU64,
+    /// Everything up to this CSN is delivered.
+    delivered: AtomicU64,
+    closing: AtomicBool,
+}
+
+/// On the thread.
+struct Rounds {
     slot: String,
+    told: Arc<Told>,
     /// The node that is read.
-    reader: Option<Follower>,
+    reader: Follower,
     others: Vec<Follower>,
-    looked: Instant,
     /// (applied CSN, position) of the node that is read.
     marks: Vec<(u64, u64)>,
-    /// Everything up to this CSN is delivered.
-    delivered: u64,
 }
 
 struct Follower {
@@ -89,47 +109,90 @@ impl Follower {
 }
 
 impl Followers {
-    /// All nodes but `reading` follow.
+    /// All nodes but `reading` follow; the CSN `delivered` and all before it are delivered.
     pub fn new(slot: &str, targets: &[Target], reading: usize, delivered: u64) -> Self {
+        let told = Arc::new(Told {
+            confirmed: AtomicU64::new(0),
+            delivered: AtomicU64::new(delivered),
+            closing: AtomicBool::new(false),
+        });
         let others = targets.iter().enumerate().filter(|(index, _)| *index != reading);
         let others: Vec<Follower> = others.map(|(_, target)| Follower::new(target.clone())).collect();
         let reader = targets.get(reading).filter(|_| !others.is_empty());
-        Self {
-            slot: slot.to_owned(),
-            reader: reader.map(|target| Follower::new(target.clone())),
-            others,
-            looked: Instant::now(),
-            marks: Vec::new(),
-            delivered,
-        }
+        let thread = reader.map(|reader| {
+            let mut rounds = Rounds {
+                slot: slot.to_owned(),
+                told: Arc::clone(&told),
+                reader: Follower::new(reader.clone()),
+                others,
+                marks: Vec::new(),
+            };
+            thread::spawn(move || rounds.run()).thread().clone()
+        });
+        Self { told, thread }
     }
 
     /// Everything up to this CSN is delivered, whether it was wanted or not.
-    pub const fn delivered(&self) -> u64 {
-        self.delivered
+    pub fn delivered(&self) -> u64 {
+        self.told.delivered.load(Ordering::SeqCst)
     }
 
-    /// From time to time. `confirmed`: everything before this position of the node that is read is durable in the sink.
-    pub fn beat(&mut self, confirmed: u64) {
-        if self.reader.is_none() || self.looked.elapsed() < LOOK_EVERY {
-            return;
+    /// Everything before this position of the node that is read is durable in the sink.
+    pub fn confirm(&self, position: u64) {
+        self.told.confirmed.store(position, Ordering::SeqCst);
+    }
+
+    /// No slot is advanced any more beyond what [`Self::delivered`] says from now on.
+    pub fn close(&self) {
+        self.told.closing.store(true, Ordering::SeqCst);
+        if let Some(thread) = &self.thread {
+            thread.unpark();
         }
-        self.looked = Instant::now();
+    }
+}
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Rounds {
+    fn run(&mut self) {
+        loop {
+            thread::park_timeout(LOOK_EVERY);
+            if self.is_over() {
+                return;
+            }
+            self.round();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.told.closing.load(Ordering::SeqCst)
+    }
+
+    fn round(&mut self) {
+        let confirmed = self.told.confirmed.load(Ordering::SeqCst);
         for (csn, _) in self.marks.extract_if(.., |(_, position)| *position <= confirmed) {
-            self.delivered = self.delivered.max(csn);
+            self.told.delivered.fetch_max(csn, Ordering::SeqCst);
         }
-        if let Some(mark) = self.reader.as_mut().and_then(|reader| reader.ask(applied)) {
+        if let Some(mark) = self.reader.ask(applied) {
             // Old marks say less than new ones; a few are enough.
             if self.marks.len() >= 16 {
                 self.marks.remove(0);
             }
             self.marks.push(mark);
         }
-        let (delivered, slot) = (self.delivered, self.slot.clone());
-        for other in &mut self.others {
+        let delivered = self.told.delivered.load(Ordering::SeqCst);
+        for index in 0..self.others.len() {
+            if self.is_over() {
+                return;
+            }
+            let (slot, other) = (&self.slot, &mut self.others[index]);
             match other.wanted {
                 Some((csn, position)) if csn <= delivered => {
-                    if other.ask(|session| advance(session, &slot, position)).is_some() {
+                    if other.ask(|session| advance(session, slot, position)).is_some() {
                         other.wanted = None;
                     }
                 }
@@ -170,4 +233,26 @@ fn advance(session: &mut Session, slot: &str, position: u64) -> Result<(), Failu
         position = literal(&lsn::text(position))
     );
     session.rows(&sql, &[]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// It held the stream, for as long as a connection may take.
+    #[test]
+    fn a_node_that_does_not_answer_holds_nobody() {
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let dsn = format!("host=127.0.0.1 port={port} dbname=x sslmode=disable");
+        let target = Target::given(Some(&dsn), Duration::from_secs(1_000)).unwrap();
+        let followers = Followers::new("s", &[target.clone(), target], 0, 7);
+        followers.confirm(1);
+        // It is asked, and never answers.
+        let (_asked, _) = silent.accept().unwrap();
+        followers.confirm(2);
+        assert_eq!(followers.delivered(), 7);
+        drop(followers);
+    }
 }

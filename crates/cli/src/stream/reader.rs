@@ -21,7 +21,7 @@ const SPEAK_EVERY: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long, although it is asked, is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long the end of the stream may take that we have asked for.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(3);
 /// PostgreSQL counts from 2000-01-01.
 const EPOCH_S: u64 = 946_684_800;
 

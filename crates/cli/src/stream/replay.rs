@@ -26,6 +26,14 @@ pub fn run(stream: &mut Running<'_>) -> Result<u8, Failure> {
     let kept = stream.parking.all()?;
     let (mut sent, mut left) = (0, Vec::new());
     for (refused, in_file) in own.iter().map(|it| (it, false)).chain(kept.iter().map(|it| (it, true))) {
+        if stream.stop.is_set() {
+            keep(stream, &kept, &left, sent, own.len())?;
+            return Err(Failure::new(
+                format!("ended after {sent} parked events were sent"),
+                "The others are still parked.",
+                "",
+            ));
+        }
         match sink.replay(refused) {
             Ok(()) => sent += 1,
             Err(Trouble::Refused(reason)) => {

@@ -119,12 +119,8 @@ impl Report {
 
     /// For people; with `--json` an object.
     pub fn note(&self, severity: &str, message: &str) {
-        if self.lines == Lines::None {
-            let say = || eprintln!("{severity}:  {message}");
-            self.bar.as_ref().map_or_else(say, |bar| bar.suspend(say));
-        } else {
-            self.line(&json!({ "severity": severity, "message": message }));
-        }
+        let say = || say(self.lines, severity, message);
+        self.bar.as_ref().map_or_else(say, |bar| bar.suspend(say));
     }
 
     /// The transaction committed then was delivered.
@@ -229,12 +225,25 @@ impl Report {
     }
 
     fn line(&self, value: &Value) {
-        // Whoever does not listen any more is no reason to end.
-        let _ = match self.lines {
-            Lines::None => Ok(()),
-            Lines::Output => writeln!(stdout(), "{value}"),
-            Lines::Error => writeln!(stderr(), "{value}"),
-        };
+        line(self.lines, value);
+    }
+}
+
+fn line(lines: Lines, value: &Value) {
+    // Whoever does not listen any more is no reason to end.
+    let _ = match lines {
+        Lines::None => Ok(()),
+        Lines::Output => writeln!(stdout(), "{value}"),
+        Lines::Error => writeln!(stderr(), "{value}"),
+    };
+}
+
+/// A message, for people; with `--json` an object.
+pub fn say(lines: Lines, severity: &str, message: &str) {
+    if lines == Lines::None {
+        eprintln!("{severity}:  {message}");
+    } else {
+        line(lines, &json!({ "severity": severity, "message": message }));
     }
 }
 

@@ -18,6 +18,7 @@ mod hooks;
 mod nodes;
 mod page;
 mod rows;
+mod signals;
 mod torture;
 
 const DEADLINE: Duration = Duration::from_secs(30);
