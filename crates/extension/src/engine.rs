@@ -114,8 +114,8 @@ pub enum Stop {
     /// Somebody else runs with this node's identity.
     #[error("another process has started with the identity of this node")]
     Fenced,
-    /// The node's own files cannot be written.
-    #[error("cannot write the files of this node: {0}")]
+    /// The node's own files cannot be read or written, or are damaged.
+    #[error("cannot use the files of this node: {0}")]
     Files(String),
     /// This node was taken out of its group.
     #[error("this node was removed from its group")]
@@ -297,6 +297,8 @@ impl<L: SharedLog> Engine<L> {
     fn publish(&mut self) {
         let status = self.log.status();
         let node = self.node;
+        // When it goes back, at a start of this worker alone: before the lock does.
+        node.certified.fetch_min(self.certifier.position(), Ordering::SeqCst);
         node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
         self.publish_ddl_lock();
         node.certified.store(self.certifier.position(), Ordering::SeqCst);

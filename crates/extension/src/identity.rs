@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use pgrx::PgSqlErrorCode;
 
-pub use self::codec::{Identity, MemberInfo};
+pub use self::codec::{ExpectedTables, Identity, MemberInfo, decode_incarnation, encode_incarnation};
 use crate::errors::UserError;
 use crate::pg::server;
 

@@ -118,6 +118,22 @@ struct Chunk {
     unsynced: bool,
 }
 
+/// Files of an index with something in them that is not durable yet.
+pub struct IndexSync {
+    directory: PathBuf,
+    files: Vec<(PathBuf, File)>,
+}
+
+impl IndexSync {
+    /// Make durable what had been recorded when this was made.
+    pub fn finish(self) -> Result<(), StorageError> {
+        for (path, file) in self.files {
+            file.sync_all().map_err(StorageError::io("sync", &path))?;
+        }
+        files::sync_directory(&self.directory)
+    }
+}
+
 impl DecidedIndex {
     /// Open the index in `directory`, which is made if missing.
     pub fn open(directory: &Path) -> Result<DecidedIndex, StorageError> {
@@ -165,19 +181,26 @@ impl DecidedIndex {
 
     /// Make all that was recorded durable.
     pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.begin_sync()?.finish()
+    }
+
+    /// What there is to do for [`sync`](Self::sync), for another thread: it may take as long as the disk does. After an error there the
+    /// index must not be used any more.
+    pub fn begin_sync(&mut self) -> Result<IndexSync, StorageError> {
         self.flush()?;
-        for (number, chunk) in &mut self.chunks {
-            if chunk.unsynced {
-                let path = chunk_path(&self.directory, *number);
-                chunk.file.sync_all().map_err(StorageError::io("sync", &path))?;
-                chunk.unsynced = false;
-            }
+        let mut files = Vec::new();
+        for (number, chunk) in self.chunks.iter_mut().filter(|(_, chunk)| chunk.unsynced) {
+            let path = chunk_path(&self.directory, *number);
+            let file = chunk.file.try_clone().map_err(StorageError::io("open", &path))?;
+            files.push((path, file));
+            chunk.unsynced = false;
         }
         // Written from front to back: only the last will be written again.
         while self.chunks.len() > 1 {
             self.chunks.pop_first();
         }
-        files::sync_directory(&self.directory)
+        let directory = self.directory.clone();
+        Ok(IndexSync { directory, files })
     }
 
     /// What was recorded about a position; `None` if nothing, or if a crash tore it.

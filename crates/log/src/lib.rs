@@ -28,7 +28,7 @@ pub use synod_paxos::{
 };
 
 pub use error::StorageError;
-pub use index::{DecidedIndex, Verdict};
+pub use index::{DecidedIndex, IndexSync, Verdict};
 pub use index_reader::{Decided, ReadError, Reader};
 pub use memory::{MemoryGroup, MemoryLog};
 pub use options::{LeaseHooks, LogOptions};

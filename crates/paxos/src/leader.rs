@@ -22,6 +22,10 @@ use crate::peer::Peer;
 use crate::tail::Waiter;
 use crate::types::{Ballot, Command, Entry, Membership, NodeId, Position, ProposalId, Value};
 
+/// A leader whose disk does nothing for so many election timeouts lets another one lead. More than a busy disk's longest sync: the next
+/// leader has to be elected.
+const DISK_TIMEOUTS: u64 = 5;
+
 /// A leader's state. Dies with its ballot.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
@@ -49,6 +53,8 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_at_ms: u64,
     /// Since when this ballot leads: nobody can have answered before.
     since_ms: u64,
+    /// What the own disk had done when it was last seen to do something, and when that was.
+    disk: (Position, u64),
     pub(crate) waiters: VecDeque<Waiter>,
     pub(crate) lease: Held,
 }
@@ -72,6 +78,7 @@ impl Leader {
             round: 0,
             heartbeat_at_ms: now_ms,
             since_ms: now_ms,
+            disk: (0, now_ms),
             waiters: VecDeque::new(),
             lease: Held::default(),
         }
@@ -163,9 +170,25 @@ impl Paxos {
         // A leader that is no longer a member must not go before the others know (`hand_over`): without it they could not
         // choose the next one.
         let member = self.membership.member(me).is_some();
-        if member && now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard) {
+        let cut_off = now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard);
+        let hung = self.is_quorum(|id| id != me && heard(id)) && self.disk_hangs();
+        if member && (cut_off || hung) {
             self.step_down();
         }
+    }
+
+    /// The leader's disk has done nothing for long, although there is something to do. The others go on without it; but what waits for
+    /// it here has no bound, and a leader whose disk works serves everybody.
+    fn disk_hangs(&mut self) -> bool {
+        let (now_ms, patience_ms) = (self.now_ms, DISK_TIMEOUTS * self.options.election_timeout_ms);
+        let (durable, last) = (self.acceptor.durable, self.acceptor.matched);
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        if durable >= last || durable > leader.disk.0 {
+            leader.disk = (durable, now_ms);
+        }
+        now_ms >= leader.disk.1 + patience_ms
     }
 
     /// A new round: everybody is asked whether this ballot still stands.

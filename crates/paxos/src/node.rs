@@ -386,6 +386,12 @@ impl Paxos {
         self.leader.is_some()
     }
 
+    /// It leads, and the others are a majority by themselves.
+    pub fn can_do_without_its_disk(&self) -> bool {
+        let me = self.options.id;
+        matches!(self.role, Role::Leader(_)) && self.is_quorum(|id| id != me)
+    }
+
     /// Proposals of this node that are not chosen yet.
     pub fn pending(&self) -> usize {
         self.proposals.pending()

@@ -355,3 +355,48 @@ fn a_table_is_replicated_from_the_first_moment_after_a_crash() {
         assert_converged(&cluster, &[&table]);
     }
 }
+
+/// The log's disk of a node hangs, as network storage does for seconds, while `meanwhile` happens.
+fn while_its_disk_hangs(cluster: &Cluster, node: usize, meanwhile: impl FnOnce()) {
+    let server = cluster.server(node);
+    let file = server.synod_directory("postgres").join("hung");
+    std::fs::write(&file, "").unwrap();
+    server.failpoint("disk");
+    meanwhile();
+    std::fs::remove_file(&file).unwrap();
+    server.failpoint("");
+}
+
+/// Round and leader, as a node knows them.
+fn rule(cluster: &Cluster, node: usize) -> (i64, Option<String>) {
+    let query = "SELECT round, leader::text FROM synod.stat_log";
+    let row = cluster.client(node).query_one(query, &[]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// A leader's sync was waited for by who answers the others: they had to elect another one first. (Seen to fail with that.)
+#[test]
+fn a_disk_that_hangs_stops_nobody_else() {
+    let cluster = CLUSTER.lease();
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], 3);
+    for leads in [true, false] {
+        let node = if leads { cluster.leader() } else { cluster.follower() };
+        let [other, another] = others(node);
+        let before = rule(&cluster, other);
+        while_its_disk_hangs(&cluster, node, || {
+            ledger.write_until(&cluster, &[other], 1);
+            assert_eq!(rule(&cluster, other), before, "there was an election");
+            ledger.write_until(&cluster, &[other, another], PROGRESS);
+            if leads {
+                wait_until(DEADLINE, "one with a disk to lead", || {
+                    let leader = rule(&cluster, other).1;
+                    (leader.is_some() && leader != before.1).then_some(())
+                });
+            }
+            ledger.write_until(&cluster, &[other, another], 3);
+        });
+        ledger.write_until(&cluster, &[node], 3);
+    }
+    ledger.assert_kept(&cluster);
+}

@@ -173,6 +173,34 @@ fn a_torn_tail_is_cut_and_fetched_again() {
     ledger.assert_kept(&cluster);
 }
 
+/// The number of a node's starts fences what an earlier start may still have under way: one that is damaged is not guessed anew. (It was
+/// bare digits: of a torn number, what was left of it was taken.)
+#[test]
+fn a_damaged_number_of_starts_is_refused() {
+    let mut cluster = Cluster::start(1);
+    cluster.create_table("started", "CREATE TABLE started (id int PRIMARY KEY)");
+    let file = cluster.server(0).synod_directory("postgres").join("incarnation");
+    cluster.server_mut(0).stop(StopMode::Fast);
+    let sound = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &sound[..sound.len() - 7]).unwrap();
+    cluster.server_mut(0).start();
+    let mut client = cluster.client(0);
+    wait_until(DEADLINE, "the node to say what is wrong", || {
+        let row = client.query_one("SELECT state, reason FROM synod.stat_log", &[]).ok()?;
+        let (state, reason): (String, Option<String>) = (row.get(0), row.get(1));
+        (state == "stopped" && reason?.contains("incarnation\" is damaged")).then_some(())
+    });
+    let error = client
+        .batch_execute("INSERT INTO started VALUES (1)")
+        .expect_err("no log");
+    assert_eq!(sqlstate(&error), Some("55000"), "{error:?}");
+    std::fs::write(&file, &sound).unwrap();
+    wait_until(DEADLINE, "the node to go on", || {
+        client.batch_execute("INSERT INTO started VALUES (2)").ok()
+    });
+    assert!(std::fs::read(&file).unwrap() != sound, "two starts with one number");
+}
+
 #[test]
 fn a_copy_of_a_node_does_not_split_the_group() {
     let mut cluster = Cluster::start(3);

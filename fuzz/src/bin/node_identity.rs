@@ -1,4 +1,4 @@
-//! The identity file of a node, what members know of each other, and other bytes of the extension. Covers
+//! The small files of a node, what members know of each other, and other bytes of the extension. Covers
 //! crates/extension/src/identity/codec.rs, crates/extension/src/local_key.rs, crates/extension/src/text.rs,
 //! crates/extension/src/handshake.rs.
 #![no_main]
@@ -13,24 +13,32 @@ mod local_key;
 #[path = "../../../crates/extension/src/text.rs"]
 mod text;
 
-use codec::{Identity, MemberInfo};
+use codec::{ExpectedTables, Identity, MemberInfo, decode_incarnation, encode_incarnation};
 use handshake::{Handshake, Role};
 
 fn check(data: &[u8]) {
     if let Ok(identity) = Identity::decode(data) {
         assert_eq!(identity.encode(), data, "one identity, two encodings");
     }
+    if let Ok(incarnation) = decode_incarnation(data) {
+        assert_eq!(encode_incarnation(incarnation), data);
+    }
+    if let Ok(expected) = ExpectedTables::decode(data) {
+        assert_eq!(expected.encode(), data);
+    }
 }
 
 synod_fuzz::target!(|data: &[u8]| {
     check(data);
     if let Some((body, _)) = data.split_last_chunk::<4>() {
-        let mut sealed = body.to_vec();
-        if let Some(start) = sealed.get_mut(..12) {
-            start.copy_from_slice(b"SYNODnod\0\0\0\x01");
+        for kind in [b"SYNODnod\0\0\0\x01", b"SYNODinc\0\0\0\x01", b"SYNODexp\0\0\0\x01"] {
+            let mut sealed = body.to_vec();
+            if let Some(start) = sealed.get_mut(..12) {
+                start.copy_from_slice(kind);
+            }
+            sealed.extend_from_slice(&crc32c::crc32c(&sealed).to_be_bytes());
+            check(&sealed);
         }
-        sealed.extend_from_slice(&crc32c::crc32c(&sealed).to_be_bytes());
-        check(&sealed);
     }
     if let Some(info) = MemberInfo::decode(data) {
         assert_eq!(info.encode(), data, "one member, two encodings");

@@ -89,9 +89,15 @@ impl<L: SharedLog> Engine<L> {
         }
         self.checkpoints.bytes = 0;
         let bytes = self.certifier.encode();
-        self.index.sync().map_err(|error| Stop::Files(error.to_string()))?;
+        let index = self
+            .index
+            .begin_sync()
+            .map_err(|error| Stop::Files(error.to_string()))?;
         let directory = self.directory.clone();
-        let write = move || store_checkpoint(&directory, &bytes);
+        let write = move || {
+            index.finish().map_err(io::Error::other)?;
+            store_checkpoint(&directory, &bytes)
+        };
         let thread = crate::pg::threads::spawn("synod checkpoint", write);
         self.checkpoints.writing = Some((position, thread.map_err(|error| Stop::Files(error.to_string()))?));
         Ok(())

@@ -67,6 +67,7 @@ pub extern "C-unwind" fn synod_apply_worker_main(argument: pg_sys::Datum) {
     barrier::exempt_this_process();
     capture::set_applying(true);
     timer::init(node);
+    table_locks::release_at_exit();
     node.apply_worker.store(latch::my_number(), Ordering::SeqCst);
     let mut worker = Worker::new(node, database);
     worker.work();
@@ -140,8 +141,8 @@ impl Worker {
                 Ok(Step::Idle) => {
                     let again = session::report_idle();
                     // A backend that commits does not say so to a worker that has nothing to do.
-                    let lost = self.locks.are_lost().then_some(HELD);
-                    latch::wait(lost.or(again).unwrap_or(LONG));
+                    let watched = self.locks.is_watched().then_some(HELD);
+                    latch::wait(watched.or(again).unwrap_or(LONG));
                 }
                 Ok(Step::Held) => latch::wait(HELD),
                 Err(failure) => self.stop(&failure),
@@ -157,10 +158,7 @@ impl Worker {
                     let applied = self.node.applied.fetch_max(durable, Ordering::SeqCst).max(durable);
                     self.node.recent.note_start(applied);
                     self.source.start_after(applied);
-                    if let Err(failure) = guarded(|| {
-                        self.locks.resume(self.node);
-                        Ok(())
-                    }) {
+                    if let Err(failure) = guarded(|| Ok(self.locks.resume(self.node)?)) {
                         self.stop(&failure);
                         continue;
                     }
@@ -174,6 +172,7 @@ impl Worker {
     }
 
     fn step(&mut self) -> Result<Step, Failure> {
+        self.lock_again()?;
         let applied = self.node.applied.load(Ordering::SeqCst);
         // Trimming never passes applied + 1; only a joiner's log begins higher, and nothing in between commits.
         let begins = self.node.trimmed.load(Ordering::SeqCst).saturating_sub(1);
@@ -219,6 +218,8 @@ impl Worker {
         let applied = outcome.map_err(|failure| failure.while_doing(doing, node));
         doing.table.replace(None);
         if applied.is_err() {
+            // What fails now fails again before the next record.
+            let _ = self.lock_again();
             self.alone_until = self.doing.csn.get();
             self.source.rewind(self.node.applied.load(Ordering::SeqCst));
         }
@@ -227,12 +228,23 @@ impl Worker {
             rows,
             ends_ddl,
         } = applied?;
-        if ends_ddl {
-            self.locks.release();
+        if let Some(position) = ends_ddl {
+            self.locks.ended(position);
         }
         self.node.applied_records.fetch_add(records, Ordering::Relaxed);
         self.node.applied_rows.fetch_add(rows, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A transaction that failed has taken the session's locks with it.
+    fn lock_again(&mut self) -> Result<(), Failure> {
+        if table_locks::stand() {
+            return Ok(());
+        }
+        guarded(|| {
+            self.locks.lock_again(self.node);
+            Ok(())
+        })
     }
 
     fn pass_owners(&mut self) {
@@ -292,6 +304,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
         .catch_rust_panic(|error| Err(Failure::from_server(&error)))
         .execute();
     if outcome.is_err() {
+        table_locks::failing();
         session::abort();
     }
     outcome
@@ -301,8 +314,8 @@ fn guarded<R>(work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
 struct Applied {
     records: u64,
     rows: u64,
-    /// Its last record ended the group's DDL lock.
-    ends_ddl: bool,
+    /// Its last record, if that ended the group's DDL lock.
+    ends_ddl: Option<u64>,
 }
 
 /// Inside a transaction: apply the run and take the turn of its last record; the commit follows.
@@ -320,7 +333,7 @@ fn apply_run(
     let mut last = 0;
     let mut commit_time_us = 0;
     let mut previous_csn = node.applied.load(Ordering::SeqCst);
-    let mut ends_ddl = false;
+    let mut ends_ddl = None;
     while let Some(pending) = source.next(certified).map_err(Failure::from)?.cloned() {
         let csn = pending.csn;
         let full = records == RUN_RECORDS || began.elapsed() >= RUN_TIME || csn <= alone_until || pending.is_alone();
@@ -338,8 +351,8 @@ fn apply_run(
         };
         let body = source.take_body().map_err(Failure::from)?;
         match &pending.work {
-            Work::Lock(request) if !origin.own => locks.take(pending.node, request),
-            work => ends_ddl = matches!(work, Work::Ddl | Work::Unlock),
+            Work::Lock(request) => locks.take(csn, pending.node, request, origin.own)?,
+            work => ends_ddl = matches!(work, Work::Ddl | Work::Unlock).then_some(csn),
         }
         applier.tell(RecordHeader {
             group: node.group(),

@@ -95,9 +95,13 @@ fn look(shared: &'static shmem::Shared) -> bool {
         }
     }
     let mut complete = shared.nodes.iter().all(|node| !node.leaving.load(Ordering::Acquire));
+    let mut claimed = true;
     for database in found {
-        complete &= claim(shared, database).is_some_and(|node| supervise(node, database));
+        let node = claim(shared, database);
+        claimed &= node.is_some();
+        complete &= node.is_some_and(|node| supervise(node, database));
     }
+    shared.members_known.store(claimed, Ordering::Release);
     complete & audit()
 }
 

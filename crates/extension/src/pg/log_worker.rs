@@ -9,12 +9,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
-use synod_log::{DecidedIndex, LeaseHooks, LogOptions, PaxosLog};
+use synod_log::{DecidedIndex, LeaseHooks, LogOptions, PaxosLog, SyncHook};
 
 use super::give_way::Watcher;
 use super::shmem::{self, NodeShared, NodeState};
@@ -103,6 +103,7 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
         lease: lease_hooks(node),
         deliver_from: first_needed(&certifier),
         waker: wake,
+        sync_hook: Some(hung_disk(directory)),
         ..LogOptions::new(identity.node)
     };
     let log = threads::with_signals_blocked(|| PaxosLog::open(&directory.join("log"), options, links.clone()))
@@ -131,6 +132,7 @@ impl Running {
         if failpoint::armed("log-worker") {
             return Err(Stop::Files("failpoint \"log-worker\"".into()));
         }
+        DISK_HANGS.store(failpoint::armed("disk"), Ordering::Relaxed);
         self.engine.log_mut().want_lease(settings::LEADER_LEASE.get());
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed(), self.readable & LINKS != 0);
@@ -153,6 +155,20 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The failpoint "disk" is set, as this thread knows: the others cannot look at settings.
+static DISK_HANGS: AtomicBool = AtomicBool::new(false);
+
+/// With that failpoint a sync takes until the file `hung` goes from the node's directory.
+fn hung_disk(directory: &Path) -> SyncHook {
+    let file = directory.join("hung");
+    Arc::new(move |_, _| {
+        while DISK_HANGS.load(Ordering::Relaxed) && file.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    })
 }
 
 /// Where backends find this node's lease ([`super::barrier::wait`]). `None`: no clock here is good for it.
@@ -209,22 +225,14 @@ fn clear_spill(directory: &Path) -> io::Result<()> {
 /// The number of this start: above all earlier ones, and unlike that of a copy of this directory started elsewhere, even
 /// when a clock went back: microseconds above, [`RANDOM_BITS`] random bits below (63 bits in all until 2041).
 fn next_incarnation(directory: &Path) -> io::Result<u64> {
-    let path = directory.join("incarnation");
-    let before = match std::fs::read_to_string(&path) {
-        Ok(text) => text
-            .trim()
-            .parse::<u64>()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
+    let before = crate::node::last_incarnation(directory)?;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     let random = super::random::bytes::<8>().map_err(|error| io::Error::other(error.message))?;
     let low = u64::from_le_bytes(random) & ((1 << RANDOM_BITS) - 1);
     let next = ((before >> RANDOM_BITS) + 1).max(now.as_micros() as u64) << RANDOM_BITS | low;
-    crate::node::replace_file(directory, "incarnation", next.to_string().as_bytes())?;
+    crate::node::note_incarnation(directory, next)?;
     Ok(next)
 }
 

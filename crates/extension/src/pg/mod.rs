@@ -23,6 +23,7 @@ pub mod decode;
 pub mod definition;
 pub mod encoding;
 pub mod error_rewrite;
+pub mod expected;
 pub mod failpoint;
 pub mod format;
 pub mod give_way;

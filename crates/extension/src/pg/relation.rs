@@ -64,8 +64,7 @@ pub fn is_strong(oid: pg_sys::Oid) -> bool {
 /// table of log entries.
 pub fn is_read_strongly(oid: pg_sys::Oid) -> bool {
     is_strong(oid)
-        || u32::from(oid) >= pg_sys::FirstNormalObjectId
-            && (oid == log_entries() || super::shmem::my_node().is_some_and(|node| node.expects(oid.into())))
+        || u32::from(oid) >= pg_sys::FirstNormalObjectId && (oid == log_entries() || super::expected::is_expected(oid))
 }
 
 fn log_entries() -> pg_sys::Oid {

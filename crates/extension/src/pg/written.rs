@@ -4,7 +4,7 @@
 use pgrx::pg_sys;
 
 use super::guard::named;
-use super::{list, mixed, relation};
+use super::{expected, list, mixed, relation};
 use crate::errors::UserError;
 
 /// Before a plan starts: look at its result relations.
@@ -88,6 +88,7 @@ fn check_capture(oid: pg_sys::Oid) -> Result<(), UserError> {
     if persistence == pg_sys::RELPERSISTENCE_PERMANENT as core::ffi::c_char
         && u32::from(oid) >= pg_sys::FirstNormalObjectId
     {
+        expected::assert_writable(oid)?;
         mixed::note();
     }
     Ok(())

@@ -185,6 +185,8 @@ impl<T: Transport> PaxosLog<T> {
     pub(super) fn write_out(&mut self) {
         let Unwritten { records, ticket, trim } = std::mem::take(&mut self.unwritten);
         match ticket {
+            // The others can decide without this disk, and should it hang they need this thread for it.
+            Some(ticket) if self.paxos.can_do_without_its_disk() => self.storage.write(ticket, records),
             Some(ticket) => self.storage.write_now(ticket, records),
             None if records.is_empty() => {}
             None => self.storage.note(records),

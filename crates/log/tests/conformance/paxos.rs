@@ -19,10 +19,11 @@ pub struct Cluster {
     pub power: Arc<Mutex<Power>>,
 }
 
-/// Nodes whose next sync does not return, and what was not synced then.
+/// Nodes whose next sync fails, and what was not synced then; and nodes whose syncs take until they are taken out again.
 #[derive(Default)]
 pub struct Power {
     pub cut: BTreeSet<NodeId>,
+    pub hung: BTreeSet<NodeId>,
     pub unsynced: BTreeMap<NodeId, (PathBuf, Range<u32>)>,
 }
 
@@ -35,6 +36,13 @@ impl Cluster {
         let network = self.network.clone();
         let power = self.power.clone();
         let sync = move |path: &Path, range: Range<u32>| {
+            let began = std::time::Instant::now();
+            while power.lock().unwrap().hung.contains(&node) {
+                if began.elapsed() > crate::world::PATIENCE {
+                    return Err(std::io::Error::other("the disk never came back"));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
             let mut power = power.lock().unwrap();
             if !power.cut.contains(&node) {
                 return Ok(());

@@ -9,7 +9,7 @@ use synod_log::{
 };
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the suite needs of an implementation.
 pub trait Implementation: Sized {

@@ -1,4 +1,4 @@
-//! Bytes of the extension that are neither the log's nor a record's: the identity file, what members know of each other,
+//! Bytes of the extension that are neither the log's nor a record's: a node's small files, what members know of each other,
 //! proofs. Fixtures are append-only: a format that changes gets a new version and new files. One that is missing is written
 //! when `SYNOD_WRITE_FIXTURES` is set; one that exists is never touched.
 //!
@@ -16,7 +16,7 @@ mod text;
 
 use std::path::PathBuf;
 
-use codec::{Identity, MemberInfo};
+use codec::{ExpectedTables, Identity, MemberInfo, decode_incarnation, encode_incarnation};
 use handshake::{Admission, Handshake, NONCE_BYTES, PROTOCOL_VERSION, Role};
 use synod_log::{LogId, NodeId};
 
@@ -52,20 +52,49 @@ fn identity_file_of_version_1() {
     assert!(Identity::decode(&bytes) == Ok(identity()));
 }
 
-#[test]
-fn any_flipped_or_missing_byte_of_an_identity_is_noticed() {
-    let bytes = identity().encode();
-    for at in 0..bytes.len() {
-        assert!(Identity::decode(&bytes[..at]).is_err(), "cut at {at}");
-        let mut flipped = bytes.clone();
-        flipped[at] ^= 0x40;
-        assert!(Identity::decode(&flipped).is_err(), "flipped at {at}");
+fn expected() -> ExpectedTables {
+    ExpectedTables {
+        position: 0x1234,
+        node: 2,
+        transaction: 77,
+        relations: vec![16_384, 16_390],
     }
-    let mut longer = bytes[..bytes.len() - 4].to_vec();
-    longer.push(0);
-    let crc = crc32c::crc32c(&longer);
-    longer.extend_from_slice(&crc.to_be_bytes());
-    assert!(Identity::decode(&longer).is_err(), "a byte too many");
+}
+
+#[test]
+fn incarnation_file_of_version_1() {
+    let bytes = fixture("incarnation_v1.bin", &encode_incarnation(0x0123_4567_89ab_cdef));
+    assert_eq!(decode_incarnation(&bytes), Ok(0x0123_4567_89ab_cdef));
+}
+
+#[test]
+fn file_of_expected_tables_of_version_1() {
+    let bytes = fixture("expected_v1.bin", &expected().encode());
+    assert_eq!(ExpectedTables::decode(&bytes), Ok(expected()));
+}
+
+#[test]
+fn any_flipped_or_missing_byte_of_a_file_is_noticed() {
+    let every_damage = |bytes: Vec<u8>, is_refused: &dyn Fn(&[u8]) -> bool| {
+        for at in 0..bytes.len() {
+            assert!(is_refused(&bytes[..at]), "cut at {at}");
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x40;
+            assert!(is_refused(&flipped), "flipped at {at}");
+        }
+        let mut longer = bytes[..bytes.len() - 4].to_vec();
+        longer.push(0);
+        let crc = crc32c::crc32c(&longer);
+        longer.extend_from_slice(&crc.to_be_bytes());
+        assert!(is_refused(&longer), "a byte too many");
+    };
+    every_damage(identity().encode(), &|bytes| Identity::decode(bytes).is_err());
+    every_damage(encode_incarnation(7), &|bytes| decode_incarnation(bytes).is_err());
+    every_damage(expected().encode(), &|bytes| ExpectedTables::decode(bytes).is_err());
+    // One kind of file is not taken for another.
+    assert!(
+        decode_incarnation(&expected().encode()).is_err() && ExpectedTables::decode(&encode_incarnation(7)).is_err()
+    );
 }
 
 #[test]

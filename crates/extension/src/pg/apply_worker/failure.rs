@@ -121,6 +121,17 @@ impl From<ApplyError> for Failure {
     }
 }
 
+/// The node's own small files.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self {
+            reason: error.to_string(),
+            code: PgSqlErrorCode::ERRCODE_IO_ERROR,
+            kind: Kind::Lasting,
+        }
+    }
+}
+
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self {

@@ -159,6 +159,10 @@ pub struct NodeShared {
     /// Their numbers.
     pub expected: [AtomicU32; EXPECTED],
 
+    /// Tables that are about to be replicated are locked here by the apply worker, as far as there are any. False: what stands in the
+    /// node's file `expected` must not be written (`pg/expected.rs`).
+    pub expected_guarded: AtomicBool,
+
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
     pub blocking_prepared: AtomicU32,
