@@ -63,7 +63,7 @@ fn tell_group(identity: &Identity) -> Result<(), UserError> {
     let reason = if node.state() == NodeState::LogStopped {
         node.log_reason()
     } else {
-        match admit::change(node, &MembershipChange::Remove(identity.node), PATIENCE, gone) {
+        match admit::change(node, &MembershipChange::Remove(identity.node), patience(), gone) {
             Ok(_) => return Ok(()),
             Err(reason) => reason,
         }
