@@ -86,7 +86,7 @@ pub fn lost_to_another() {
 pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     skip::forget(query);
     let session_ready = SESSION.with(|session| {
-        if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
+        if is_outermost() {
             session.command.set(session.command.get() + 1);
         }
         !session.exempt.get() && session.planning.get() == 0
@@ -162,6 +162,11 @@ impl Running {
     }
 }
 
+/// Whether nothing else is being executed around what calls this.
+pub fn is_outermost() -> bool {
+    snapshot::enclosing() == 0 && SESSION.with(|session| session.utilities.borrow().is_empty())
+}
+
 /// The planner begins: functions that it runs for its estimates read without a barrier.
 pub fn planning_begins() {
     SESSION.with(|session| session.planning.set(session.planning.get() + 1));
@@ -197,7 +202,7 @@ pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
             _ => {}
         }
         SESSION.with(|session| {
-            if snapshot::enclosing() == 0 && session.utilities.borrow().is_empty() {
+            if is_outermost() {
                 session.command.set(session.command.get() + 1);
             }
             session.utilities.borrow_mut().push(!snapshot::is_taken_for(node));

@@ -24,6 +24,7 @@ pub use section::Section;
 use subtransactions::Subtransactions;
 
 mod chain;
+mod drawn;
 mod emit;
 mod events;
 mod image;

@@ -160,6 +160,7 @@ unsafe extern "C-unwind" fn executor_finish(query: Query) {
             Some(previous) => previous(query),
             None => finish_raw(query),
         });
+        guarded(draws::statement_ended);
     }
 }
 
@@ -292,6 +293,7 @@ unsafe extern "C-unwind" fn process_utility(
             if let Err(error) = std::ptr::read(ddl).done((*statement).utilityStmt) {
                 error.raise();
             }
+            draws::statement_ended();
         });
     }
 }

@@ -33,6 +33,20 @@ struct Entry {
     size: AtomicU64,
     /// When it came, in microseconds since 2000-01-01.
     granted_us: AtomicU64,
+    /// Changes with every run of values that was given out here behind the end of a range and is another node's.
+    void_runs: AtomicU64,
+    /// The last such run.
+    void_first: AtomicI64,
+    void_last: AtomicI64,
+}
+
+/// Values that were given out here and are another node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Void {
+    /// Counts them, for this sequence.
+    pub number: u64,
+    /// The values.
+    pub run: Range,
 }
 
 /// The ranges of a node.
@@ -62,12 +76,38 @@ impl RangeTable {
 
     /// From here on this is its range. Under the lock of its page, exclusive. When there is no room another one is forgotten.
     pub fn set(&self, sequence: pg_sys::Oid, range: Range, size: u64, now_us: u64) {
-        let entry = self.find(sequence).unwrap_or_else(|| self.claim(sequence));
+        let entry = self.find(sequence).unwrap_or_else(|| {
+            let entry = self.claim(sequence);
+            // Who remembers the number that it had here before must not find that nothing has happened since.
+            entry.void_runs.fetch_add(2, Ordering::AcqRel);
+            entry
+        });
         entry.first.store(range.first, Ordering::Release);
         entry.last.store(range.last, Ordering::Release);
         entry.size.store(size, Ordering::Relaxed);
         entry.granted_us.store(now_us, Ordering::Relaxed);
         entry.sequence.store(u32::from(sequence), Ordering::Release);
+    }
+
+    /// The last values that were given out behind the end. Under the lock of its page.
+    pub fn last_void(&self, sequence: pg_sys::Oid) -> Option<Void> {
+        let entry = self.find(sequence)?;
+        Some(Void {
+            number: entry.void_runs.load(Ordering::Acquire),
+            run: Range {
+                first: entry.void_first.load(Ordering::Acquire),
+                last: entry.void_last.load(Ordering::Acquire),
+            },
+        })
+    }
+
+    /// These values were given out here and are another node's. Under the lock of its page, exclusive.
+    pub fn note_void(&self, sequence: pg_sys::Oid, run: Range) {
+        if let Some(entry) = self.find(sequence) {
+            entry.void_first.store(run.first, Ordering::Release);
+            entry.void_last.store(run.last, Ordering::Release);
+            entry.void_runs.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// An entry that is nobody's while it is filled: its number is one that no sequence has.

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Records up to this many bytes (keys and body) travel in the slot itself, larger ones in a spill file.
 pub const INLINE_BYTES: usize = 16 * 1024;
+/// Sequences of which a statement can have values reserved at once.
+pub const RESERVATIONS: usize = 4;
 
 /// Where a record is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,8 @@ pub struct Slot {
     pub awaits_tail: AtomicU64,
     /// The process waits for the DDL lock to be free.
     pub awaits_ddl_lock: AtomicBool,
+    /// What the running statement may draw from sequences of the group, each `sequence << 32 | values`; 0: unused.
+    pub reserved: [AtomicU64; RESERVATIONS],
     /// Set by give-way: the transaction that must end with 40001, `pid << 32 | local transaction id`. One that has ended is
     /// not meant any more, so nobody clears it.
     pub doomed: AtomicU64,

@@ -193,6 +193,7 @@ fn cleanup() {
     });
     capture::reset();
     context::reset();
+    super::service::reservations::reset();
     let mut over = false;
     super::hold::end();
     super::mixed::reset();

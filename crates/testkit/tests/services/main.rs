@@ -6,6 +6,7 @@ use postgres::Client;
 use synod_testkit::{Options, SharedCluster, sqlstate};
 
 mod logs;
+mod refills;
 mod sequences;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use synod_change::{Change, KeyMode, Row, Value};
 
+use super::drawn::Drawn;
 use super::image::{Image, same_bytes};
 use super::sink::Sink;
 use crate::errors::UserError;
@@ -36,6 +37,8 @@ pub(super) struct Emitter {
     evaluator: Option<IndexEvaluator>,
     /// Whether rows were inserted, so that sequences may have moved.
     pub(super) inserted: bool,
+    /// The values of theirs that those rows may have.
+    pub(super) drawn: Drawn,
 }
 
 impl Emitter {
@@ -46,11 +49,13 @@ impl Emitter {
             .iter()
             .any(|key| key.computed)
             .then(|| IndexEvaluator::new(&relation));
+        let drawn = Drawn::new(&table, &relation);
         Self {
             table,
             relation,
             evaluator,
             inserted: false,
+            drawn,
         }
     }
 
@@ -69,6 +74,7 @@ impl Emitter {
         out: &mut Output,
     ) -> Result<(), UserError> {
         self.inserted = true;
+        self.drawn.note(new);
         out.keys.touch_all(&self.table, Base::Now);
         self.claim_unique(new, before, base, out);
         self.claim_referenced(new, before, base, out);

@@ -380,7 +380,8 @@ impl Sealer {
         for emitter in self.emitters.values().filter(|emitter| emitter.inserted) {
             for feeding in &emitter.table.sequences {
                 if let Some(node) = shmem::my_node() {
-                    ranges::settle(node, feeding.sequence)?;
+                    let has = |from, to| emitter.drawn.may_have(feeding.sequence, from, to);
+                    ranges::settle(node, feeding.sequence, has)?;
                 }
                 if let Some(last_value) = sequence::last_value(feeding.sequence) {
                     let (table, column) = (emitter.table.id, feeding.column);

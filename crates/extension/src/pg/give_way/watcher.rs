@@ -207,7 +207,11 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
                 (*data).waiter_pids.add(waiter.first_waiter as usize),
                 waiter.num_waiters as usize,
             );
-            let Some(own) = locks.iter().find(|lock| lock.pid == waiter.pid) else {
+            let Some(own) = locks
+                .iter()
+                .find(|lock| lock.pid == waiter.pid)
+                .filter(|lock| !is_brief(lock))
+            else {
                 continue;
             };
             let table = pg_sys::GetLockTagsMethodTable(&own.locktag);
@@ -231,6 +235,19 @@ unsafe fn blockers_of(pid: i32) -> Blockers {
             _ => Blockers::Processes(found),
         }
     }
+}
+
+/// Whether the lock is one that nobody keeps to the end of his transaction: it will be free in a moment, whatever becomes of that. (Many
+/// that insert at the same time queue for the next page of a table: none of them is in the way.)
+fn is_brief(lock: &pg_sys::LockInstanceData) -> bool {
+    use pg_sys::LockTagType as Kind;
+    [
+        Kind::LOCKTAG_RELATION_EXTEND,
+        Kind::LOCKTAG_PAGE,
+        Kind::LOCKTAG_SPECULATIVE_TOKEN,
+        Kind::LOCKTAG_DATABASE_FROZEN_IDS,
+    ]
+    .contains(&lock.locktag.locktag_type.into())
 }
 
 /// Who must end for the lock to be free; `None` if it is free by now.

@@ -9,8 +9,9 @@ use std::cell::{Cell, RefCell};
 use pgrx::pg_sys;
 use synod_change::TableId;
 
-use super::{grants, ranges};
+use super::{grants, ranges, reservations};
 use crate::errors::UserError;
+use crate::pg::barrier;
 use crate::pg::capture;
 use crate::pg::guard::named;
 use crate::pg::relation::StrongTable;
@@ -102,6 +103,13 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
         }
     }
     Ok(())
+}
+
+/// A query or a utility command is over, though perhaps not what it is part of.
+pub fn statement_ended() {
+    if barrier::is_outermost() {
+        reservations::release();
+    }
 }
 
 /// The plan is started.

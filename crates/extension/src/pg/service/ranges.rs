@@ -2,9 +2,10 @@
 //!
 //! `nextval` is the server's own and knows nothing of it: the sequence is put at the beginning of a range, and goes up to its
 //! end. Three things keep it there:
-//! - before a statement that may draw values, there must be room for it ([`ensure`]), with some to spare for others at work;
-//! - before a commit, a sequence that has passed its end is noticed ([`settle`]): the group grants the values behind the
-//!   end after the fact, if it has not granted them to another node; if it has, the transaction fails with 40001;
+//! - before a statement that may draw values, there must be room for it and for all others at work ([`ensure`], `reservations`);
+//! - before a commit, a sequence that has passed its end is noticed ([`settle`]), also one that was moved on since: the group grants
+//!   the values behind the end after the fact, if it has not granted them to another node; if it has, a transaction that may have
+//!   some of them fails with 40001;
 //! - unique keys are certified like any others.
 //!
 //! One session of a node at a time asks for a range (a lock of the server's lock manager, so that it ends with whoever
@@ -15,8 +16,8 @@ use std::sync::atomic::Ordering;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::{Grant, Key, KeyMode, Service, table_key};
 
-use super::draws;
 use super::grants::{self, Feed};
+use super::{draws, reservations};
 use crate::errors::UserError;
 use crate::local_key::LocalKey;
 use crate::pg::range_table::Range;
@@ -41,15 +42,26 @@ const SPARE: u64 = 128;
 /// Attempts that lose to a change of the table.
 const ATTEMPTS: usize = 4;
 
-/// Make sure that this node may give out `need` more values of a sequence of the group.
+/// Make sure that this node may give out `need` more values of a sequence of the group, whatever other sessions draw meanwhile.
 pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<(), UserError> {
     let Some(sequence) = Sequence::open(oid) else {
         return Ok(());
     };
-    let usual = usual_size(node, &sequence);
-    let need = need.min(MOST_NEEDED).min((span(&sequence) / PART).max(1)) + sequence.cache();
+    make_room(node, &sequence, need)?;
+    if let Some(void) = sequence.look(|_| node.ranges.last_void(oid)) {
+        reservations::remember(oid, void.number);
+    }
+    Ok(())
+}
+
+fn make_room(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Result<(), UserError> {
+    let oid = sequence.oid();
+    let usual = usual_size(node, sequence);
+    let need = need.min(MOST_NEEDED).min((span(sequence) / PART).max(1)) + sequence.cache();
     let (spare, ahead) = ((usual / 10).min(SPARE), usual / 4);
-    let have = room(node, &sequence);
+    reservations::reserve(oid, need);
+    let wanted = || reservations::total(oid).max(need);
+    let (need, have) = (wanted(), room(node, sequence));
     if have >= need + ahead || capture::has_for_itself(oid) {
         return Ok(());
     }
@@ -64,11 +76,12 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     let Some(_lock) = RefillLock::take(oid, urgent) else {
         return Ok(());
     };
-    if room(node, &sequence) >= need + ahead {
+    let need = wanted();
+    if room(node, sequence) >= need + ahead {
         return Ok(());
     }
-    if !refill(node, &sequence, need + ahead)? && room(node, &sequence) == 0 && nothing_left(&sequence) {
-        exhaust(node, &sequence);
+    if !refill(node, sequence, need + ahead)? && room(node, sequence) == 0 && nothing_left(sequence) {
+        exhaust(node, sequence);
     }
     Ok(())
 }
@@ -81,29 +94,41 @@ pub fn is_low(node: &NodeShared, oid: pg_sys::Oid) -> bool {
     })
 }
 
-/// Before a commit that used the sequence: what was given out behind the end of the range must become this node's.
-pub fn settle(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
+/// Before a commit that used the sequence: what was given out behind the end of the range must become this node's, or not be in
+/// the transaction's rows. `has` says whether a value from the one to the other may be in one of them.
+pub fn settle(
+    node: &'static NodeShared,
+    oid: pg_sys::Oid,
+    has: impl FnOnce(i64, i64) -> bool,
+) -> Result<(), UserError> {
     let Some(sequence) = Sequence::open(oid) else {
         return Ok(());
     };
-    if overrun(node, &sequence).is_none() || capture::has_for_itself(oid) {
+    if capture::has_for_itself(oid) {
         return Ok(());
     }
-    if draws::is_renumbered(oid, &feeds_of(oid)) {
-        return Err(renumbered(oid));
-    }
-    let _lock = RefillLock::take(oid, true);
-    while let Some((range, used)) = overrun(node, &sequence) {
-        let Some(first) = range.last.checked_add(sequence.increment()) else {
-            return Ok(());
-        };
-        let count = sequence.count(first, used).saturating_add(usual_size(node, &sequence));
-        if ask(node, &sequence, first, count, true)?.is_none() {
-            refill(node, &sequence, count.saturating_mul(2))?;
-            return Err(taken_by_others(oid));
+    if overrun(node, &sequence).is_some() {
+        if draws::is_renumbered(oid, &feeds_of(oid)) {
+            return Err(renumbered(oid));
+        }
+        let _lock = RefillLock::take(oid, true);
+        while overrun(node, &sequence).is_some() {
+            if !refill(node, &sequence, 1)? {
+                return Err(taken_by_others(oid));
+            }
         }
     }
-    Ok(())
+    // Behind the look at the end: whoever has moved on in between, away from what he was not granted, has noted that.
+    let Some(void) = sequence.look(|_| node.ranges.last_void(oid)) else {
+        return Ok(());
+    };
+    let lost = match reservations::voids_since(oid, void.number) {
+        None | Some(0) => false,
+        Some(1) => has(void.run.first, void.run.last),
+        // Only the last run is known.
+        Some(_) => true,
+    };
+    if lost { Err(taken_by_others(oid)) } else { Ok(()) }
 }
 
 /// How many values are left, from the next one to the end of the range; 0 when the next one is outside.
@@ -123,6 +148,15 @@ fn overrun(node: &NodeShared, sequence: &Sequence) -> Option<(Range, i64)> {
         let range = node.ranges.get(sequence.oid())?;
         let over = state.is_called && sequence.precedes(range.last, state.last_value);
         over.then_some((range, state.last_value))
+    })
+}
+
+/// The values that were given out behind the end of the range.
+fn over(sequence: &Sequence, range: Option<Range>, state: State) -> Option<Range> {
+    let first = range?.last.checked_add(sequence.increment())?;
+    (state.is_called && !sequence.precedes(state.last_value, first)).then_some(Range {
+        first,
+        last: state.last_value,
     })
 }
 
@@ -149,6 +183,16 @@ fn usual_size(node: &NodeShared, sequence: &Sequence) -> u64 {
 
 /// Ask for the next range and go there. False when nothing is left.
 fn refill(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Result<bool, UserError> {
+    let count = usual_size(node, sequence).max(need);
+    // What was given out behind the end first, if no other node has it.
+    if let Some((range, used)) = overrun(node, sequence)
+        && let Some(first) = range.last.checked_add(sequence.increment())
+    {
+        let count = sequence.count(first, used).saturating_add(count);
+        if ask(node, sequence, first, count, true)?.is_some() {
+            return Ok(true);
+        }
+    }
     let (range, next) = sequence.look(|state| (node.ranges.get(sequence.oid()), sequence.next(state)));
     // Behind the end of the range it could go on without a gap; a position outside was set by the user.
     let inside = |range: &Range| !sequence.precedes(next, range.first) && !sequence.precedes(range.last, next);
@@ -156,7 +200,6 @@ fn refill(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Result<b
         Some(range) => range.last.saturating_add(sequence.increment()),
         None => next,
     };
-    let count = usual_size(node, sequence).max(need);
     Ok(ask(node, sequence, first, count, false)?.is_some())
 }
 
@@ -235,6 +278,9 @@ fn take_into_use(node: &NodeShared, sequence: &Sequence, granted: Range, size: u
                 None,
             ),
             None => {
+                if let Some(run) = over(sequence, current, state) {
+                    node.ranges.note_void(sequence.oid(), run);
+                }
                 let change = State {
                     last_value: granted.first,
                     is_called: false,

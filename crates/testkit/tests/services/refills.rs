@@ -1,0 +1,113 @@
+//! Ranges that are used up all the time: nobody pays for it with a statement that fails.
+
+use synod_testkit::{Cluster, assert_converged, sqlstate};
+
+use crate::CLUSTER;
+
+/// Sessions of each node.
+const SESSIONS: usize = 5;
+
+/// The failures of many sessions on all nodes that insert one row after the other, by what they say.
+fn failures(cluster: &Cluster, insert: &str, setup: &str) -> Vec<String> {
+    let each: usize = std::env::var("SYNOD_TEST_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3 * SESSIONS)
+            .map(|number| {
+                scope.spawn(move || {
+                    let mut client = cluster.client(number % 3);
+                    client.batch_execute(setup).unwrap();
+                    let failed = (0..each).filter_map(|_| client.execute(insert, &[]).err());
+                    failed.map(|error| format!("node {}: {error:?}", number % 3)).collect()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| -> Vec<String> { thread.join().unwrap() })
+            .collect()
+    })
+}
+
+/// Values were given out behind the end of a range, because other sessions drew between the look and the draw.
+#[test]
+fn inserts_never_fail_for_a_range_that_is_used_up() {
+    let cluster = CLUSTER.lease();
+    // A range has at most a 64th of the values.
+    for (name, values) in [
+        ("few_values", 64 * 2),
+        ("many_values", 64 * 60),
+        ("all_values", i64::MAX),
+    ] {
+        cluster.create_table(
+            name,
+            &format!(
+                "CREATE TABLE {name} (v int, own bigserial PRIMARY KEY,
+                                      id bigint GENERATED ALWAYS AS IDENTITY (MAXVALUE {values} CYCLE))"
+            ),
+        );
+        let insert = format!("INSERT INTO {name} (v) VALUES (1)");
+        let failed = failures(&cluster, &insert, "SET synod.sequence_range = 1");
+        assert!(failed.is_empty(), "{name}: {failed:#?}");
+        assert_converged(&cluster, &[name]);
+    }
+}
+
+/// Each row takes a page, so that everybody waits for the table to be extended, the apply worker behind those who do it. They had to
+/// give way to it.
+#[test]
+fn inserts_never_fail_for_a_table_that_grows() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "growing",
+        "CREATE TABLE growing (id bigserial, v text); ALTER TABLE growing ALTER v SET STORAGE PLAIN",
+    );
+    let insert = "INSERT INTO growing (v) VALUES (repeat('x', 7000))";
+    let failed = failures(&cluster, insert, "SET synod.sequence_range = 1000");
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_converged(&cluster, &["growing"]);
+}
+
+/// What a function draws nobody expects. Who inserts such a value fails if it is another node's, though another session may have moved
+/// the sequence on since; it was given out twice then.
+#[test]
+fn values_behind_the_end_of_a_range_are_noticed_after_the_sequence_has_moved_on() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "passed",
+        "CREATE TABLE passed (id bigserial, v int);
+         CREATE FUNCTION draw_many() RETURNS bigint LANGUAGE plpgsql AS
+         'DECLARE drawn bigint; BEGIN FOR n IN 1..40 LOOP drawn := nextval(''passed_id_seq''); END LOOP; RETURN drawn; END'",
+    );
+    let client = |node: usize| {
+        let mut client = cluster.client(node);
+        client.batch_execute("SET synod.sequence_range = 10").unwrap();
+        client
+    };
+    let (mut first, mut second, mut other) = (client(0), client(0), client(1));
+    let insert = "INSERT INTO passed (v) VALUES (1)";
+    first.batch_execute(insert).unwrap();
+    // The next values are another node's.
+    other
+        .batch_execute(&format!(
+            "{insert}; INSERT INTO passed (v) SELECT generate_series(1, 200)"
+        ))
+        .unwrap();
+    // Its own draw is in the range; that of the function is not, and neither is what it inserts.
+    first
+        .batch_execute(&format!("BEGIN; {insert}; INSERT INTO passed VALUES (draw_many(), 2)"))
+        .unwrap();
+    second.batch_execute(insert).unwrap();
+    second.batch_execute(insert).unwrap();
+    let error = first.batch_execute("COMMIT").expect_err("the value is another node's");
+    assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
+    let message = error.as_db_error().map(|error| error.message().to_owned());
+    assert_eq!(
+        message.as_deref(),
+        Some("other nodes have used the same values of sequence public.passed_id_seq")
+    );
+    first.batch_execute(insert).unwrap();
+    let sql = "SELECT count(*), count(DISTINCT id) FROM passed";
+    let row = cluster.client(2).query_one(sql, &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), row.get::<_, i64>(1), "some were given out twice");
+    assert_converged(&cluster, &["passed"]);
+}
