@@ -19,6 +19,7 @@ pub mod own_message;
 mod per_table;
 pub mod record_message;
 mod sql;
+pub mod stored_row;
 mod text;
 
 pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};

@@ -1,90 +1,59 @@
 //! What proves that a message with a prefix of ours is ours: a key ahead of its content that SQL users do not know.
 //!
 //! Anybody may call `pg_logical_emit_message` with any prefix. A message that was forged would put words into the mouths of others, or
-//! rows into tables, and its bytes would be taken for a heap tuple. So messages without the key are passed over.
-//! The key is in a file of the server, made when first needed, and the same for all of its databases. Whoever can read raw WAL (a role with
-//! REPLICATION, a superuser) can read it: these can read and write everything that it protects.
+//! false rows into the stream. So messages without the key are passed over.
+//!
+//! The key is made of a secret that every cluster has from initdb on, in its control file: so it is there before the first message, the
+//! same in all databases, and in every backup and standby, from whatever time. Whoever can read raw WAL (a role with REPLICATION) can read
+//! the key. What he forges is checked like anything from outside (`pg/decode/message_row.rs`).
 
 use std::cell::OnceCell;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
 
+use hmac::{Hmac, KeyInit, Mac};
 use pgrx::PgSqlErrorCode;
+use sha2::Sha256;
 
 use crate::errors::UserError;
-use crate::pg;
+use crate::pg::server;
 
 /// Bytes of the key.
 pub const LENGTH: usize = 16;
 
+/// Keyed by the secret. A plain hash of a text and the secret would be what the server tells, as a salt, to whoever tries to log in under
+/// that text as a name (`mock_scram_secret` in auth-scram.c).
+const PURPOSE: &[u8] = b"synod stream messages";
+
 thread_local! {
-    static KEY: OnceCell<[u8; LENGTH]> = const { OnceCell::new() };
+    static KEY: OnceCell<Option<[u8; LENGTH]>> = const { OnceCell::new() };
 }
 
-fn path() -> PathBuf {
-    pg::data_directory().join("synod").join("stream_key")
-}
-
-/// The key, to be written ahead of a message. Made if there is none.
+/// The key, to be written ahead of a message.
 pub fn key() -> Result<[u8; LENGTH], UserError> {
-    if let Some(known) = KEY.with(|key| key.get().copied()) {
-        return Ok(known);
-    }
-    let bytes = match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let fresh: [u8; LENGTH] = pg::random::bytes()?;
-            make(&fresh).and_then(|()| read())
-        }
-        read => read,
-    };
-    let bytes = bytes.map_err(|error| {
+    known().ok_or_else(|| {
         UserError::new(
-            PgSqlErrorCode::ERRCODE_IO_ERROR,
-            format!("could not read or write \"{}\": {error}", path().display()),
-            "The key in this file marks the messages in the WAL that are synod's own.",
-            "",
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            "the control file of this server holds no secret",
+            "It marks the messages in the WAL that are synod's own. initdb makes it; pg_resetwal, where it had to guess, does not.",
+            "Dump the databases and restore them into a new server.",
         )
-    })?;
-    Ok(KEY.with(|key| *key.get_or_init(|| bytes)))
+    })
 }
 
 /// The content of a message of ours, behind the key; `None`: somebody else wrote it.
 pub fn content(message: &[u8]) -> Option<&[u8]> {
     let (first, content) = message.split_first_chunk::<LENGTH>()?;
-    let known = KEY.with(|key| key.get().copied()).or_else(|| {
-        let bytes = read().ok()?;
-        Some(KEY.with(|key| *key.get_or_init(|| bytes)))
-    })?;
-    (*first == known).then_some(content)
+    (*first == known()?).then_some(content)
 }
 
-fn read() -> io::Result<[u8; LENGTH]> {
-    fs::read(path())?
-        .try_into()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it has the wrong length"))
+fn known() -> Option<[u8; LENGTH]> {
+    KEY.with(|key| *key.get_or_init(|| derived(&server::secret())))
 }
 
-/// Whoever comes first makes it; a crash leaves it whole or not at all.
-fn make(bytes: &[u8]) -> io::Result<()> {
-    let path = path();
-    let directory = path.parent().unwrap_or(&path);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let temporary = directory.join(format!("stream_key.{}", std::process::id()));
-    let _ = fs::remove_file(&temporary);
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&temporary, &path);
-    fs::remove_file(&temporary)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+/// `None`: there is no secret.
+fn derived(secret: &[u8]) -> Option<[u8; LENGTH]> {
+    if secret.iter().all(|byte| *byte == 0) {
+        return None;
     }
-    File::open(directory)?.sync_all()
+    let mac = Hmac::<Sha256>::new_from_slice(secret).ok()?.chain_update(PURPOSE);
+    mac.finalize().into_bytes().first_chunk().copied()
 }

@@ -9,5 +9,6 @@ mod own_message;
 mod record;
 mod record_message;
 mod service;
+mod stored_row;
 mod stream;
 mod stream_filters;

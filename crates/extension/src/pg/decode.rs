@@ -6,7 +6,7 @@
 //! - `session`: what one reader asked for and where it is;
 //! - `rows`: whether a row is told, and as what; `row_filter`, `origins`: conditions on it;
 //! - `tables`, `shape`: tables, read once per definition (`invalidation` says when it has changed);
-//! - `values`: rows to values;
+//! - `values`: rows to values; `message_row`: rows that messages hold;
 //! - `transaction`: the server's transactions to ours; `ids`: what events are called;
 //! - `messages`: logical messages, among them those of our own;
 //! - `environment`: what formats need to know of the server;
@@ -18,6 +18,7 @@ mod callbacks;
 mod environment;
 mod ids;
 mod invalidation;
+mod message_row;
 mod messages;
 mod origins;
 mod output;
@@ -28,7 +29,6 @@ mod shape;
 mod strong;
 mod tables;
 mod transaction;
-mod tuple;
 mod utf8;
 mod values;
 

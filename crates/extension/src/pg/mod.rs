@@ -69,6 +69,7 @@ pub mod strong_table;
 pub mod submit;
 pub mod teller;
 pub mod threads;
+pub mod told_row;
 pub mod turn;
 pub mod wait_event;
 pub mod wait_set;

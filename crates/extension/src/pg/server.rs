@@ -10,6 +10,12 @@ pub fn system_identifier() -> u64 {
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
+/// A secret that initdb made, of 32 bytes (`MOCK_AUTH_NONCE_LEN`): in the control file, which no SQL function shows, and the same in copies.
+pub fn secret() -> [u8; 32] {
+    // SAFETY: as above; a pointer to so many bytes.
+    unsafe { pg_sys::GetMockAuthenticationNonce().cast::<[u8; 32]>().read_unaligned() }
+}
+
 /// Oid of this session's database; 0 in processes without one.
 pub fn database() -> u32 {
     // SAFETY: reads a global of this process.

@@ -12,7 +12,7 @@ use super::definition::{self, NumberedIndex};
 use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
-use super::{catalog, list, partition};
+use super::{catalog, list, partition, told_row};
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -51,6 +51,8 @@ pub struct Column {
     pub wire: Wire,
     /// The binary form is the payload of the varlena.
     pub plain_bytes: bool,
+    /// Stands in messages for the change stream as it travels, not as it is stored.
+    pub sent: bool,
     /// Passed by value.
     pub by_value: bool,
     /// Length of the type: -1 varlena, -2 C string.
@@ -65,6 +67,13 @@ pub struct Column {
     pub input_text: Function,
     /// Its type parameter.
     pub input_text_parameter: pg_sys::Oid,
+}
+
+impl Column {
+    /// Whether its text form, in which it travels, depends on settings. Inside a transaction.
+    pub fn needs_fixed_settings(&self) -> bool {
+        self.wire == Wire::Text && !wire::text_is_fixed(wire::base_type(self.type_oid))
+    }
 }
 
 /// A unique (or exclusion) index.
@@ -143,6 +152,8 @@ pub struct StrongTable {
     pub sequences: Vec<FeedingSequence>,
     /// Whether some column's text form depends on settings.
     pub needs_fixed_settings: bool,
+    /// Of its rows in messages for the change stream; null: the relation's own.
+    pub told: pg_sys::TupleDesc,
     context: pg_sys::MemoryContext,
 }
 
@@ -178,6 +189,13 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
     };
     let live = definition::live_attributes(&relation);
     let columns: Vec<Column> = live.iter().map(|index| column(&relation, *index, context)).collect();
+    // SAFETY: inside a transaction; goes with the context.
+    let told = unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(context);
+        let told = told_row::descriptor(&relation, &columns);
+        pg_sys::MemoryContextSwitchTo(before);
+        told
+    };
     let identity_index = definition::identity_index(&relation);
     let indexes = definition::numbered_indexes(&relation);
     let keys: Vec<UniqueKey> = indexes
@@ -203,16 +221,16 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         sequences: feeding_sequences(&relation, &live),
         ancestors: above.into_iter().filter_map(catalog::number_of).collect(),
         partitioned: partition::is_partitioned(&relation),
-        needs_fixed_settings: columns
-            .iter()
-            .any(|column| column.wire == Wire::Text && !wire::text_is_fixed(wire::base_type(column.type_oid))),
+        needs_fixed_settings: columns.iter().any(Column::needs_fixed_settings),
+        told,
         columns,
         keys,
         context,
     })
 }
 
-fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> Column {
+/// A live column, its functions' state in `context`. Inside a transaction.
+pub fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> Column {
     let attribute = relation.attribute(index);
     let base = wire::base_type(attribute.atttypid);
     let wire = if wire::is_binary(attribute.atttypid) {
@@ -242,6 +260,7 @@ fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> 
             generated: attribute.attgenerated != 0,
             wire,
             plain_bytes: wire::is_plain_bytes(base),
+            sent: !told_row::is_stored(base),
             by_value: attribute.attbyval,
             length: attribute.attlen,
             output: Function::new(output, context),

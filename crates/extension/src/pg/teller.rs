@@ -135,7 +135,7 @@ impl Teller {
         }
         let mut row = std::mem::take(&mut self.new_row);
         // SAFETY: by contract.
-        let formed = unsafe { tuple::form(&mut row, relation, new.values, new.nulls) };
+        let formed = unsafe { tuple::form(&mut row, relation, table, new.values, new.nulls) };
         let relation = table.oid.into();
         self.put(&match formed {
             Ok(()) => Item::Insert { relation, new: &row },
@@ -171,9 +171,9 @@ impl Teller {
         let (mut row, mut old_row) = (std::mem::take(&mut self.new_row), std::mem::take(&mut self.old_row));
         // SAFETY: by contract.
         let formed = unsafe {
-            tuple::form(&mut row, relation, &values, new.nulls).and_then(|()| {
+            tuple::form(&mut row, relation, table, &values, new.nulls).and_then(|()| {
                 if full {
-                    tuple::form(&mut old_row, relation, old.values, old.nulls)
+                    tuple::form(&mut old_row, relation, table, old.values, old.nulls)
                 } else {
                     Ok(())
                 }
@@ -204,12 +204,12 @@ impl Teller {
         let formed = unsafe {
             match identity {
                 Identity::Nothing => Ok(false),
-                Identity::Full => tuple::form(&mut row, relation, old.values, old.nulls).map(|()| true),
+                Identity::Full => tuple::form(&mut row, relation, table, old.values, old.nulls).map(|()| true),
                 Identity::Columns(columns) => {
                     let nulls: Vec<bool> = (0..old.nulls.len())
                         .map(|at| old.nulls[at] || !columns.contains(&at))
                         .collect();
-                    tuple::form(&mut row, relation, old.values, &nulls).map(|()| true)
+                    tuple::form(&mut row, relation, table, old.values, &nulls).map(|()| true)
                 }
             }
         };

@@ -9,6 +9,7 @@ use synod_testkit::{Cluster, Options, SharedCluster};
 
 mod auditing;
 mod context;
+mod copies;
 mod definitions;
 mod killed;
 mod slots;

@@ -1,9 +1,8 @@
 //! What a slot has not seen is never passed over in silence.
 
-use synod_change::stream::record_message::{Item, RecordMessage};
 use synod_testkit::{Server, StopMode, assert_converged, failed};
 
-use super::reader::{make_slot, read, read_with};
+use super::reader::{make_slot, read};
 use super::{CLUSTER, SETTINGS};
 
 /// A reader that changes to a slot which begins later than it has read sees that something is missing.
@@ -140,41 +139,4 @@ fn a_copied_node_ends_its_slots() {
         .batch_execute("SELECT pg_drop_replication_slot('alone'), pg_drop_replication_slot('after')")
         .unwrap();
     client.batch_execute("SELECT synod.leave_group()").unwrap();
-}
-
-/// Anybody may write logical messages. What looks like ours, and is not, is told to nobody and does no harm.
-#[test]
-fn forged_records_are_passed_over() {
-    let cluster = CLUSTER.lease();
-    cluster.create_table("forged", "CREATE TABLE forged (id int PRIMARY KEY)");
-    let mut client = cluster.client(0);
-    make_slot(&mut client, "forged");
-    let relation: u32 = client.query_one("SELECT 'forged'::regclass::oid", &[]).unwrap().get(0);
-    let (mut items, mut message) = (Vec::new(), vec![7; 16]);
-    // Infomasks that promise more than there is.
-    let new = [255, 7, 0, 8, 24];
-    Item::Insert { relation, new: &new }.encode(&mut items);
-    RecordMessage::More([7; 16], &items).encode(&mut message);
-    for content in [&message[..], &message[16..], b""] {
-        client
-            .batch_execute("BEGIN; INSERT INTO forged SELECT count(*) FROM forged")
-            .unwrap();
-        for prefix in ["synod.record", "synod.context", "synod.ddl"] {
-            client
-                .execute(
-                    "SELECT pg_logical_emit_message(true, $1, $2::bytea)",
-                    &[&prefix, &content],
-                )
-                .unwrap();
-        }
-        client.batch_execute("COMMIT").unwrap();
-    }
-    let options = ", 'include-ddl', 'on', 'include-context', 'on'";
-    let reading = read_with(&mut client, "forged", options).unwrap();
-    assert_eq!(reading.told.len(), 3, "{reading:?}");
-    assert_eq!(reading.local, Vec::<String>::new());
-    assert_eq!(reading.lines.len(), 3 * 3, "{reading:?}");
-    client
-        .execute("SELECT pg_drop_replication_slot('forged')", &[])
-        .unwrap();
 }

@@ -3,17 +3,55 @@
 use std::rc::Rc;
 
 use pgrx::pg_sys;
-use synod_change::Row;
 use synod_change::stream::filters::Operations;
 use synod_change::stream::{Change, Event, Place, Table};
+use synod_change::{DecodeError, Row};
 
 use super::row_filter;
 use super::session::{Call, Session};
 use super::shape::Shape;
-use super::strong::Standing;
+use super::strong::{self, Standing};
 use super::values::RowBuffer;
 use crate::errors::UserError;
 use crate::pg::compat;
+use crate::pg::relcache::Relation;
+
+/// A version of a row, as the server or a message of ours holds it.
+#[derive(Clone, Copy)]
+pub(super) enum Version<'a> {
+    Tuple(pg_sys::HeapTuple),
+    Message(&'a Relation, &'a [u8]),
+}
+
+impl Version<'_> {
+    /// `None`: there is none.
+    fn decoded(tuple: pg_sys::HeapTuple) -> Option<Self> {
+        (!tuple.is_null()).then_some(Self::Tuple(tuple))
+    }
+
+    /// `not_told`: what did not change may be missing.
+    ///
+    /// # Safety
+    /// A row of a relation with this shape and descriptor; see [`RowBuffer::take_apart`].
+    unsafe fn take_apart(
+        self,
+        shape: &Shape,
+        descriptor: pg_sys::TupleDesc,
+        not_told: bool,
+        buffer: &mut RowBuffer,
+    ) -> Result<(), DecodeError> {
+        // SAFETY: by contract.
+        unsafe {
+            match self {
+                Self::Tuple(tuple) => buffer.take_apart(tuple, descriptor),
+                Self::Message(relation, bytes) => {
+                    shape.message_rows(relation).take_apart(bytes, not_told, buffer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What a row is told as.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,15 +79,12 @@ impl Session {
                 return self.left_out(call);
             }
             let rows = &(*change).data.tp;
-            let (new, old) = (
-                compat::decoded_tuple(rows.newtuple),
-                compat::decoded_tuple(rows.oldtuple),
-            );
-            self.tell_row(call, place, relation, (*change).action, new, old);
+            let versions = [rows.newtuple, rows.oldtuple].map(|tuple| Version::decoded(compat::decoded_tuple(tuple)));
+            self.tell_row(call, place, relation, (*change).action, versions);
         }
     }
 
-    /// Tell of a row of this relation, if the reader wants it; rows that are not there are null.
+    /// Tell of a row of this relation, if the reader wants it: of its new version and its old one, as far as they are there.
     ///
     /// # Safety
     /// In a callback, with the catalog as of the change.
@@ -59,8 +94,7 @@ impl Session {
         place: Place<'_>,
         relation: pg_sys::Relation,
         action: pg_sys::ReorderBufferChangeType::Type,
-        new: pg_sys::HeapTuple,
-        old: pg_sys::HeapTuple,
+        versions: [Option<Version<'_>>; 2],
     ) {
         // SAFETY: by contract; the rows live as long as the callback, what is printed as long as `scratch` is not reset.
         unsafe {
@@ -70,7 +104,7 @@ impl Session {
                 Some(kind) => {
                     let before = pg_sys::CurrentMemoryContext;
                     pg_sys::CurrentMemoryContext = self.scratch;
-                    self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, [new, old]);
+                    self.tell_wanted(call, place, &shape, (*relation).rd_att, kind, versions);
                     pg_sys::CurrentMemoryContext = before;
                 }
                 None => self.left_out(call),
@@ -89,16 +123,19 @@ impl Session {
         shape: &Shape,
         descriptor: pg_sys::TupleDesc,
         kind: Told,
-        tuples: [pg_sys::HeapTuple; 2],
+        [new_version, old_version]: [Option<Version<'_>>; 2],
     ) {
         // SAFETY: as for `tell_row`. The buffers are lent: should this raise, new ones are made.
         unsafe {
             let (mut new, mut old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
-            let [mut new_row, mut old_row] = [(&mut new, tuples[0]), (&mut old, tuples[1])].map(|(buffer, tuple)| {
-                (!tuple.is_null()).then(|| {
-                    buffer.take_apart(tuple, descriptor);
-                    buffer
-                })
+            let [mut new_row, mut old_row] = [
+                (&mut new, new_version, kind == Told::Update),
+                (&mut old, old_version, false),
+            ]
+            .map(|(buffer, version, not_told)| {
+                let taken = version?.take_apart(shape, descriptor, not_told, buffer);
+                taken.unwrap_or_else(|error| strong::unreadable(&error).raise());
+                Some(buffer)
             });
             let told = match decide(shape, kind, new_row.as_deref(), old_row.as_deref()) {
                 Ok(told) => told,

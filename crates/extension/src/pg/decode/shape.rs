@@ -4,6 +4,7 @@
 //! Rows are decoded with the catalog as it was when they were written; a change of definition between two rows of a table
 //! invalidates its shape ([`super::invalidation`]).
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, c_char};
 
 use pg_sys::pg_enc::{PG_SQL_ASCII, PG_UTF8};
@@ -11,6 +12,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::stream::filters::Mask;
 use synod_change::stream::{Column, ReplicaIdentity, Table, TypeClass};
 
+use super::message_row::MessageRows;
 use super::row_filter::RowFilter;
 use super::strong::Standing;
 use super::values::Output;
@@ -43,6 +45,8 @@ pub struct Shape {
     pub row_filter: Option<RowFilter>,
     /// Hashes of its types' catalog cache entries, which name them when they change.
     pub type_hashes: Vec<u32>,
+    /// How its rows stand in messages, once one has come.
+    message_rows: OnceCell<MessageRows>,
     /// State of its types' functions and of the filter.
     context: pg_sys::MemoryContext,
 }
@@ -97,6 +101,7 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
             exact_text: options.format.wants_exact_text(),
             row_filter: None,
             type_hashes: Vec::new(),
+            message_rows: OnceCell::new(),
             context: pg_sys::AllocSetContextCreateInternal(
                 pg_sys::TopMemoryContext,
                 c"synod decoded table".as_ptr(),
@@ -125,6 +130,16 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
 }
 
 impl Shape {
+    /// How the rows of `rows` stand in messages.
+    ///
+    /// # Safety
+    /// In a callback, with the catalog of the rows; the shape is that of this relation.
+    pub unsafe fn message_rows(&self, rows: &Relation) -> &MessageRows {
+        // SAFETY: by contract; the context goes with the shape.
+        self.message_rows
+            .get_or_init(|| unsafe { MessageRows::new(rows, self.context) })
+    }
+
     unsafe fn add_columns(
         &mut self,
         rows: pg_sys::Relation,

@@ -19,8 +19,9 @@ use synod_change::DecodeError;
 use synod_change::stream::record_message::{Item, ItemReader, RecordHeader, RecordMessage};
 use synod_change::stream::{Event, EventId, Place, Transaction};
 
+use super::rows::Version;
 use super::session::{Call, Session};
-use super::{transaction, tuple};
+use super::transaction;
 use crate::errors::UserError;
 use crate::identity::Identity;
 use crate::pg::relcache::Relation;
@@ -411,15 +412,22 @@ impl Session {
                 *open = Some(opened(relation));
             }
             let Some(table) = open else { return };
-            let rows = (tuple::in_scratch(self, new), tuple::in_scratch(self, old));
-            self.tell_row(call, place, table.raw(), kind, rows.0, rows.1);
+            let versions = [new, old].map(|bytes| bytes.map(|bytes| Version::Message(table, bytes)));
+            self.tell_row(call, place, table.raw(), kind, versions);
         }
     }
 }
 
-/// A table, as the catalog was when the message was written.
+/// A table, as the catalog was when the message was written. Nothing else has rows that a message tells of.
 fn opened(oid: u32) -> Relation {
-    Relation::open(pg_sys::Oid::from(oid)).unwrap_or_else(|| {
+    let relation = (oid >= pg_sys::FirstNormalObjectId)
+        .then(|| Relation::open(oid.into()))
+        .flatten();
+    let is_table = |relation: &Relation| {
+        let kind = relation.class().relkind as u8;
+        kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_PARTITIONED_TABLE
+    };
+    relation.filter(is_table).unwrap_or_else(|| {
         UserError::new(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             format!("the WAL tells of a change of a table with OID {oid}, which was not there"),
@@ -506,7 +514,7 @@ fn too_large(table: &str) -> UserError {
     )
 }
 
-fn unreadable(error: &DecodeError) -> UserError {
+pub fn unreadable(error: &DecodeError) -> UserError {
     let (code, hint) = match error {
         DecodeError::Unknown { .. } => (
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

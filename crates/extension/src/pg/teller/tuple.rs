@@ -1,9 +1,11 @@
 //! Rows as a `synod.record` message has them: what the heap would hold, with nothing stored elsewhere, and without the part of
-//! the header that says who may see it (as `xl_heap_header` in heapam_xlog.h leaves it out).
+//! the header that says who may see it (as `xl_heap_header` in heapam_xlog.h leaves it out). `pg/told_row.rs` says which values stand
+//! there otherwise.
 
 use pgrx::pg_sys;
+use synod_change::stream::stored_row;
 
-use crate::pg::relation::Column;
+use crate::pg::relation::{Column, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::row;
 
@@ -86,30 +88,46 @@ pub(super) struct TooLarge;
 /// Write a row: infomasks, offset of its data, and what follows the fixed header.
 ///
 /// # Safety
-/// Values and flags are those of the relation's attributes; the current memory context is for this row.
+/// Values and flags are those of the relation's attributes, and it is this table; the current memory context is for this row, and settings
+/// are as `pg/row.rs` says.
 pub(super) unsafe fn form(
     out: &mut Vec<u8>,
     relation: &Relation,
+    table: &StrongTable,
     values: &[pg_sys::Datum],
     nulls: &[bool],
 ) -> Result<(), TooLarge> {
-    let mut inline = values.to_vec();
+    // Dropped columns are NULL, whatever an old row has there.
+    let (mut inline, mut absent) = (vec![pg_sys::Datum::from(0); values.len()], vec![true; values.len()]);
     let mut bytes = 0;
     // SAFETY: by contract; a value of a type of variable length points to a varlena.
     unsafe {
-        for (at, value) in inline.iter_mut().enumerate() {
-            if nulls[at] || relation.attribute(at).attlen != -1 || value.value() == not_told().value() {
-                continue;
+        for column in table.columns.iter().filter(|column| !nulls[column.index]) {
+            let (at, mut value) = (column.index, values[column.index]);
+            if column.length == -1 && value.value() != not_told().value() {
+                bytes += pg_sys::toast_raw_datum_size(value);
+                if bytes > ROW_BYTES {
+                    return Err(TooLarge);
+                }
+                if !column.sent && is_elsewhere(value) {
+                    value = pg_sys::Datum::from(pg_sys::detoast_external_attr(value.cast_mut_ptr()));
+                }
             }
-            bytes += pg_sys::toast_raw_datum_size(*value);
-            if bytes > ROW_BYTES {
-                return Err(TooLarge);
+            if column.sent && value.value() != not_told().value() {
+                value = sent(column, value);
+                bytes += pg_sys::toast_raw_datum_size(value);
             }
-            if is_elsewhere(*value) {
-                *value = pg_sys::Datum::from(pg_sys::detoast_external_attr(value.cast_mut_ptr()));
-            }
+            (inline[at], absent[at]) = (value, false);
         }
-        let tuple = pg_sys::heap_form_tuple(relation.descriptor(), inline.as_mut_ptr(), nulls.as_ptr().cast_mut());
+        if bytes > ROW_BYTES {
+            return Err(TooLarge);
+        }
+        let descriptor = if table.told.is_null() {
+            relation.descriptor()
+        } else {
+            table.told
+        };
+        let tuple = pg_sys::heap_form_tuple(descriptor, inline.as_mut_ptr(), absent.as_mut_ptr());
         let header = &*(*tuple).t_data;
         let fixed = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_bits);
         let length = (*tuple).t_len as usize - fixed;
@@ -124,6 +142,18 @@ pub(super) unsafe fn form(
     Ok(())
 }
 
+/// What travels of a value, as a bytea.
+unsafe fn sent(column: &Column, value: pg_sys::Datum) -> pg_sys::Datum {
+    // SAFETY: as for `form`; a value that is not NULL.
+    unsafe {
+        let (synod_change::Value::Text(bytes) | synod_change::Value::Binary(bytes)) = row::encode(column, value, false)
+        else {
+            return value;
+        };
+        pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32).into()
+    }
+}
+
 /// Whether a varlena is stored in the table's TOAST table (`VARATT_IS_EXTERNAL_ONDISK`).
 unsafe fn is_elsewhere(value: pg_sys::Datum) -> bool {
     // SAFETY: a varlena; one that is external has a tag behind its first byte.
@@ -134,16 +164,14 @@ unsafe fn is_elsewhere(value: pg_sys::Datum) -> bool {
     }
 }
 
-/// Stands for a value that did not change and is not told: one that is stored elsewhere, nowhere in particular. To whoever decodes
-/// the row it is what the server leaves of an unchanged value that is stored out of line.
+/// [`stored_row::NOT_TOLD`] as a value.
 #[repr(C, align(8))]
-struct Pointer([u8; 2 + size_of::<pg_sys::varatt_external>()]);
+struct Pointer([u8; stored_row::NOT_TOLD.len()]);
 
 static NOT_TOLD: Pointer = {
-    let mut bytes = [0; 2 + size_of::<pg_sys::varatt_external>()];
-    bytes[0] = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
-    bytes[1] = pg_sys::vartag_external::VARTAG_ONDISK as u8;
-    Pointer(bytes)
+    assert!(stored_row::NOT_TOLD.len() == 2 + size_of::<pg_sys::varatt_external>());
+    assert!(stored_row::NOT_TOLD[1] as u32 == pg_sys::vartag_external::VARTAG_ONDISK);
+    Pointer(stored_row::NOT_TOLD)
 };
 
 pub(super) fn not_told() -> pg_sys::Datum {
