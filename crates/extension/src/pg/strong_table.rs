@@ -188,7 +188,11 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         )
     };
     let live = definition::live_attributes(&relation);
-    let columns: Vec<Column> = live.iter().map(|index| column(&relation, *index, context)).collect();
+    let live_column = |index: &usize| {
+        // SAFETY: the context goes with the table.
+        unsafe { column(&relation, *index, context) }
+    };
+    let columns: Vec<Column> = live.iter().map(live_column).collect();
     // SAFETY: inside a transaction; goes with the context.
     let told = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(context);
@@ -229,8 +233,11 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
     })
 }
 
-/// A live column, its functions' state in `context`. Inside a transaction.
-pub fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> Column {
+/// A live column.
+///
+/// # Safety
+/// Inside a transaction; `context` lives as long as the result.
+pub unsafe fn column(relation: &Relation, index: usize, context: pg_sys::MemoryContext) -> Column {
     let attribute = relation.attribute(index);
     let base = wire::base_type(attribute.atttypid);
     let wire = if wire::is_binary(attribute.atttypid) {

@@ -35,10 +35,10 @@ impl MessageRows {
     /// In a callback, with the catalog of the rows; `context` lives as long as the result.
     pub unsafe fn new(relation: &Relation, context: pg_sys::MemoryContext) -> Self {
         let live = definition::live_attributes(relation);
-        let columns = live.iter().map(|index| strong_table::column(relation, *index, context));
-        let columns: Vec<Column> = columns.collect();
         // SAFETY: by contract; a copy, as the relation's own goes with it.
         unsafe {
+            let columns = live.iter().map(|index| strong_table::column(relation, *index, context));
+            let columns: Vec<Column> = columns.collect();
             let before = pg_sys::MemoryContextSwitchTo(context);
             let mut descriptor = told_row::descriptor(relation, &columns);
             if descriptor.is_null() {
