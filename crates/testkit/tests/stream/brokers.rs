@@ -8,7 +8,7 @@ use synod_testkit::broker::{Broker, Kind};
 use super::*;
 
 /// Ask a NATS server's JetStream API.
-fn jetstream(port: u16, subject: &str, body: &str) -> Value {
+pub fn jetstream(port: u16, subject: &str, body: &str) -> Value {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());

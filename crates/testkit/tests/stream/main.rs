@@ -15,6 +15,7 @@ mod command;
 mod endpoint;
 mod files;
 mod hooks;
+mod nats_order;
 mod nodes;
 mod page;
 mod rows;

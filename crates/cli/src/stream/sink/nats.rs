@@ -3,7 +3,12 @@
 //! Exactly once within the stream's duplicate window (two minutes unless it says otherwise): every message carries the event's
 //! id as `Nats-Msg-Id`, and the server keeps the first of those with the same id. At least once beyond.
 //!
-//! A window of messages is published, then their acknowledgements are waited for.
+//! A window of messages is published, then their acknowledgements are waited for. In order, also when one of them fails: each but the
+//! first names the one before it (`Nats-Expected-Last-Msg-Id`), so the server takes none whose predecessor it has not. Those
+//! are published again, from the one that failed, which then is the first. Where others publish to the same stream, messages of theirs
+//! come between and make that ours are refused: they go again, fewer at once.
+//!
+//! Order is a stream's. Which stream takes a subject, acknowledgements tell: until then a message goes by itself.
 
 mod protocol;
 
@@ -55,6 +60,20 @@ struct Link {
     inbox: String,
     next_reply: u64,
     max_payload: usize,
+    /// Which stream takes a subject.
+    streams: HashMap<String, String>,
+    /// Messages that are published at once.
+    window: usize,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+enum Outcome {
+    /// It is in this stream.
+    Stored(String),
+    /// It is not there, as the one before it was not the last one.
+    OutOfTurn,
+    Trouble(Trouble),
 }
 
 /// Why the link is given up, or a message refused.
@@ -97,6 +116,8 @@ impl Nats {
             inbox: inbox(),
             next_reply: 0,
             max_payload: 1 << 20,
+            streams: HashMap::new(),
+            window: WINDOW,
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let FromServer::Info(info) = link.hear(deadline)? else {
@@ -208,22 +229,33 @@ impl Link {
         }
     }
 
-    /// Publish, and wait for all the acknowledgements: what became of each.
-    fn publish(&mut self, parcels: &[&Parcel]) -> Result<Vec<Result<(), Trouble>>, Broken> {
+    /// Publish some of them, and wait for their acknowledgements: what became of each.
+    fn publish(&mut self, parcels: &[&Parcel]) -> Result<Vec<Outcome>, Broken> {
         let mut waiting = HashMap::with_capacity(parcels.len());
-        let mut outcomes: Vec<Result<(), Trouble>> = Vec::with_capacity(parcels.len());
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(parcels.len());
         let mut out = Vec::new();
-        for (index, parcel) in parcels.iter().enumerate() {
-            let (number, reply) = self.reply();
-            outcomes.push(Ok(()));
-            if parcel.body.len() + parcel.id.len() + 64 > self.max_payload {
+        // The last message in each stream.
+        let mut last: HashMap<&str, &str> = HashMap::new();
+        for (index, parcel) in parcels.iter().take(self.window).enumerate() {
+            let stream = self.streams.get(&parcel.subject);
+            if stream.is_none() && index > 0 {
+                break;
+            }
+            self.next_reply += 1;
+            let (number, reply) = (self.next_reply, format!("{}.{}", self.inbox, self.next_reply));
+            if protocol::published_bytes(&parcel.id, &parcel.body) > self.max_payload {
                 let reason = format!("{} bytes are more than max_payload of the server", parcel.body.len());
-                outcomes[index] = Err(Trouble::Refused(reason));
+                outcomes.push(Outcome::Trouble(Trouble::Refused(reason)));
                 // Those after it wait until it is clear what is to become of it.
                 break;
             }
-            protocol::publish(&mut out, &parcel.subject, &reply, &parcel.id, &parcel.body);
+            outcomes.push(Outcome::OutOfTurn);
+            let after = stream.and_then(|stream| last.insert(stream, &parcel.id));
+            protocol::publish(&mut out, &parcel.subject, &reply, &parcel.id, after, &parcel.body);
             waiting.insert(number, index);
+            if stream.is_none() {
+                break;
+            }
         }
         self.socket.write_all(&out)?;
         self.socket.flush()?;
@@ -241,34 +273,62 @@ impl Link {
         }
         Ok(outcomes)
     }
+
+    /// Publish them all, or up to the first that makes trouble; how many are stored without a gap.
+    fn publish_all(&mut self, parcels: &[&Parcel], stored: &mut usize) -> Result<Option<Trouble>, Broken> {
+        while *stored < parcels.len() {
+            let rest = &parcels[*stored..];
+            let before = *stored;
+            let outcomes = self.publish(rest)?;
+            let all = outcomes.len();
+            for (parcel, outcome) in rest.iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Stored(stream) => {
+                        *stored += 1;
+                        self.streams.insert(parcel.subject.clone(), stream);
+                    }
+                    Outcome::OutOfTurn => break,
+                    Outcome::Trouble(trouble) => return Ok(Some(trouble)),
+                }
+            }
+            self.window = match *stored - before {
+                // Nothing is expected of the first: a server that refuses it nevertheless is not understood.
+                0 => return Ok(Some(later("the NATS server refuses a message for its order".into()))),
+                count if count == all => (self.window * 2).min(WINDOW),
+                count => count,
+            };
+        }
+        Ok(None)
+    }
+}
+
+fn later(reason: String) -> Trouble {
+    Trouble::Down {
+        reason,
+        retry_after: Some(Duration::from_secs(1)),
+    }
 }
 
 /// What an acknowledgement says.
-fn acknowledged(subject: &str, status: Option<u16>, payload: &[u8]) -> Result<(), Trouble> {
-    let later = |reason: String| Trouble::Down {
-        reason,
-        retry_after: Some(Duration::from_secs(1)),
-    };
+fn acknowledged(subject: &str, status: Option<u16>, payload: &[u8]) -> Outcome {
+    let trouble = |reason: String| Outcome::Trouble(later(reason));
     if status == Some(503) {
-        return Err(later(format!(
-            "no stream of the NATS server takes subject \"{subject}\""
-        )));
+        return trouble(format!("no stream of the NATS server takes subject \"{subject}\""));
     }
     let answer: Value = serde_json::from_slice(payload).unwrap_or_default();
     if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
-        let said = error["description"]
-            .as_str()
-            .unwrap_or("an error without a description")
-            .to_owned();
-        return Err(match error["code"].as_u64() {
-            Some(400..=499) => Trouble::Refused(said),
-            _ => later(said),
-        });
+        let said = error["description"].as_str();
+        let said = said.unwrap_or("an error without a description").to_owned();
+        return match error["err_code"].as_u64() {
+            // The message is too large for the stream. Everything else is about the stream or the server.
+            Some(10_054) => Outcome::Trouble(Trouble::Refused(said)),
+            Some(10_070) => Outcome::OutOfTurn,
+            _ => trouble(said),
+        };
     }
-    if answer["stream"].is_string() {
-        Ok(())
-    } else {
-        Err(later("an acknowledgement that cannot be understood".into()))
+    match answer["stream"].as_str() {
+        Some(stream) => Outcome::Stored(stream.to_owned()),
+        None => trouble("an acknowledgement that cannot be understood".into()),
     }
 }
 
@@ -283,25 +343,18 @@ impl Carrier for Nats {
     }
 
     fn carry(&mut self, parcels: &[&Parcel]) -> Carried {
-        let outcomes = match self.link() {
-            Ok(link) => link.publish(parcels),
+        let mut stored = 0;
+        let published = match self.link() {
+            Ok(link) => link.publish_all(parcels, &mut stored),
             Err(trouble) => return Carried::until(0, trouble),
         };
-        match outcomes {
-            Ok(outcomes) => {
-                let mut carried = 0;
-                for outcome in outcomes {
-                    match outcome {
-                        Ok(()) => carried += 1,
-                        Err(trouble) => return Carried::until(carried, trouble),
-                    }
-                }
-                Carried::all(carried)
-            }
+        match published {
+            Ok(None) => Carried::all(stored),
+            Ok(Some(trouble)) => Carried::until(stored, trouble),
             // What came of those under way is not known: they go again, and the server knows their ids.
             Err(Broken::Link(reason) | Broken::Said(reason)) => {
                 self.link = None;
-                Carried::until(0, down(&self.name(), &reason))
+                Carried::until(stored, down(&self.name(), &reason))
             }
         }
     }
@@ -324,20 +377,32 @@ mod tests {
 
         #[test]
         fn what_is_not_an_acknowledgement_is_not_taken_for_one(number: i64) {
-            prop_assert!(acknowledged("s", None, number.to_string().as_bytes()).is_err());
+            let outcome = acknowledged("s", None, number.to_string().as_bytes());
+            prop_assert!(!matches!(outcome, Outcome::Stored(_)));
         }
     }
 
     #[test]
     fn acknowledgements_are_told_apart() {
         let told = |status, payload: &str| acknowledged("s", status, payload.as_bytes());
-        assert!(told(None, r#"{"stream":"S","seq":7}"#).is_ok());
-        assert!(told(None, r#"{"stream":"S","seq":7,"duplicate":true}"#).is_ok());
-        assert!(matches!(told(Some(503), ""), Err(Trouble::Down { .. })));
+        let stored = |payload| matches!(told(None, payload), Outcome::Stored(stream) if stream == "S");
+        assert!(stored(r#"{"stream":"S","seq":7}"#));
+        assert!(stored(r#"{"stream":"S","seq":7,"duplicate":true}"#));
+        let waits = |status, payload| matches!(told(status, payload), Outcome::Trouble(Trouble::Down { .. }));
+        assert!(waits(Some(503), ""));
         let refused = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#;
-        assert!(matches!(told(None, refused), Err(Trouble::Refused(reason)) if reason.contains("size")));
+        let outcome = told(None, refused);
+        assert!(matches!(outcome, Outcome::Trouble(Trouble::Refused(reason)) if reason.contains("size")));
+        let turn =
+            r#"{"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: 6"},"stream":"S","seq":0}"#;
+        assert!(matches!(told(None, turn), Outcome::OutOfTurn));
         let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
-        assert!(matches!(told(None, full), Err(Trouble::Down { .. })));
-        assert!(matches!(told(None, "{}"), Err(Trouble::Down { .. })));
+        assert!(waits(None, full));
+        // About the stream, not about the message.
+        assert!(waits(
+            None,
+            r#"{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"}}"#
+        ));
+        assert!(waits(None, "{}"));
     }
 }

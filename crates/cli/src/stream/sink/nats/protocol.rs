@@ -112,13 +112,23 @@ fn status(headers: &[u8]) -> Option<u16> {
     rest.trim_start().get(..3)?.parse().ok()
 }
 
-/// Publish with an id by which the server tells repetitions.
-pub fn publish(out: &mut Vec<u8>, subject: &str, reply: &str, id: &str, payload: &[u8]) {
-    let headers = format!("NATS/1.0\r\nNats-Msg-Id: {}\r\n\r\n", one_line(id));
+/// Publish with an id by which the server tells repetitions. `after`: only if the stream's last message has this id.
+pub fn publish(out: &mut Vec<u8>, subject: &str, reply: &str, id: &str, after: Option<&str>, payload: &[u8]) {
+    let mut headers = format!("NATS/1.0\r\nNats-Msg-Id: {}\r\n", one_line(id));
+    if let Some(after) = after {
+        headers.push_str(&format!("Nats-Expected-Last-Msg-Id: {}\r\n", one_line(after)));
+    }
+    headers.push_str("\r\n");
     let total = headers.len() + payload.len();
     out.extend_from_slice(format!("HPUB {subject} {reply} {} {total}\r\n{headers}", headers.len()).as_bytes());
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
+}
+
+/// What a message of such a payload counts for, against `max_payload`, with an id of the same length before it.
+pub fn published_bytes(id: &str, payload: &[u8]) -> usize {
+    // The names of the headers, and their ends.
+    payload.len() + 2 * id.len() + 80
 }
 
 /// Ask something.
@@ -227,10 +237,17 @@ mod tests {
     #[test]
     fn what_is_published_says_its_lengths() {
         let mut out = Vec::new();
-        publish(&mut out, "s.t", "r.1", "id\r\nX: y", b"body");
+        publish(&mut out, "s.t", "r.1", "id\r\nX: y", None, b"body");
         assert_eq!(
             String::from_utf8_lossy(&out),
             "HPUB s.t r.1 35 39\r\nNATS/1.0\r\nNats-Msg-Id: id  X: y\r\n\r\nbody\r\n"
         );
+        out.clear();
+        publish(&mut out, "s.t", "r.1", "2", Some("1"), b"body");
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "HPUB s.t r.1 58 62\r\nNATS/1.0\r\nNats-Msg-Id: 2\r\nNats-Expected-Last-Msg-Id: 1\r\n\r\nbody\r\n"
+        );
+        assert!(58 + 4 < published_bytes("2", b"body"));
     }
 }
