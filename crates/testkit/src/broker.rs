@@ -23,6 +23,23 @@ echo subjectAltName=DNS:localhost > names
 openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt
 "#;
 
+/// An endpoint that takes what is posted, line after line in the file `posted`. Argument: the port.
+const HTTPS: &str = r#"
+import http.server, ssl, sys
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        with open("posted", "ab") as posted:
+            posted.write(body + b"\n")
+        self.send_response(204)
+        self.end_headers()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Endpoint)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("server.crt", "server.key")
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+"#;
+
 /// Which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -32,6 +49,58 @@ pub enum Kind {
     NatsTls,
     /// Redis: Debian's package redis-server.
     Redis,
+    /// The same behind TLS, with such a certificate.
+    RedisTls,
+    /// An HTTPS endpoint with such a certificate; what is posted is in [`Broker::posted`].
+    Https,
+}
+
+impl Kind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Nats | Self::NatsTls => "nats",
+            Self::Redis | Self::RedisTls => "redis",
+            Self::Https => "https",
+        }
+    }
+
+    const fn is_encrypted(self) -> bool {
+        matches!(self, Self::NatsTls | Self::RedisTls | Self::Https)
+    }
+
+    /// The command line, for this port and directory.
+    fn words(self, port: &str, directory: &str) -> Vec<String> {
+        let nats = ["nats-server", "-a", "127.0.0.1", "-p", port, "-js", "-sd", directory];
+        let redis = [
+            "redis-server",
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            directory,
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+        ];
+        let words = match self {
+            Self::Nats => nats.to_vec(),
+            Self::NatsTls => [&nats[..], &["--tls", "--tlscert=server.crt", "--tlskey=server.key"]].concat(),
+            Self::Redis => [&redis[..], &["--port", port]].concat(),
+            Self::RedisTls => {
+                let files = [
+                    "--tls-cert-file",
+                    "server.crt",
+                    "--tls-key-file",
+                    "server.key",
+                    "--tls-auth-clients",
+                    "no",
+                ];
+                [&redis[..], &["--port", "0", "--tls-port", port], &files].concat()
+            }
+            Self::Https => vec!["/usr/bin/python3", "-c", HTTPS, port],
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
 }
 
 /// One of them.
@@ -50,17 +119,13 @@ impl Broker {
     /// When its package is not installed (`scripts/install-deps.sh`), or it does not come up.
     #[track_caller]
     pub fn start(kind: Kind) -> Self {
-        let label = match kind {
-            Kind::Nats | Kind::NatsTls => "nats",
-            Kind::Redis => "redis",
-        };
         let mut broker = Self {
             kind,
-            directory: Run::current().new_directory(label),
+            directory: Run::current().new_directory(kind.label()),
             port: free_port(),
             child: None,
         };
-        if kind == Kind::NatsTls {
+        if kind.is_encrypted() {
             broker.make_certificate();
         }
         broker.resume();
@@ -70,6 +135,11 @@ impl Broker {
     /// The certificate that clients must trust.
     pub fn authority(&self) -> PathBuf {
         self.directory.join("ca.crt")
+    }
+
+    /// What was posted to an HTTPS endpoint, a line each.
+    pub fn posted(&self) -> String {
+        std::fs::read_to_string(self.directory.join("posted")).unwrap_or_default()
     }
 
     fn make_certificate(&self) {
@@ -83,37 +153,8 @@ impl Broker {
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "{:?} runs already", self.kind);
         let (port, directory) = (self.port.to_string(), self.directory.display().to_string());
-        let words: Vec<&str> = match self.kind {
-            Kind::Nats => vec!["nats-server", "-a", "127.0.0.1", "-p", &port, "-js", "-sd", &directory],
-            Kind::NatsTls => vec![
-                "nats-server",
-                "-a",
-                "127.0.0.1",
-                "-p",
-                &port,
-                "-js",
-                "-sd",
-                &directory,
-                "--tls",
-                "--tlscert=server.crt",
-                "--tlskey=server.key",
-            ],
-            Kind::Redis => vec![
-                "redis-server",
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &port,
-                "--dir",
-                &directory,
-                "--appendonly",
-                "yes",
-                "--save",
-                "",
-            ],
-        };
         let mut line = Run::current().account().prefix();
-        line.extend(words.iter().map(|word| (*word).to_owned()));
+        line.extend(self.kind.words(&port, &directory));
         // Found by its working directory, should this process be killed.
         let child = account::clean_command(&line)
             .current_dir(&self.directory)

@@ -10,6 +10,7 @@ use super::envelope::{Enveloped, Origin, Render};
 use super::options::{OnRefusal, Stream};
 use super::sink::{self, Outbox, Sink};
 use super::template::Template;
+use super::tls::Trust;
 use crate::arguments::Common;
 use crate::failure::{Failure, sentence};
 
@@ -45,7 +46,7 @@ pub fn sink(common: &Common, options: &Stream, place: &Place<'_>) -> Result<Box<
     match url.scheme() {
         "http" | "https" => http(options, place, to, limit),
         "nats" | "tls" => nats(options, place, &url, limit),
-        "redis" | "rediss" => redis(&url, limit),
+        "redis" | "rediss" => redis(options, &url, limit),
         other => Err(not_understood(to, &format!("\"{other}\" is no kind of sink"))),
     }
 }
@@ -116,6 +117,7 @@ fn http(options: &Stream, place: &Place<'_>, to: &str, limit: usize) -> Result<B
         options.batch,
         secret.transpose()?,
         &options.headers,
+        &Trust::new(options.tls_ca.as_deref())?,
     )?;
     let render = enveloped(options, place, "{schema}.{table}", str::to_owned)?;
     Ok(Box::new(Outbox::new(carrier, render, limit)))
@@ -132,7 +134,7 @@ fn nats(options: &Stream, place: &Place<'_>, url: &Url, limit: usize) -> Result<
     let carrier = sink::Nats::new(sink::NatsAddress {
         host: host(url)?,
         port: url.port().unwrap_or(4_222),
-        tls: url.scheme() == "tls",
+        tls: trust(options, url, "tls")?,
         user: decoded(url.username()),
         password: url.password().and_then(decoded),
         create: query.get("stream").map(|stream| (stream, all)),
@@ -141,7 +143,7 @@ fn nats(options: &Stream, place: &Place<'_>, url: &Url, limit: usize) -> Result<
     Ok(Box::new(Outbox::new(carrier, render, limit)))
 }
 
-fn redis(url: &Url, limit: usize) -> Result<Box<dyn Sink>, Failure> {
+fn redis(options: &Stream, url: &Url, limit: usize) -> Result<Box<dyn Sink>, Failure> {
     let query = Query::of(url, &["key", "action", "channel"])?;
     let template = query.get("key").unwrap_or_else(|| "{schema}.{table}:{key}".into());
     let keys = Template::parse(&template, true).map_err(|why| not_understood(url.as_str(), &why))?;
@@ -161,13 +163,19 @@ fn redis(url: &Url, limit: usize) -> Result<Box<dyn Sink>, Failure> {
     let carrier = sink::Redis::new(sink::RedisAddress {
         host: host(url)?,
         port: url.port().unwrap_or(6_379),
-        tls: url.scheme() == "rediss",
+        tls: trust(options, url, "rediss")?,
         user: decoded(url.username()),
         password: url.password().and_then(decoded),
         database,
         action,
     });
     Ok(Box::new(Outbox::new(carrier, Box::new(sink::Keys(keys)), limit)))
+}
+
+/// Whom to trust, if the URL asks for encryption.
+fn trust(options: &Stream, url: &Url, scheme: &str) -> Result<Option<Trust>, Failure> {
+    let wanted = url.scheme() == scheme;
+    wanted.then(|| Trust::new(options.tls_ca.as_deref())).transpose()
 }
 
 fn host(url: &Url) -> Result<String, Failure> {

@@ -102,6 +102,9 @@ pub struct Stream {
     /// HTTP: another header; may be given more than once
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    /// https, tls, rediss: trust the authorities in this file (PEM), instead of those of the operating system
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// PostgreSQL: schema of all tables there
     #[arg(long, value_name = "SCHEMA")]
     pub target_schema: Option<String>,

@@ -99,35 +99,66 @@ fn nats_keeps_every_event_once_whoever_is_killed() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
+/// A run to a sink of this host, whom the authority in a file is trusted for; whether it came to a good end, and its first complaint.
+fn encrypted(dsn: &str, broker: &Broker, url: &str, trusted: Option<&Path>) -> (bool, String) {
+    let to = url.replace("PORT", &broker.port().to_string());
+    let mut command = synod_command(&arguments(dsn, &["--create", "--until-caught-up", "--to", &to]));
+    // By the option, or, as libraries and tools have it, by the environment.
+    match trusted {
+        Some(file) if url.starts_with("tls:") => command.env("SSL_CERT_FILE", file),
+        Some(file) => command.arg("--tls-ca").arg(file),
+        None => &mut command,
+    };
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    let said = errors.lines().next().map(|line| line.unwrap()).unwrap_or_default();
+    let _ = child.kill();
+    (child.wait().unwrap().success(), said)
+}
+
 #[test]
 fn what_is_sent_is_encrypted_for_whom_the_certificate_names() {
     let server = server();
     let mut client = database(&server, "encrypted", "CREATE TABLE t (n int PRIMARY KEY)");
     let dsn = server.dsn_of("encrypted");
-    let broker = Broker::start(Kind::NatsTls);
-    let run = |scheme: &str, host: &str, trusted: &Path| {
-        let to = format!("{scheme}://{host}:{}/?stream=cdc", broker.port());
-        let mut command = synod_command(&arguments(&dsn, &["--create", "--until-caught-up", "--to", &to]));
-        command.env("SSL_CERT_FILE", trusted);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        // The first complaint, or nothing at its good end.
-        let said = errors.lines().next().map(|line| line.unwrap()).unwrap_or_default();
-        let _ = child.kill();
-        (child.wait().unwrap().success(), said)
-    };
-    let (_, said) = run("nats", "localhost", &broker.authority());
-    assert!(said.contains("refuses us"), "{said}");
-    let (_, said) = run("tls", "127.0.0.1", &broker.authority());
-    assert!(said.contains("certificate"), "{said}");
-    let (_, said) = run("tls", "localhost", Path::new("/dev/null"));
-    assert!(said.contains("certificate"), "{said}");
-    client.batch_execute("SELECT 1").unwrap();
-    let (good, said) = run("tls", "localhost", &broker.authority());
-    assert!(good, "{said}");
-    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
-    let (good, said) = run("tls", "localhost", &broker.authority());
-    assert!(good, "{said}");
+    streamed(&dsn, &["--create", "--until-caught-up"]);
+    let mut n = 0;
+    for (kind, url) in [
+        (Kind::NatsTls, "tls://HOST:PORT/?stream=cdc"),
+        (Kind::RedisTls, "rediss://HOST:PORT/?channel=cdc"),
+        (Kind::Https, "https://HOST:PORT/hook"),
+    ] {
+        let broker = Broker::start(kind);
+        n += 1;
+        client.execute("INSERT INTO t VALUES ($1)", &[&n]).unwrap();
+        let authority = broker.authority();
+        for (host, trusted, why) in [
+            ("127.0.0.1", Some(authority.as_path()), "not valid for name"),
+            ("localhost", None, "UnknownIssuer"),
+        ] {
+            let (_, said) = encrypted(&dsn, &broker, &url.replace("HOST", host), trusted);
+            assert!(said.contains(why), "{kind:?} {host}: {said}");
+        }
+        // Not encrypted, where it wants that.
+        let plain = url
+            .replace("tls:", "nats:")
+            .replace("rediss:", "redis:")
+            .replace("https:", "http:");
+        let (good, said) = encrypted(&dsn, &broker, &plain.replace("HOST", "localhost"), None);
+        assert!(!good && !said.is_empty(), "{kind:?}");
+        let (good, said) = encrypted(&dsn, &broker, &url.replace("HOST", "localhost"), Some(&authority));
+        assert!(good, "{kind:?}: {said}");
+        if kind == Kind::Https {
+            assert_eq!(objects(&broker.posted()).len(), 1);
+        }
+    }
+    let ran = stream(&dsn, &["--to", "https://localhost/", "--tls-ca", "/dev/null"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.err.contains("the certificates in \"/dev/null\" cannot be read"),
+        "{}",
+        ran.err
+    );
     streamed(&dsn, &["--drop-slot"]);
 }
 

@@ -20,6 +20,7 @@ use ureq::http::{HeaderName, HeaderValue, Response};
 use super::{Carried, Carrier, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::envelope::Envelope;
+use crate::stream::tls::Trust;
 
 /// An endpoint that takes longer has not answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,6 +57,7 @@ impl Http {
         batch: usize,
         secret: Option<Vec<u8>>,
         headers: &[String],
+        trust: &Trust,
     ) -> Result<Self, Failure> {
         let headers = headers
             .iter()
@@ -67,7 +69,7 @@ impl Http {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(ANSWER_TIMEOUT))
             .user_agent(concat!("synod/", env!("CARGO_PKG_VERSION")))
-            .tls_config(super::super::tls::for_http()?)
+            .tls_config(trust.for_http())
             .build();
         Ok(Self {
             agent: config.into(),

@@ -24,6 +24,7 @@ use super::socket::{ANSWER_TIMEOUT, Socket};
 use super::{Carried, Carrier, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
+use crate::stream::tls::Trust;
 use protocol::{FromServer, Parser};
 
 pub use protocol::token;
@@ -38,8 +39,8 @@ pub struct Address {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Encrypted.
-    pub tls: bool,
+    /// Encrypted, for whom these authorities name.
+    pub tls: Option<Trust>,
     /// User and password, or a token alone.
     pub user: Option<String>,
     /// See there.
@@ -130,8 +131,8 @@ impl Nats {
         if info["jetstream"].as_bool() != Some(true) {
             return Err(Broken::Link("it has no JetStream (start it with -js)".into()));
         }
-        if self.address.tls {
-            link.socket = link.socket.encrypt(&self.address.host)?;
+        if let Some(trust) = &self.address.tls {
+            link.socket = link.socket.encrypt(&self.address.host, trust)?;
         } else if info["tls_required"].as_bool() == Some(true) {
             return Err(Broken::Said("It wants TLS: write tls:// instead of nats://".into()));
         }

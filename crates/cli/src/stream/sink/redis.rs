@@ -14,6 +14,7 @@ use super::socket::{ANSWER_TIMEOUT, Socket};
 use super::{Carried, Carrier, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
+use crate::stream::tls::Trust;
 use resp::{Answer, Parser};
 
 pub use keys::Keys;
@@ -41,8 +42,8 @@ pub struct Address {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Encrypted.
-    pub tls: bool,
+    /// Encrypted, for whom these authorities name.
+    pub tls: Option<Trust>,
     /// ACL user.
     pub user: Option<String>,
     /// Password.
@@ -149,13 +150,11 @@ impl Redis {
         if let Some(link) = self.link.take() {
             return Ok(link);
         }
-        let connected = Socket::connect(&self.address.host, self.address.port).and_then(|socket| {
-            if self.address.tls {
-                socket.encrypt(&self.address.host)
-            } else {
-                Ok(socket)
-            }
-        });
+        let connected =
+            Socket::connect(&self.address.host, self.address.port).and_then(|socket| match &self.address.tls {
+                Some(trust) => socket.encrypt(&self.address.host, trust),
+                None => Ok(socket),
+            });
         let socket = connected.map_err(|error| self.down(&error.to_string()))?;
         let mut link = Link {
             socket,

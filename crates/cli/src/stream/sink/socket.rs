@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::stream::tls;
+use crate::stream::tls::Trust;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sink that takes longer has not answered.
@@ -40,10 +40,10 @@ impl Socket {
     }
 
     /// Encrypt what follows.
-    pub fn encrypt(self, host: &str) -> io::Result<Self> {
+    pub fn encrypt(self, host: &str, trust: &Trust) -> io::Result<Self> {
         let Self::Plain(stream) = self else { return Ok(self) };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(tls::for_sockets()?, name).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(trust.for_sockets()?, name).map_err(io::Error::other)?;
         Ok(Self::Tls(Box::new(StreamOwned::new(connection, stream))))
     }
 }
