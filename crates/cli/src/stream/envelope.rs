@@ -62,6 +62,11 @@ pub struct Origin {
 
 /// Writes an event for a sink.
 pub trait Render {
+    /// Another session is read from here on, or the snapshot is over: `Table::version`s begin anew, and mean other tables.
+    fn begin_anew(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Append the bytes, and give the subject; `None`: the sink is told nothing of such an event.
     fn render(&mut self, told: &Told<'_>, out: &mut Vec<u8>) -> Option<String>;
 }
@@ -94,6 +99,11 @@ impl Enveloped {
 }
 
 impl Render for Enveloped {
+    fn begin_anew(&mut self) -> Result<(), Failure> {
+        self.native = Native::new()?;
+        Ok(())
+    }
+
     fn render(&mut self, told: &Told<'_>, out: &mut Vec<u8>) -> Option<String> {
         if matches!(told.event, Event::Context(_)) {
             return None;

@@ -132,3 +132,46 @@ fn a_file_is_gone_on_with_only_where_that_is_right() {
         0
     );
 }
+
+/// What had been worked out for a table was taken for another one: a session of the server, and the snapshot, count their tables from
+/// one.
+#[test]
+fn tables_are_not_mixed_up_after_a_snapshot_or_another_connection() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "mixed",
+        "CREATE TABLE a (n int PRIMARY KEY); CREATE TABLE b (m int PRIMARY KEY, t text);
+         INSERT INTO a VALUES (1); INSERT INTO b VALUES (2, 'b')",
+    );
+    let dsn = server.dsn_of("mixed");
+    let file = directory("mixed").join("events.jsonl");
+    let told = |count: usize| {
+        wait_until(DEADLINE, "the events", || {
+            let text = std::fs::read_to_string(&file).ok()?;
+            (text.lines().count() == count).then_some(text)
+        })
+    };
+    let following = Following::start(&dsn, &["--create", "--initial-snapshot", "--to", &path_text(&file)]);
+    told(2);
+    client.batch_execute("INSERT INTO b VALUES (3, 'b')").unwrap();
+    told(3);
+    client.batch_execute("INSERT INTO a VALUES (4)").unwrap();
+    told(4);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'synod stream'";
+    client.batch_execute(end).unwrap();
+    client.batch_execute("INSERT INTO a VALUES (5)").unwrap();
+    client.batch_execute("INSERT INTO b VALUES (6, 'b')").unwrap();
+    let shown: Vec<String> = objects(&told(6))
+        .iter()
+        .map(|event| {
+            let columns = event["columns"].as_array().unwrap().iter();
+            let columns: Vec<String> = columns.map(|it| format!("{}={}", it["name"], it["value"])).collect();
+            format!("{} {}", event["table"], columns.join(" ")).replace('"', "")
+        })
+        .collect();
+    let expected = ["a n=1", "b m=2 t=b", "b m=3 t=b", "a n=4", "a n=5", "b m=6 t=b"];
+    assert_eq!(shown, expected);
+    assert_eq!(following.terminate(), 0);
+    streamed(&dsn, &["--drop-slot"]);
+}

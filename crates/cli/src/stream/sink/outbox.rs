@@ -77,6 +77,8 @@ pub struct Outbox<C> {
     bytes: usize,
     limit: usize,
     inside: bool,
+    /// Rows of the initial snapshot come.
+    snapshot: bool,
 }
 
 impl<C: Carrier> Outbox<C> {
@@ -89,6 +91,7 @@ impl<C: Carrier> Outbox<C> {
             bytes: 0,
             limit,
             inside: false,
+            snapshot: false,
         }
     }
 
@@ -115,11 +118,15 @@ impl<C: Carrier> Sink for Outbox<C> {
     fn open(&mut self, fresh: bool) -> Result<Option<Resume>, Trouble> {
         self.waiting.clear();
         (self.bytes, self.inside) = (0, false);
+        self.render.begin_anew()?;
         self.carrier.open(fresh)
     }
 
-    fn begin(&mut self, _: &Transaction<'_>, _: bool) -> Result<(), Trouble> {
+    fn begin(&mut self, _: &Transaction<'_>, snapshot: bool) -> Result<(), Trouble> {
         self.inside = true;
+        if std::mem::replace(&mut self.snapshot, snapshot) != snapshot {
+            self.render.begin_anew()?;
+        }
         Ok(())
     }
 
