@@ -617,13 +617,17 @@ CREATE TABLE synod.audit_state (
     slot_name name CONSTRAINT audit_state_pkey PRIMARY KEY,
     position pg_lsn NOT NULL,
     reason text,
-    failed_at timestamptz
+    hint text,
+    failed_at timestamptz,
+    one_by_one_until pg_lsn
 );
 COMMENT ON TABLE synod.audit_state IS 'one row while this node audits: how far; written by the extension only';
 COMMENT ON COLUMN synod.audit_state.slot_name IS 'the replication slot';
 COMMENT ON COLUMN synod.audit_state.position IS 'what committed before is in synod.audit';
 COMMENT ON COLUMN synod.audit_state.reason IS 'why auditing cannot go on; it tries again by itself';
+COMMENT ON COLUMN synod.audit_state.hint IS 'what can be done';
 COMMENT ON COLUMN synod.audit_state.failed_at IS 'when that happened last';
+COMMENT ON COLUMN synod.audit_state.one_by_one_until IS 'up to here each transaction is read by itself, to find the one that cannot be audited';
 REVOKE ALL ON TABLE synod.audit_state FROM PUBLIC;
 GRANT SELECT ON TABLE synod.audit_state TO synod_admin, pg_monitor;
 
@@ -643,14 +647,15 @@ CREATE TABLE synod.audit (
     old_row jsonb,
     new_row jsonb,
     xid bigint NOT NULL,
-    commit_lsn pg_lsn NOT NULL
+    commit_lsn pg_lsn NOT NULL,
+    partition text
 );
 CREATE INDEX audit_changed_at_idx ON synod.audit (changed_at);
 CREATE INDEX audit_relation_idx ON synod.audit (relation, changed_at);
 COMMENT ON TABLE synod.audit IS 'changes of audited tables, as committed; written by the extension only';
 COMMENT ON COLUMN synod.audit.event_id IS 'names the change for ever; of a strong table the same on every node of the group';
 COMMENT ON COLUMN synod.audit.changed_at IS 'when its transaction committed on this node';
-COMMENT ON COLUMN synod.audit.table_name IS 'the table as it was called then';
+COMMENT ON COLUMN synod.audit.table_name IS 'the table as it was called then; of rows in partitions of an audited table, that one';
 COMMENT ON COLUMN synod.audit.relation IS 'the table''s oid';
 COMMENT ON COLUMN synod.audit.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE';
 COMMENT ON COLUMN synod.audit.user_name IS 'who logged in; null: a process of the server';
@@ -664,9 +669,27 @@ COMMENT ON COLUMN synod.audit.old_row IS 'the row before: all of it with REPLICA
 COMMENT ON COLUMN synod.audit.new_row IS 'the row after';
 COMMENT ON COLUMN synod.audit.xid IS 'the transaction on this node';
 COMMENT ON COLUMN synod.audit.commit_lsn IS 'where its commit stands in the WAL of this node';
+COMMENT ON COLUMN synod.audit.partition IS 'the partition that has the row, if the audited table is one above it';
 REVOKE ALL ON TABLE synod.audit FROM PUBLIC;
 GRANT SELECT ON TABLE synod.audit TO synod_admin;
 SELECT pg_catalog.pg_extension_config_dump('synod.audit', '');
+
+CREATE TABLE synod.audit_gaps (
+    began pg_lsn NOT NULL,
+    ended pg_lsn NOT NULL,
+    reason text NOT NULL,
+    noted_by text NOT NULL,
+    noted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE synod.audit_gaps IS 'what synod.audit lacks: changes that committed in these parts of the WAL; written by the extension only';
+COMMENT ON COLUMN synod.audit_gaps.began IS 'what committed before is in synod.audit';
+COMMENT ON COLUMN synod.audit_gaps.ended IS 'what committed from here on is, too';
+COMMENT ON COLUMN synod.audit_gaps.reason IS 'why auditing could not go on';
+COMMENT ON COLUMN synod.audit_gaps.noted_by IS 'who let it go on, by synod.skip_audit or synod.audit_table';
+COMMENT ON COLUMN synod.audit_gaps.noted_at IS 'when';
+REVOKE ALL ON TABLE synod.audit_gaps FROM PUBLIC;
+GRANT SELECT ON TABLE synod.audit_gaps TO synod_admin, pg_monitor;
+SELECT pg_catalog.pg_extension_config_dump('synod.audit_gaps', '');
 
 CREATE FUNCTION synod.audit_table("table" regclass) RETURNS void
     LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -684,22 +707,33 @@ COMMENT ON FUNCTION synod.unaudit_table(regclass) IS
 REVOKE ALL ON FUNCTION synod.unaudit_table(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.unaudit_table(regclass) TO synod_admin;
 
+CREATE FUNCTION synod.skip_audit(up_to pg_lsn) RETURNS void
+    LANGUAGE c STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'skip_audit_wrapper';
+COMMENT ON FUNCTION synod.skip_audit(pg_lsn) IS
+    'lets auditing that has stopped go on from up_to, which the hint in synod.stat_audit names. What committed before and is not in synod.audit never will be: synod.audit_gaps says so';
+REVOKE ALL ON FUNCTION synod.skip_audit(pg_lsn) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod.skip_audit(pg_lsn) TO synod_admin;
+
 CREATE VIEW synod.stat_audit AS
     SELECT a.slot_name::pg_catalog.text AS slot_name,
            CASE WHEN s.slot_name IS NULL OR s.wal_status OPERATOR(pg_catalog.=) 'lost' THEN 'lost'
                 WHEN a.reason IS NOT NULL THEN 'stopped' ELSE 'running' END AS state,
            a.reason,
+           a.hint,
            a.failed_at,
            a.position,
            s.retained_bytes,
            s.lag_bytes,
            (SELECT pg_catalog.count(*) FROM synod.audited AS t WHERE t.until IS NULL) AS tables
       FROM synod.audit_state AS a
-      LEFT JOIN synod.stat_slots AS s ON s.slot_name OPERATOR(pg_catalog.=) a.slot_name::pg_catalog.text;
+      LEFT JOIN synod.stat_slots AS s ON s.slot_name OPERATOR(pg_catalog.=) a.slot_name::pg_catalog.text
+       AND s.database OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW synod.stat_audit IS 'one row while this node audits tables: how far it is';
 COMMENT ON COLUMN synod.stat_audit.slot_name IS 'the replication slot that it reads';
 COMMENT ON COLUMN synod.stat_audit.state IS 'running; stopped, with a reason, while it tries again; lost: the WAL that it needed is gone (call synod.audit_table again)';
 COMMENT ON COLUMN synod.stat_audit.reason IS 'why it cannot go on';
+COMMENT ON COLUMN synod.stat_audit.hint IS 'what can be done';
 COMMENT ON COLUMN synod.stat_audit.failed_at IS 'when that happened last';
 COMMENT ON COLUMN synod.stat_audit.position IS 'what committed before is in synod.audit';
 COMMENT ON COLUMN synod.stat_audit.retained_bytes IS 'WAL that is kept for it';

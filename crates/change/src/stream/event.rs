@@ -28,6 +28,8 @@ pub struct Table {
     pub identity_hidden: bool,
     /// It is partitioned, and told of instead of its partitions.
     pub partitioned: bool,
+    /// A table above it that the reader asked for by number, in which its rows are, too: `pg_class.oid` and quoted name.
+    pub above: Option<(u32, Vec<u8>)>,
 }
 
 /// A column of a [`Table`].

@@ -2,19 +2,23 @@
 //!
 //! ```text
 //! slot synod_audit_<database oid>  is there from the first audit_table() on: the launcher starts a worker for each
-//! step                             peek -> rows and position in one transaction -> the slot is advanced
+//! step                             read on -> rows and position in one transaction -> the slot is told how far
 //! ```
-//! Exactly once: what committed before the stored position is not written again, however far the slot went back in a crash.
+//! Exactly once: a worker begins at the stored position, however far the slot went back in a crash; a slot that is further than
+//! the position has lost something, and auditing stops until somebody says that this is known ([`failure`]).
 //! Memory is bounded by `logical_decoding_work_mem` and `work_mem`. An error ends the worker, with its reason in
 //! `synod.audit_state`; the launcher starts it again.
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, qualified};
-use super::{context, launcher, shmem};
+use super::{context, launcher, partition, shmem};
 use crate::errors::UserError;
 
+mod failure;
+mod reader;
 pub mod sleeper;
+mod step;
 mod worker;
 
 const PREFIX: &[u8] = b"synod_audit_";
@@ -24,6 +28,11 @@ pub fn slot_name() -> String {
     // SAFETY: reads this process' own global.
     let database = unsafe { pg_sys::MyDatabaseId };
     format!("{}{}", String::from_utf8_lossy(PREFIX), u32::from(database))
+}
+
+/// As `pg_lsn` prints it.
+pub fn lsn(position: u64) -> String {
+    failure::lsn(position)
 }
 
 /// Databases of this server that have such a slot. Without a lock: whoever makes one wakes the launcher afterwards.
@@ -98,13 +107,22 @@ pub fn name_of(table: pg_sys::Oid) -> String {
     }
 }
 
-/// REPLICA IDENTITY FULL.
-pub fn has_full_identity(table: pg_sys::Oid) -> bool {
-    Relation::open(table).is_some_and(|relation| relation.class().relreplident as u8 == b'f')
+/// The one whose rows before a change are not in the WAL: the table, or its first partition without REPLICA IDENTITY FULL.
+pub fn without_full_identity(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let members = partition::members(table, pg_sys::AccessShareLock);
+    members.into_iter().find(|member| {
+        Relation::open(*member)
+            .is_some_and(|it| !partition::is_partitioned(&it) && it.class().relreplident as u8 != b'f')
+    })
 }
 
-/// Whether changes of the table are in the WAL.
+/// Whether changes of the table, and of its partitions, are in the WAL.
 pub fn check_table(table: pg_sys::Oid) -> Result<(), UserError> {
+    let members = partition::members(table, pg_sys::AccessShareLock);
+    members.into_iter().try_for_each(check_alone)
+}
+
+fn check_alone(table: pg_sys::Oid) -> Result<(), UserError> {
     let Some(relation) = Relation::open(table) else {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -123,13 +141,7 @@ pub fn check_table(table: pg_sys::Oid) -> Result<(), UserError> {
             hint.to_owned(),
         ))
     };
-    if class.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
-        return refused(
-            "a partitioned table, whose rows are in its partitions",
-            "Audit its partitions.",
-        );
-    }
-    if class.relkind as u8 != pg_sys::RELKIND_RELATION {
+    if class.relkind as u8 != pg_sys::RELKIND_RELATION && !partition::is_partitioned(&relation) {
         return refused("no table", "Name a table.");
     }
     if class.relpersistence as u8 != pg_sys::RELPERSISTENCE_PERMANENT {

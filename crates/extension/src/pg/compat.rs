@@ -527,3 +527,17 @@ pub const SERVER_REPORTS_PROGRESS: bool = cfg!(not(feature = "pg15"));
 
 /// Whether `test_decoding` counts a message as a change, so that a transaction of messages only is not empty: from 17 on.
 pub const MESSAGES_ARE_CHANGES: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));
+
+/// `ReplicationSlotAcquire`: 18 says whether an invalidated slot is an error.
+///
+/// # Safety
+/// In a process that has no slot; raises when another has this one.
+pub unsafe fn replication_slot_acquire(name: *const std::ffi::c_char) {
+    // SAFETY: forwarded.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ReplicationSlotAcquire(name, true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ReplicationSlotAcquire(name, true, true);
+    }
+}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use super::audit::sleeper;
 use super::latch;
 use super::shmem::{self, NodeShared};
 
@@ -117,10 +118,10 @@ fn audit() -> bool {
     if unsafe { pg_sys::RecoveryInProgress() } {
         return false;
     }
-    let databases = super::audit::databases();
-    if databases.is_empty() {
-        return true;
-    }
+    let mut databases = super::audit::databases();
+    // Where the slot of a worker that did not end by itself is gone, one more says so.
+    let left: Vec<u32> = sleeper::registered().filter(|it| !databases.contains(it)).collect();
+    databases.extend(&left);
     AUDITORS.with_borrow_mut(|auditors| {
         auditors.retain(|database, _| databases.contains(database));
         let mut complete = true;
@@ -131,6 +132,9 @@ fn audit() -> bool {
             }
             complete = false;
             if may_start(database, Kind::Audit) {
+                if left.contains(&database) {
+                    sleeper::forget(database);
+                }
                 let started = start_worker(
                     "audit",
                     c"synod audit worker",

@@ -11,20 +11,7 @@ use super::{barrier, worker};
 #[pg_guard]
 pub extern "C-unwind" fn synod_rejoin_worker_main(argument: pg_sys::Datum) {
     worker::start_with_interrupts();
-    // SAFETY: start of a background worker with database access.
-    unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            pg_sys::Oid::from(argument.value() as u32),
-            pg_sys::InvalidOid,
-            0,
-        );
-        pg_sys::SetConfigOption(
-            c"application_name".as_ptr(),
-            c"synod rejoin".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-    }
+    worker::connect(argument.value() as u32, &[(c"application_name", c"synod rejoin")]);
     barrier::exempt_this_process();
     BackgroundWorker::transaction(crate::group::rejoin::see_to_it);
 }

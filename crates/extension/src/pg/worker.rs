@@ -1,5 +1,7 @@
 //! What all background workers do at start and on signals.
 
+use std::ffi::CStr;
+
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
@@ -35,6 +37,25 @@ pub fn start_with_interrupts() {
         super::compat::on_signal(pg_sys::SIGUSR1 as i32, Some(sigusr1_raw));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// A setting, and its value.
+pub type Setting = (&'static CStr, &'static CStr);
+
+/// Connect to a database as the bootstrap superuser, with these settings whatever the database or the role says.
+pub fn connect(database: u32, settings: &[Setting]) {
+    // SAFETY: start of a background worker with database access.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0) }
+    for (name, value) in settings {
+        set(name, value);
+    }
+}
+
+/// Change a setting of this worker for good.
+pub fn set(name: &CStr, value: &CStr) {
+    let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+    // SAFETY: a connected background worker; both are copied.
+    unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) }
 }
 
 /// TERM arrived.

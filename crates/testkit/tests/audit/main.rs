@@ -12,6 +12,7 @@ mod context;
 mod copies;
 mod definitions;
 mod killed;
+mod rate;
 mod slots;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {

@@ -110,6 +110,7 @@ pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
         identity,
         identity_hidden: flags & IDENTITY_HIDDEN != 0,
         partitioned: flags & PARTITIONED != 0,
+        above: None,
     })
 }
 

@@ -83,6 +83,13 @@ pub(super) fn put_table(out: &mut Vec<u8>, table: &Table, options: &Options, enc
         out.extend_from_slice(b",\"oid\":");
         put_number(out, table.oid.into());
     }
+    if let Some((oid, name)) = &table.above {
+        out.extend_from_slice(b",\"root\":{\"oid\":");
+        put_number(out, (*oid).into());
+        out.extend_from_slice(b",\"table\":");
+        put_string(out, name, encoding);
+        out.push(b'}');
+    }
 }
 
 /// `{"name":"a","type":"integer"`, open.

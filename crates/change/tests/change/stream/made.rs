@@ -255,6 +255,7 @@ pub fn tables() -> impl Strategy<Value = Vec<Table>> {
                     identity,
                     identity_hidden: flags[0],
                     partitioned: flags[1],
+                    above: None,
                 }
             })
     };

@@ -1,15 +1,17 @@
 //! The apply worker's connection: its settings, its transactions, and what it asks the server.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 
 use crate::pg::shmem::NodeShared;
 use crate::pg::turn::origin_name;
+use crate::pg::worker;
 
 /// What applying depends on, whatever the database or the role says.
-const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 13] = [
+const SETTINGS: [worker::Setting; 14] = [
+    (c"application_name", c"synod apply"),
     (c"search_path", c""),
     (c"session_replication_role", c"replica"),
     (c"synchronous_commit", c"off"),
@@ -25,32 +27,12 @@ const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 13] = [
     (c"extra_float_digits", c"3"),
 ];
 
-/// Connect to the database as the bootstrap superuser.
+/// Connect to the database.
 pub fn connect(database: u32) {
-    // SAFETY: start of a background worker with database access; the settings exist in all supported versions.
-    unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0);
-        for (name, value) in SETTINGS {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
-        pg_sys::SetConfigOption(
-            c"client_encoding".as_ptr(),
-            pg_sys::GetDatabaseEncodingName(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-        pg_sys::SetConfigOption(
-            c"application_name".as_ptr(),
-            c"synod apply".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-    }
+    worker::connect(database, &SETTINGS);
+    // SAFETY: reads a name out of the server's table.
+    let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
+    worker::set(c"client_encoding", encoding);
 }
 
 /// Begin a transaction.

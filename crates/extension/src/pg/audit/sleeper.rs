@@ -48,9 +48,21 @@ pub fn register() {
     }
 }
 
+/// Databases whose workers have not said that auditing has ended.
+pub fn registered() -> impl Iterator<Item = u32> {
+    let sleepers = super::shared().into_iter().flatten();
+    let databases = sleepers.map(|sleeper| sleeper.database.load(Ordering::Acquire));
+    databases.filter(|database| *database != 0)
+}
+
 /// Auditing of this database has ended.
 pub fn unregister() {
-    if let Some(sleeper) = of(my_database()) {
+    forget(my_database());
+}
+
+/// It has, or its worker is gone.
+pub fn forget(database: u32) {
+    if let Some(sleeper) = of(database) {
         sleeper.process.store(-1, Ordering::Release);
         sleeper.database.store(0, Ordering::Release);
     }

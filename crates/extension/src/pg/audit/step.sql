@@ -1,13 +1,8 @@
--- One step of auditing: what a slot tells, up to a number of changes, into synod.audit.
+-- One step of auditing: what the reader was told, audit_told (n, data), into synod.audit.
 --
--- {slot}, {limit}, {oids}: put in by the worker. What committed before the position is there already.
--- No message has the prefix "synod." here: anybody may emit others, also such as are too large for jsonb.
+-- {slot}: put in by the worker. What committed before the position is there already.
 WITH told AS MATERIALIZED (
-    SELECT t.n, t.data::pg_catalog.jsonb AS d
-      FROM pg_catalog.pg_logical_slot_peek_changes('{slot}', NULL, {limit}, 'format', 'json', 'skip-empty-xacts', 'on',
-               'include-context', 'on', 'include-ids', 'on', 'include-lsn', 'on', 'include-xids', 'on', 'include-timestamp', 'on',
-               'include-table-oids', 'on', 'include-pk', 'on', 'include-types', 'off', 'special-numbers', 'string',
-               'add-msg-prefixes', 'synod.', 'only-relations', '{oids}') WITH ORDINALITY AS t (lsn, xid, data, n)),
+    SELECT n, data::pg_catalog.jsonb AS d FROM audit_told),
 placed AS (
     SELECT n, d,
            max(n) FILTER (WHERE d->>'action' = 'B') OVER so_far AS begins,
@@ -16,6 +11,7 @@ placed AS (
     WINDOW so_far AS (ORDER BY n)),
 changes AS (
     SELECT p.d, b.d AS begun, CASE WHEN x.d->>'action' = 'X' THEN x.d->'context' END AS who,
+           coalesce((p.d->'root'->>'oid')::oid, (p.d->>'oid')::oid) AS relation,
            (SELECT jsonb_object_agg(c->>'name', c->'value') FROM jsonb_array_elements(p.d->'columns') AS c) AS new_row,
            (SELECT jsonb_object_agg(c->>'name', c->'value') FROM jsonb_array_elements(p.d->'identity') AS c) AS old_row
       FROM placed AS p
@@ -25,7 +21,7 @@ changes AS (
 written AS (
     INSERT INTO synod.audit
     SELECT c.d->>'id', (c.begun->>'timestamp')::timestamptz,
-           format('%I.%I', c.d->>'schema', c.d->>'table'), (c.d->>'oid')::oid,
+           coalesce(c.d->'root'->>'table', format('%I.%I', c.d->>'schema', c.d->>'table')), c.relation,
            CASE c.d->>'action' WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' WHEN 'D' THEN 'DELETE' ELSE 'TRUNCATE' END,
            c.who->>'session_user', c.who->>'current_user', c.who->>'application_name', (c.who->>'client_addr')::inet,
            c.who->>'session_id', c.who->'values',
@@ -34,12 +30,12 @@ written AS (
            c.old_row,
            -- What did not change and is stored out of line is in the old row, if that is whole.
            CASE WHEN c.new_row IS NOT NULL THEN coalesce(c.old_row, '{}') || c.new_row END,
-           (c.begun->>'xid')::bigint, (c.begun->>'lsn')::pg_lsn
+           (c.begun->>'xid')::bigint, (c.begun->>'lsn')::pg_lsn,
+           CASE WHEN c.d ? 'root' THEN format('%I.%I', c.d->>'schema', c.d->>'table') END
       FROM changes AS c
-      JOIN synod.audited AS a ON a.relation = (c.d->>'oid')::oid
+      JOIN synod.audited AS a ON a.relation = c.relation
      WHERE (c.begun->>'lsn')::pg_lsn >= a.since
        AND (a.until IS NULL OR (c.begun->>'lsn')::pg_lsn < a.until)
-       AND (c.begun->>'lsn')::pg_lsn >= (SELECT position FROM synod.audit_state)
+       AND (c.begun->>'lsn')::pg_lsn >= (SELECT position FROM synod.audit_state WHERE slot_name = '{slot}')
     RETURNING 1)
-SELECT (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM written) AS written,
-       (SELECT max((d->>'nextlsn')::pg_lsn) FROM told WHERE d->>'action' = 'C')::text AS up_to
+SELECT count(*) FROM written

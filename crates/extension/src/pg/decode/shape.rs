@@ -78,11 +78,15 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
         let root = if options.publish_via_root { root(rows) } else { None };
         let told = root.as_ref().map_or(rows, Relation::raw);
         let (schema, name) = names(told);
-        let only = options.only_relations.as_ref();
-        let wanted = only.is_none_or(|only| only.contains(&(*told).rd_id.to_u32()))
+        let in_utf8 = options.format.wants_utf8();
+        let only = options.only_relations.as_deref();
+        let listed = only.is_none_or(|only| only.contains(&(*told).rd_id.to_u32()));
+        let above = only
+            .filter(|_| !listed)
+            .and_then(|only| listed_above(told, only, in_utf8));
+        let wanted = (listed || above.is_some())
             && options.filters.wants_table(&schema, &name)
             && !(is_derived(told) && matches!(options.format_name.as_str(), "sql" | "binary"));
-        let in_utf8 = options.format.wants_utf8();
         let mut shape = Shape {
             standing: Standing::of(rows, &schema),
             table: Table {
@@ -90,6 +94,7 @@ pub unsafe fn load(rows: pg_sys::Relation, version: u64, options: &Options) -> R
                 oid: (*told).rd_id.to_u32(),
                 quoted_name: text([quoted(&schema), quoted(&name)].join(&b'.'), in_utf8),
                 partitioned: (*(*told).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
+                above,
                 ..Table::default()
             },
             wanted,
@@ -290,6 +295,21 @@ unsafe fn root(relation: pg_sys::Relation) -> Option<Relation> {
     let relation = unsafe { Relation::open((*relation).rd_id) }?;
     let root = partition::ancestors(&relation).pop()?;
     Relation::open(root)
+}
+
+/// The nearest table above a partition that is among these.
+unsafe fn listed_above(relation: pg_sys::Relation, only: &[u32], in_utf8: bool) -> Option<(u32, Vec<u8>)> {
+    // SAFETY: open relations.
+    unsafe {
+        let relation = Relation::open((*relation).rd_id)?;
+        let mut ancestors = partition::ancestors(&relation).into_iter();
+        let above = ancestors.find(|above| only.contains(&above.to_u32()))?;
+        let (schema, name) = names(Relation::open(above)?.raw());
+        Some((
+            above.to_u32(),
+            text([quoted(&schema), quoted(&name)].join(&b'.'), in_utf8),
+        ))
+    }
 }
 
 /// Schema and name, as in the catalog.

@@ -57,7 +57,10 @@ impl Tables {
             let stays = match stale {
                 Stale::All | Stale::Type(0) => false,
                 // What is told of a partition is also its root's.
-                Stale::Relation(relation) => *oid != relation && shape.table.oid != relation,
+                Stale::Relation(relation) => {
+                    let above = shape.table.above.as_ref().map(|(oid, _)| *oid);
+                    *oid != relation && shape.table.oid != relation && above != Some(relation)
+                }
                 Stale::Type(hash) => !shape.type_hashes.contains(&hash),
             };
             if !stays {
