@@ -63,6 +63,13 @@ fn skip(up_to: &str) -> Result<(), UserError> {
             "See synod.stat_audit.",
         );
     }
+    let there = "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+    if !read(there, &arguments[..1])? {
+        return refused(
+            format!("replication slot {slot} is gone"),
+            "Call synod.audit_table for one of the audited tables: it goes on from there.",
+        );
+    }
     let gap = "INSERT INTO synod.audit_gaps (began, ended, reason, noted_by)
         SELECT position, $2::pg_catalog.pg_lsn, reason, SESSION_USER FROM synod.audit_state
          WHERE slot_name OPERATOR(pg_catalog.=) $1::pg_catalog.name AND position OPERATOR(pg_catalog.<) $2::pg_catalog.pg_lsn

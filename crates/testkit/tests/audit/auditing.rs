@@ -7,14 +7,20 @@ use super::{Alone, CLUSTER, PATIENCE};
 
 /// Waits until the audit has so many rows of a table.
 #[track_caller]
-fn wait_for(client: &mut Client, table: &str, count: i64) {
+pub fn wait_for(client: &mut Client, table: &str, count: i64) {
     let sql = format!("SELECT count(*) FROM synod.audit WHERE table_name = '{table}'");
     let mut last = -1;
     let there = synod_testkit::try_wait_until(PATIENCE, || {
         last = client.query_one(&sql, &[]).ok()?.get(0);
         (last >= count).then_some(())
     });
-    let state = client.query("SELECT state, reason FROM synod.stat_audit", &[]).unwrap();
+    let state = client
+        .query_opt(
+            "SELECT state || ': ' || coalesce(reason, '-') FROM synod.stat_audit",
+            &[],
+        )
+        .unwrap();
+    let state: Option<String> = state.map(|row| row.get(0));
     assert!(
         there.is_some() && last == count,
         "{last} rows of {table} instead of {count}: {state:?}"
@@ -23,7 +29,7 @@ fn wait_for(client: &mut Client, table: &str, count: i64) {
 
 /// Ends the auditing of a table and waits until the slot is gone.
 #[track_caller]
-fn end(client: &mut Client, tables: &[&str]) {
+pub fn end(client: &mut Client, tables: &[&str]) {
     for table in tables {
         client
             .batch_execute(&format!("SELECT synod.unaudit_table('{table}')"))

@@ -13,7 +13,9 @@ mod copies;
 mod definitions;
 mod killed;
 mod rate;
+mod recorded;
 mod slots;
+mod stopped;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     nodes: 2,

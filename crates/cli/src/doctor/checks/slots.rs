@@ -121,7 +121,7 @@ pub fn audit(checked: &mut Checked, audit: &Value) {
         if state == "lost" {
             "What its slot had not read is gone. Call synod.audit_table for one of the tables: it goes on from there."
         } else {
-            "It goes on by itself when the cause is gone; meanwhile its slot keeps WAL."
+            "It goes on by itself when the cause is gone; meanwhile its slot keeps WAL. synod.stat_audit has a hint."
         },
     );
 }

@@ -75,10 +75,11 @@ impl Failure {
     /// Says why, once, and notes it. The worker then ends: the launcher starts another one after a while, which has no slot half-read.
     pub fn report(mut self, at: Option<At>) {
         let end = at.as_ref().map_or(0, |at| at.end);
-        if let Some(At {
-            transaction: Some((commit, xid)),
-            ..
-        }) = at
+        let culprit = at.as_ref().and_then(|at| at.transaction);
+        if at.is_some() && self.is_about_data() {
+            self.hint = "It goes on one transaction at a time now, to find the one that cannot be audited.".into();
+        }
+        if let Some((commit, xid)) = culprit
             && self.is_about_data()
         {
             self.reason

@@ -84,6 +84,7 @@ impl Auditor {
         let Some(tables) = tables else {
             return Ok((self.end_unless_wanted()?, None));
         };
+        failpoint::armed("audit-tables");
         let state = state()?;
         let reader = self.reader_for(&tables, &state)?;
         if reader.end() >= until {

@@ -12,8 +12,11 @@ placed AS (
 changes AS (
     SELECT p.d, b.d AS begun, CASE WHEN x.d->>'action' = 'X' THEN x.d->'context' END AS who,
            coalesce((p.d->'root'->>'oid')::oid, (p.d->>'oid')::oid) AS relation,
-           (SELECT jsonb_object_agg(c->>'name', c->'value') FROM jsonb_array_elements(p.d->'columns') AS c) AS new_row,
-           (SELECT jsonb_object_agg(c->>'name', c->'value') FROM jsonb_array_elements(p.d->'identity') AS c) AS old_row
+           -- What is text in no encoding is told in hex, and says so.
+           (SELECT jsonb_object_agg(c->>'name', CASE WHEN c ? 'encoding' THEN c - 'name' ELSE c->'value' END)
+              FROM jsonb_array_elements(p.d->'columns') AS c) AS new_row,
+           (SELECT jsonb_object_agg(c->>'name', CASE WHEN c ? 'encoding' THEN c - 'name' ELSE c->'value' END)
+              FROM jsonb_array_elements(p.d->'identity') AS c) AS old_row
       FROM placed AS p
       JOIN told AS b ON b.n = p.begins
       JOIN told AS x ON x.n = p.described

@@ -473,8 +473,8 @@ fn not_in_the_wal(xid: u32) -> UserError {
     UserError::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("what transaction {xid} changed in replicated tables cannot be told"),
-        "It was committed while this database had no slot with the plugin synod: the WAL has its changes in the order of this          node only.",
-        "Drop this slot; make one with pg_create_logical_replication_slot, not by copying a slot of another plugin, and take a new          snapshot of the tables.",
+        "It was committed while this database had no slot with the plugin synod: the WAL has its changes in the order of this node only.",
+        "Drop this slot; make one with pg_create_logical_replication_slot, not by copying a slot of another plugin, and take a new snapshot of the tables.",
     )
 }
 
@@ -483,7 +483,7 @@ fn copied(csn: u64) -> UserError {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "the change stream of this slot has ended: the replicated tables were copied from another node",
         format!("What the group changed up to CSN {csn} has not passed through this node's WAL one by one."),
-        "Go on with a slot of another node that has told everything so far; or drop this slot, make a new one, and take a new          snapshot of the tables.",
+        "Go on with a slot of another node that has told everything so far; or drop this slot, make a new one, and take a new snapshot of the tables.",
     )
 }
 
