@@ -192,11 +192,8 @@ fn a_node_that_copies_its_tables_stops_its_audit() {
     client
         .execute(join, &[&cluster.server(0).dsn(), &server.dsn()])
         .unwrap();
-    let (_, hint) = wait_stopped(
-        &mut client,
-        "stopped",
-        "the replicated tables were copied from another node",
-    );
+    let (reason, hint) = wait_stopped(&mut client, "stopped", "; in transaction ");
+    assert!(reason.contains("were copied from another node"), "{reason}");
     client.batch_execute(statement(&hint)).unwrap();
     client.batch_execute("SELECT synod.audit_table('shared')").unwrap();
     cluster
