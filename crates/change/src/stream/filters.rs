@@ -1,4 +1,7 @@
 //! What of the stream a reader wants: tables, columns, rows, operations, origins; and what it must not see as it is.
+//!
+//! Of what says which columns and rows are told the first entry that matches a table counts; of what keeps columns from the reader
+//! (`exclude-columns`, `mask-columns`) all that match do. An entry that could never count is refused.
 
 mod pattern;
 mod scanner;
@@ -7,7 +10,7 @@ use super::OptionError;
 pub use pattern::{NamePattern, TablePattern};
 use scanner::{Expected, Scanner};
 
-/// The filters of one reader. The first entry that matches a table is the one that counts.
+/// The filters of one reader.
 #[derive(Default)]
 pub struct Filters {
     /// Only these tables; `None`: all.
@@ -116,10 +119,10 @@ impl Filters {
         match option {
             "include-tables" => self.include = Some(list(option, value, TablePattern::scan)?),
             "exclude-tables" => self.exclude = list(option, value, TablePattern::scan)?,
-            "columns" => self.columns = list(option, value, columns)?,
+            "columns" => self.columns = each_once(option, list(option, value, columns)?)?,
             "exclude-columns" => self.exclude_columns = list(option, value, columns)?,
-            "mask-columns" => self.masks = list(option, value, masks)?,
-            "row-filter" => self.rows = list(option, value, row_filter)?,
+            "mask-columns" => self.masks = each_masked_once(list(option, value, masks)?)?,
+            "row-filter" => self.rows = each_once(option, list(option, value, row_filter)?)?,
             "mask-salt" => value.unwrap_or_default().clone_into(&mut self.salt),
             "operations" => self.operations = operations(option, value)?,
             "origins" => self.origins = origins(option, value)?,
@@ -144,14 +147,14 @@ impl Filters {
     pub fn wants_column(&self, schema: &[u8], table: &[u8], column: &[u8]) -> bool {
         let named = |names: &[NamePattern]| names.iter().any(|name| name.matches(column));
         of_table(&self.columns, schema, table).is_none_or(|names| named(names))
-            && !of_table(&self.exclude_columns, schema, table).is_some_and(|names| named(names))
+            && !all_of_table(&self.exclude_columns, schema, table).any(|names| named(names))
     }
 
     /// What is told in place of a column's values.
     #[must_use]
     pub fn mask(&self, schema: &[u8], table: &[u8], column: &[u8]) -> Option<&Mask> {
-        of_table(&self.masks, schema, table)?
-            .iter()
+        all_of_table(&self.masks, schema, table)
+            .flatten()
             .find_map(|(name, mask)| name.matches(column).then_some(mask))
     }
 
@@ -166,18 +169,25 @@ impl Filters {
         self.rows.iter().map(|(_, condition)| condition.as_slice())
     }
 
-    /// A column that is to be kept from the reader, of a table named in full, which is none of `columns`: rather than that something
-    /// is told because of a slip of the pen, or a column's new name, nothing is.
+    /// A column of a table named in full, which is none of `columns`, and the option that names it: rather than that something else is
+    /// told because of a slip of the pen, or a column's new name, nothing is.
     #[must_use]
-    pub fn missing_secret(&self, schema: &[u8], table: &[u8], columns: &[&[u8]]) -> Option<Vec<u8>> {
+    pub fn missing_column(&self, schema: &[u8], table: &[u8], columns: &[&[u8]]) -> Option<(&'static str, Vec<u8>)> {
         let missing = |name: &NamePattern| name.literal().filter(|name| !columns.contains(&name.as_slice()));
         let here = |pattern: &TablePattern| pattern.is_literal() && pattern.matches(schema, table);
+        let told = self.columns.iter().filter(|(pattern, _)| here(pattern));
         let excluded = self.exclude_columns.iter().filter(|(pattern, _)| here(pattern));
         let masked = self.masks.iter().filter(|(pattern, _)| here(pattern));
-        excluded
+        let told = told.flat_map(|(_, names)| names).map(|name| ("columns", name));
+        let excluded = excluded
             .flat_map(|(_, names)| names)
-            .chain(masked.flat_map(|(_, names)| names.iter().map(|(name, _)| name)))
-            .find_map(missing)
+            .map(|name| ("exclude-columns", name));
+        let masked = masked
+            .flat_map(|(_, names)| names)
+            .map(|(name, _)| ("mask-columns", name));
+        told.chain(excluded)
+            .chain(masked)
+            .find_map(|(option, name)| Some((option, missing(name)?)))
     }
 
     /// An option that keeps something from the reader, names the table `other` in full, and says nothing of `told`, under whose name the
@@ -204,10 +214,48 @@ impl Filters {
     }
 }
 
-fn of_table<'a, T>(entries: &'a [(TablePattern, T)], schema: &[u8], table: &[u8]) -> Option<&'a T> {
-    entries
+fn all_of_table<'a, T>(entries: &'a [(TablePattern, T)], schema: &[u8], table: &[u8]) -> impl Iterator<Item = &'a T> {
+    let entries = entries
         .iter()
-        .find_map(|(pattern, what)| pattern.matches(schema, table).then_some(what))
+        .filter(move |(pattern, _)| pattern.matches(schema, table));
+    entries.map(|(_, what)| what)
+}
+
+fn of_table<'a, T>(entries: &'a [(TablePattern, T)], schema: &[u8], table: &[u8]) -> Option<&'a T> {
+    all_of_table(entries, schema, table).next()
+}
+
+/// The entries, none of which is of the same tables as one before it.
+fn each_once<T>(option: &str, entries: Vec<(TablePattern, T)>) -> Result<Vec<(TablePattern, T)>, OptionError> {
+    for (at, (pattern, _)) in entries.iter().enumerate() {
+        if entries[..at].iter().any(|(before, _)| before == pattern) {
+            return Err(OptionError {
+                message: format!("option \"{option}\" names table {} twice", pattern.written()),
+                hint: "Give each table once, with all that is to be said of it.".into(),
+            });
+        }
+    }
+    Ok(entries)
+}
+
+type Masks = Vec<(TablePattern, Vec<(NamePattern, Mask)>)>;
+
+/// The entries, none of which masks a column that one of the same tables before it masks.
+fn each_masked_once(entries: Masks) -> Result<Masks, OptionError> {
+    let mut known = Vec::new();
+    for (table, columns) in &entries {
+        for (column, _) in columns {
+            if known.contains(&(table, column)) {
+                let (table, column) = (table.written(), column.written());
+                return Err(OptionError {
+                    message: format!("option \"mask-columns\" names column {column} of table {table} twice"),
+                    hint: "Give one mask for each column.".into(),
+                });
+            }
+            known.push((table, column));
+        }
+    }
+    Ok(entries)
 }
 
 /// Items separated by commas; at least one.
@@ -312,20 +360,25 @@ fn operations(option: &str, value: Option<&[u8]>) -> Result<Operations, OptionEr
     Ok(operations)
 }
 
+const ORIGINS_HINT: &str = "It is any, none, or names of replication origins.";
+
 fn origins(option: &str, value: Option<&[u8]>) -> Result<Origins, OptionError> {
-    match value.unwrap_or_default() {
-        b"any" => return Ok(Origins::Any),
-        b"none" => return Ok(Origins::None),
-        _ => {}
+    let names = names(option, value)?;
+    // No origin has such a name (from PostgreSQL 16 on).
+    match names.as_slice() {
+        [name] if name == b"any" => Ok(Origins::Any),
+        [name] if name == b"none" => Ok(Origins::None),
+        names if names.iter().any(|name| name == b"any" || name == b"none") => {
+            Err(OptionError::invalid(option, value, ORIGINS_HINT))
+        }
+        _ => Ok(Origins::Named(names)),
     }
-    names(option, value).map(Origins::Named)
 }
 
 fn names(option: &str, value: Option<&[u8]>) -> Result<Vec<Vec<u8>>, OptionError> {
-    let hint = "It is any, none, or names of replication origins.";
     let names = list(option, value, NamePattern::scan)?;
     let names: Option<Vec<_>> = names.iter().map(NamePattern::literal).collect();
-    names.ok_or_else(|| OptionError::invalid(option, value, hint))
+    names.ok_or_else(|| OptionError::invalid(option, value, ORIGINS_HINT))
 }
 
 fn wal2json(option: &str, value: Option<&[u8]>) -> Result<Vec<TablePattern>, OptionError> {

@@ -12,7 +12,7 @@ mod quote;
 mod row;
 
 use prepared::Prepared;
-use quote::{put_comment, put_literal};
+use quote::{put_comment, put_literal, put_name};
 
 use super::digits::{put_hex, put_lsn, put_number};
 use super::option::{boolean, without_identity, word};
@@ -145,15 +145,39 @@ impl Sql {
 
     /// The statement runs with the search path that it ran with here.
     fn ddl(&self, ddl: &Ddl<'_>, out: &mut Vec<u8>) {
+        if matches!(ddl.tag, b"CREATE TABLE AS" | b"SELECT INTO") {
+            return self.made_with_rows(ddl, out);
+        }
         if ddl.sql.is_empty() {
             return;
         }
-        out.extend_from_slice(b"SELECT pg_catalog.set_config('search_path', ");
-        put_literal(out, ddl.search_path);
-        out.extend_from_slice(b", true);\n");
+        put_search_path(out, ddl.search_path);
         out.extend_from_slice(ddl.sql);
         // On a line of its own: the statement may end in a comment.
         out.extend_from_slice(b"\n;\n");
+    }
+
+    /// A statement that makes a table and fills it. Its rows are told like any others, so that here the table is made alone, of the columns
+    /// that are told; the statement itself would have other rows there, or the same ones twice.
+    fn made_with_rows(&self, ddl: &Ddl<'_>, out: &mut Vec<u8>) {
+        let Some(table) = ddl.tables.first() else {
+            let what = [ddl.tag, b" ", ddl.object, b" is left out: its table is not told"].concat();
+            return put_comment(out, &what);
+        };
+        // Types are named as they are seen from here.
+        put_search_path(out, &(self.environment.setting)("search_path"));
+        out.extend_from_slice(b"CREATE TABLE ");
+        out.extend_from_slice(&Prepared::new(table).name);
+        out.extend_from_slice(b" (");
+        for (number, column) in table.columns.iter().enumerate() {
+            if number > 0 {
+                out.extend_from_slice(b", ");
+            }
+            put_name(out, &column.name);
+            out.push(b' ');
+            out.extend_from_slice(&column.full_type_name);
+        }
+        out.extend_from_slice(b");\n");
     }
 
     /// Nothing says which row: a statement that fails, or a comment.
@@ -248,6 +272,13 @@ impl Format for Sql {
     fn tells_open_transactions(&self) -> bool {
         false
     }
+}
+
+/// For the transaction.
+fn put_search_path(out: &mut Vec<u8>, path: &[u8]) {
+    out.extend_from_slice(b"SELECT pg_catalog.set_config('search_path', ");
+    put_literal(out, path);
+    out.extend_from_slice(b", true);\n");
 }
 
 fn put_set(out: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -58,14 +58,61 @@ fn the_first_entry_that_matches_a_table_counts() {
 }
 
 #[test]
-fn a_secret_column_that_is_not_there_is_named() {
-    let filters = filters(&[
+fn a_column_that_is_not_there_is_named() {
+    let options = [
         ("mask-columns", "public.users(ssn hash, x* null)"),
         ("exclude-columns", "*.users(pin)"),
+        ("columns", "public.orders(id)"),
+    ];
+    let filters = filters(&options);
+    let missing = |table: &[u8], columns: &[&[u8]]| filters.missing_column(b"public", table, columns);
+    assert_eq!(missing(b"users", &[b"id", b"ssn"]), None);
+    assert_eq!(
+        missing(b"users", &[b"id", b"ssn_new"]),
+        Some(("mask-columns", b"ssn".to_vec()))
+    );
+    assert_eq!(missing(b"orders", &[b"key"]), Some(("columns", b"id".to_vec())));
+}
+
+/// What is kept from the reader is kept by every entry: none is passed over because another one came first.
+#[test]
+fn all_entries_keep_columns_from_the_reader() {
+    let filters = filters(&[
+        (
+            "mask-columns",
+            "public.users(note hash), *.*(ssn null, note null), public.users(pin null)",
+        ),
+        ("exclude-columns", "public.users(a), public.users(b), *.*(c)"),
     ]);
-    let missing = |columns: &[&[u8]]| filters.missing_secret(b"public", b"users", columns);
-    assert_eq!(missing(&[b"id", b"ssn"]), None);
-    assert_eq!(missing(&[b"id", b"ssn_new"]), Some(b"ssn".to_vec()));
+    let mask = |column: &[u8]| filters.mask(b"public", b"users", column);
+    assert_eq!(mask(b"note"), Some(&Mask::Hash));
+    assert_eq!((mask(b"ssn"), mask(b"pin")), (Some(&Mask::Null), Some(&Mask::Null)));
+    assert!(
+        [b"a", b"b", b"c"]
+            .iter()
+            .all(|column| !filters.wants_column(b"public", b"users", *column))
+    );
+}
+
+#[test]
+fn what_could_never_count_is_refused() {
+    for (option, value, message) in [
+        ("columns", "a.b(c), *.*(d), A.b(e)", "names table a.b twice"),
+        (
+            "row-filter",
+            "\"A\".b* WHERE (x), \"A\".b* WHERE (y)",
+            "names table \"A\".b* twice",
+        ),
+        (
+            "mask-columns",
+            "a.b(c hash), a.b(d null, c null)",
+            "names column c of table a.b twice",
+        ),
+    ] {
+        let error = Filters::default().set(option, Some(value.as_bytes())).expect_err(value);
+        assert_eq!(error.message, format!("option \"{option}\" {message}"));
+        assert!(!error.hint.is_empty());
+    }
 }
 
 #[test]
@@ -82,6 +129,8 @@ fn values_that_make_no_sense_say_what_was_expected() {
         ("row-filter", "a.b WHERE (x", "closing parenthesis"),
         ("operations", "insert, upsert", "truncate"),
         ("origins", "a*", "names of replication origins"),
+        ("origins", "none, foo", "any, none, or names"),
+        ("origins", "foo, any", "any, none, or names"),
     ] {
         let error = Filters::default().set(option, Some(value.as_bytes())).expect_err(value);
         assert!(error.hint.contains(hint), "{option} = {value}: {error:?}");
@@ -89,4 +138,5 @@ fn values_that_make_no_sense_say_what_was_expected() {
     assert_eq!(Filters::default().set("format", None), Ok(false));
     let origins = filters(&[("origins", "a, \"B\"")]).origins;
     assert_eq!(origins, Origins::Named(vec![b"a".to_vec(), b"B".to_vec()]));
+    assert_eq!(filters(&[("origins", " None ")]).origins, Origins::None);
 }

@@ -82,10 +82,10 @@ fn keep_secrets(
     let hint = "Name tables as they are told: partitions by their own names, or with publish-via-root by their root's.";
     let table = String::from_utf8_lossy(name);
     let names: Vec<&[u8]> = columns.iter().map(|column| column.name.as_slice()).collect();
-    if let Some(missing) = filters.wanted.missing_secret(schema, name, &names) {
+    if let Some((option, missing)) = filters.wanted.missing_column(schema, name, &names) {
         let missing = String::from_utf8_lossy(&missing);
         return Err(Failure::new(
-            format!("column \"{missing}\" of table \"{table}\", which is to be masked or left out, does not exist"),
+            format!("option \"{option}\" names column \"{missing}\", which table \"{table}\" does not have"),
             "Its values may be in a column of another name, and nothing is told rather than that.",
             "Correct mask-columns or exclude-columns.",
         ));

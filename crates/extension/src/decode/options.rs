@@ -136,7 +136,6 @@ impl Options {
             "include-ddl" => self.include_ddl = boolean(name, value)?,
             "only-relations" => self.only_relations = Some(oids(name, value)?),
             _ if self.format.options().contains(&name) => self.format.set(name, value)?,
-            "actions" if self.format_name == "json" => return self.set("operations", value),
             _ if OF_WAL2JSON.iter().any(|(theirs, _)| *theirs == name) && self.format_name != "json" => {
                 return Err(self.unknown(name, value));
             }

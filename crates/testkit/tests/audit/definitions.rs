@@ -212,3 +212,65 @@ fn every_node_of_a_group_tells_the_groups_statements() {
     drop_slot(&mut there, "ddl_there");
     here.batch_execute("DROP TABLE travels").unwrap();
 }
+
+/// What makes a table and fills it is told as the table and its rows: a replay has each row once, and runs no function a second time.
+#[test]
+fn a_replay_has_the_rows_of_a_table_that_was_made_with_them_once() {
+    let cluster = CLUSTER.lease();
+    let alone = Alone::new(&cluster, "made_with_rows");
+    let mut client = alone.client();
+    client
+        .batch_execute("CREATE SCHEMA s; CREATE TYPE s.mood AS ENUM ('sad', 'glad'); CREATE SEQUENCE drawn")
+        .unwrap();
+    let again = Alone::new(&cluster, "made_again");
+    let mut target = again.client();
+    target
+        .batch_execute("CREATE SCHEMA s; CREATE TYPE s.mood AS ENUM ('sad', 'glad')")
+        .unwrap();
+    make_slot(&mut client, "made");
+    for statement in [
+        "CREATE TABLE a (id int PRIMARY KEY, v numeric(8,2)); INSERT INTO a VALUES (1, 1.5), (2, NULL)",
+        "CREATE TABLE b AS SELECT id, v, nextval('drawn') AS \"N\", 'glad'::s.mood AS m, random() AS r FROM a",
+        "SET search_path = s, public; SELECT * INTO c FROM a; INSERT INTO c VALUES (3, 3)",
+        "CREATE TABLE public.d (one, two) AS VALUES (1::smallint, '(1,2)'::point) WITH DATA",
+        "CREATE TABLE public.e AS SELECT 1 AS x WITH NO DATA; CREATE TABLE public.f AS SELECT",
+        "BEGIN; CREATE TABLE public.g AS TABLE a; ALTER TABLE public.g ADD PRIMARY KEY (id); UPDATE public.g SET id = 7 WHERE id = 1; COMMIT",
+        "ALTER TABLE public.b ADD PRIMARY KEY (id); UPDATE public.b SET v = 4 WHERE id = 2",
+    ] {
+        client
+            .batch_execute(statement)
+            .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+    let sql = "SELECT data FROM pg_logical_slot_get_changes('made', NULL, NULL, 'format', 'sql', 'include-ddl', 'on')";
+    let script: Vec<String> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let script = script.join("\n") + "\n";
+    let said = cluster.server(0).psql(
+        "made_again",
+        &["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"],
+        &script,
+    );
+    assert_eq!(said, "", "{script}");
+    for table in [
+        "public.a", "public.b", "s.c", "public.d", "public.e", "public.f", "public.g",
+    ] {
+        let sql = format!("SELECT array_agg(t::text ORDER BY t::text)::text FROM {table} t");
+        let [here, there] = [&mut client, &mut target].map(|client| {
+            let row = client
+                .query_one(&sql, &[])
+                .unwrap_or_else(|error| panic!("{table}: {error:?}"));
+            row.get::<_, Option<String>>(0)
+        });
+        assert_eq!(there, here, "{table}\n{script}");
+    }
+    // A reader who is not told of the table is not told of its rows by the statement either.
+    client
+        .batch_execute("CREATE TABLE public.hidden AS SELECT 'secret' AS x")
+        .unwrap();
+    let sql = "SELECT string_agg(data, '') FROM pg_logical_slot_get_changes('made', NULL, NULL, 'format', 'sql', 'include-ddl', 'on',
+        'exclude-tables', 'public.hidden')";
+    let script: String = client.query_one(sql, &[]).unwrap().get(0);
+    assert!(
+        !script.contains("secret") && script.contains("-- CREATE TABLE AS public.hidden is left out"),
+        "{script}"
+    );
+}

@@ -128,16 +128,21 @@ fn columns_and_masks() {
         masked[2]
     );
     assert!(!masked.concat().contains("Ann") && !masked.concat().contains("1234 "));
-    // A column that is to be hidden and is not there may be there under another name.
-    for option in ["mask-columns", "exclude-columns"] {
-        let value = if option == "mask-columns" {
-            "public.people(pim hash)"
-        } else {
-            "public.people(pim)"
-        };
+    // A column that is named and is not there may be there under another name.
+    for (option, value) in [
+        ("mask-columns", "public.people(pim hash)"),
+        ("exclude-columns", "public.people(pim)"),
+        ("columns", "public.people(id, pim)"),
+    ] {
         let error = stream.try_get("peek", &[(option, value)]).expect_err(option);
-        assert_eq!(error.code().unwrap().code(), "22023");
-        assert!(error.as_db_error().unwrap().message().contains("\"pim\""), "{error:?}");
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "22023");
+        assert_eq!(
+            error.message(),
+            format!("option \"{option}\" names column \"pim\", which table public.people does not have")
+        );
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.starts_with("Columns are: id, name, pin, born, note."), "{error:?}");
     }
 }
 
@@ -289,6 +294,17 @@ fn filters_that_cannot_be_evaluated_are_refused() {
         let detail = error.as_db_error().unwrap().detail().unwrap_or_default().to_owned();
         assert!(detail.contains(reason), "{filter}: {detail}");
     }
+    // One that is an error for some rows only.
+    let error = stream
+        .try_get("peek", &[("row-filter", "public.t WHERE (10 / (id - 1) > 2)")])
+        .expect_err("division by zero");
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "22023");
+    assert_eq!(
+        error.message(),
+        "row filter of table public.t cannot be evaluated for a row: (10 / (id - 1) > 2)"
+    );
+    assert_eq!(error.detail(), Some("The server says: division by zero."));
     // A value that the old row lacks.
     let error = stream
         .try_get("peek", &[("row-filter", "public.t WHERE (v = 1)")])

@@ -399,6 +399,26 @@ fn options_that_are_wrong_name_what_there_is() {
             "once",
         ),
         (
+            &[("origins", "none, foo")],
+            "could not parse value \"none, foo\" for parameter \"origins\"",
+            "any, none, or names",
+        ),
+        (
+            &[("mask-columns", "public.t(a hash), public.t(b null, a null)")],
+            "option \"mask-columns\" names column a of table public.t twice",
+            "one mask",
+        ),
+        (
+            &[("row-filter", "public.t WHERE (a), public.t WHERE (b)")],
+            "option \"row-filter\" names table public.t twice",
+            "each table once",
+        ),
+        (
+            &[("only-relations", "public.t")],
+            "could not parse value \"public.t\" for parameter \"only-relations\"",
+            "OIDs of tables",
+        ),
+        (
             &[("proto_version", "1")],
             "option \"proto_version\" = \"1\" is unknown",
             "format",

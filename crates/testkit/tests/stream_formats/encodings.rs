@@ -158,7 +158,7 @@ fn bytes_of_no_encoding_are_told_and_replayed_as_they_are() {
     let bytes = "SELECT string_agg(v::bytea::text, ',' ORDER BY id) FROM t";
     let told = |client: &mut postgres::Client| client.query_one(bytes, &[]).unwrap().get::<_, String>(0);
     assert_eq!(told(&mut there), told(&mut source.client));
-    let binary = source.peek_binary();
+    let binary = source.peek_binary(&[]);
     assert!(binary.concat().windows(2).any(|bytes| bytes == b"\xe9\xff"));
     // Read as if it were in UTF-8 it is not; the tables can be named all the same.
     assert!(as_json(&binary[..2], &[]).iter().any(|line| line.contains("plain")));

@@ -80,8 +80,8 @@ impl Source {
 
     /// The messages of `binary`.
     #[track_caller]
-    fn peek_binary(&mut self) -> Vec<Vec<u8>> {
-        let sql = format!("SELECT data FROM {}", self.function("peek_binary", "binary", &[]));
+    fn peek_binary(&mut self, options: &[(&str, &str)]) -> Vec<Vec<u8>> {
+        let sql = format!("SELECT data FROM {}", self.function("peek_binary", "binary", options));
         let rows = self
             .client
             .query(&sql, &[])

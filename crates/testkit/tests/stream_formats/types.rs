@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::reading::assert_binary_is_json;
+use crate::reading::{assert_binary_is_json, assert_binary_values};
 use crate::{Source, replay, rows, server};
 
 /// (type, values as SQL).
@@ -160,6 +160,7 @@ fn every_type_arrives_through_every_format() {
         source.run(&[&statement]);
     }
     assert_binary_is_json(&mut source);
+    assert_binary_values(&mut source);
 
     // Whatever the session's settings, `sql` is exact; and read back with others still.
     source.run(&["SET extra_float_digits = -3; SET DateStyle = 'German'; SET IntervalStyle = 'sql_standard'; SET bytea_output = 'escape'"]);

@@ -18,6 +18,22 @@ impl NamePattern {
         matches(&self.0, name)
     }
 
+    /// As it may be written.
+    pub(super) fn written(&self) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Any => "*".to_owned(),
+            Piece::Literal(name) => {
+                let name = String::from_utf8_lossy(name);
+                let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+                match name.bytes().all(is_plain) {
+                    true => name.into_owned(),
+                    false => format!("\"{}\"", name.replace('"', "\"\"")),
+                }
+            }
+        };
+        self.0.iter().map(piece).collect()
+    }
+
     /// The one name that it stands for.
     #[must_use]
     pub fn literal(&self) -> Option<Vec<u8>> {
@@ -53,6 +69,11 @@ impl TablePattern {
     #[must_use]
     pub fn matches(&self, schema: &[u8], table: &[u8]) -> bool {
         self.schema.matches(schema) && self.table.matches(table)
+    }
+
+    /// As it may be written.
+    pub(super) fn written(&self) -> String {
+        format!("{}.{}", self.schema.written(), self.table.written())
     }
 
     /// It stands for one table.

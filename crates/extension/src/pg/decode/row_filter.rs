@@ -20,6 +20,8 @@ pub struct RowFilter {
     state: *mut pg_sys::ExprState,
     expression_context: *mut pg_sys::ExprContext,
     slot: *mut pg_sys::TupleTableSlot,
+    /// As it was given.
+    condition: String,
     /// What it reads: attribute number - 1, and whether it is a varlena.
     columns: Vec<(usize, bool)>,
     /// All of these are in the old version of a row, too.
@@ -73,6 +75,7 @@ impl RowFilter {
             let compiled = caught(|| compile(condition, relation));
             pg_sys::CurrentMemoryContext = before;
             let mut filter = compiled?;
+            filter.condition = String::from_utf8_lossy(condition).into_owned();
             filter.covered = filter.columns.iter().all(|(index, _)| in_identity(*index as i16 + 1));
             Ok(filter)
         }
@@ -82,7 +85,7 @@ impl RowFilter {
     ///
     /// # Safety
     /// The rows were taken apart with the descriptor of the relation.
-    pub unsafe fn matches(&self, row: &RowBuffer, old: Option<&RowBuffer>) -> Result<bool, UserError> {
+    pub unsafe fn matches(&self, row: &RowBuffer, old: Option<&RowBuffer>, table: &[u8]) -> Result<bool, UserError> {
         // SAFETY: the slot has one value and flag per attribute.
         unsafe {
             pg_sys::ExecClearTuple(self.slot);
@@ -96,12 +99,39 @@ impl RowFilter {
             }
             pg_sys::ExecStoreVirtualTuple(self.slot);
             (*self.expression_context).ecxt_scantuple = self.slot;
+            // Costs nothing but a landing pad as long as nothing is raised.
+            let evaluated = std::panic::catch_unwind(AssertUnwindSafe(|| self.evaluate()));
+            evaluated.or_else(|raised| {
+                let raise = || std::panic::resume_unwind(raised);
+                caught(raise).map_err(|reason| self.failed(table, reason))
+            })
+        }
+    }
+
+    /// # Safety
+    /// The row is in the slot.
+    unsafe fn evaluate(&self) -> bool {
+        // SAFETY: by contract.
+        unsafe {
             let mut is_null = false;
             let result = pg_sys::ExecEvalExprSwitchContext(self.state, self.expression_context, &mut is_null);
             let matches = !is_null && result.value() as u8 != 0;
             pg_sys::MemoryContextReset((*self.expression_context).ecxt_per_tuple_memory);
-            Ok(matches)
+            matches
         }
+    }
+
+    fn failed(&self, table: &[u8], reason: Invalid) -> UserError {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "row filter of table {} cannot be evaluated for a row: ({})",
+                String::from_utf8_lossy(table),
+                self.condition
+            ),
+            reason.0,
+            "Give a condition that is an error for no row of the table: CASE guards a part of it.",
+        )
     }
 }
 
@@ -222,6 +252,7 @@ unsafe fn compile(condition: &[u8], relation: pg_sys::Relation) -> Result<RowFil
             state: pg_sys::ExecInitExpr(planned, std::ptr::null_mut()),
             expression_context: pg_sys::CreateStandaloneExprContext(),
             slot,
+            condition: String::new(),
             columns: check.columns.iter().map(|index| (*index, is_varlena(*index))).collect(),
             covered: false,
         })

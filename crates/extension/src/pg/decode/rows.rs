@@ -285,7 +285,7 @@ unsafe fn decide(
     }
     let matches = |row: Option<&RowBuffer>, old| match row {
         // SAFETY: the versions were taken apart by the relation's descriptor.
-        Some(row) => unsafe { filter.matches(row, old) },
+        Some(row) => unsafe { filter.matches(row, old, &shape.table.quoted_name) },
         None => Ok(false),
     };
     let fulfils = matches(new, old)?;

@@ -158,8 +158,8 @@ impl Shape {
         unsafe {
             let attributes = live(told);
             let columns: Vec<&[u8]> = attributes.iter().map(|(_, name, _)| name.as_slice()).collect();
-            if let Some(missing) = options.filters.missing_secret(schema, name, &columns) {
-                return Err(missing_secret(&self.table.quoted_name, &missing));
+            if let Some((option, missing)) = options.filters.missing_column(schema, name, &columns) {
+                return Err(missing_column(option, &self.table.quoted_name, &missing, &columns));
             }
             let places = live(rows);
             for (attribute, column, default) in &attributes {
@@ -273,13 +273,17 @@ fn told_as_another(option: &str, named: &[u8], told: &[u8]) -> UserError {
     )
 }
 
-fn missing_secret(table: &[u8], column: &[u8]) -> UserError {
+fn missing_column(option: &str, table: &[u8], column: &[u8], columns: &[&[u8]]) -> UserError {
     let (table, column) = (String::from_utf8_lossy(table), String::from_utf8_lossy(column));
+    let there: Vec<_> = columns.iter().map(|column| String::from_utf8_lossy(column)).collect();
     UserError::new(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        format!("column \"{column}\" of table {table}, which is to be masked or left out, does not exist"),
+        format!("option \"{option}\" names column \"{column}\", which table {table} does not have"),
         "Its values may be in a column of another name, and nothing is told rather than that.",
-        "Correct mask-columns or exclude-columns. For changes from before the column was made, leave the column out of them.",
+        format!(
+            "Columns are: {}. For changes from before the column was made, leave it out of the option.",
+            there.join(", ")
+        ),
     )
 }
 
