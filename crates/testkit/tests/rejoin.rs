@@ -221,3 +221,52 @@ fn a_join_killed_at_any_step_leaves_a_member_or_can_be_done_again() {
     ledger.write_until(&cluster, &[0, 1, node], 10);
     ledger.assert_kept(&cluster);
 }
+
+/// The group's secret in the identity file of a node.
+fn secret(cluster: &Cluster, node: usize) -> Vec<u8> {
+    let file = cluster.server(node).synod_directory("postgres").join("node");
+    std::fs::read(file).unwrap()[60..92].to_vec()
+}
+
+/// As `docs/src/trust.md` says, with a node that was down meanwhile.
+#[test]
+fn a_group_made_anew_has_another_secret() {
+    let mut cluster = Cluster::start(3);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0, 1, 2], 5);
+    let before = secret(&cluster, 0);
+    assert_eq!(before, secret(&cluster, 1));
+    cluster.server_mut(2).stop(StopMode::Fast);
+    let on = |cluster: &Cluster, node: usize, sql: &str| {
+        let done = cluster.client(node).batch_execute(sql);
+        done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    };
+    on(&cluster, 0, "SELECT synod.remove_node('n3')");
+    on(&cluster, 1, "SELECT synod.leave_group()");
+    on(&cluster, 0, "SELECT synod.leave_group()");
+    let (first, others) = (cluster.server(0).dsn(), [1, 2]);
+    on(
+        &cluster,
+        0,
+        &format!("SELECT synod.create_group('anew', 'n1', '{first}')"),
+    );
+    on(&cluster, 0, "SELECT synod.replicate_table('ledger')");
+    assert_ne!(secret(&cluster, 0), before);
+    cluster.server_mut(2).start();
+    for node in others {
+        if node == 2 {
+            on(&cluster, node, "SELECT synod.leave_group(force => true)");
+        }
+        let (name, dsn) = (&cluster.nodes()[node].name, cluster.server(node).dsn());
+        on(&cluster, node, "TRUNCATE ledger");
+        on(
+            &cluster,
+            node,
+            &format!("SELECT synod.join_group('{first}', '{name}', '{dsn}')"),
+        );
+        assert_eq!(secret(&cluster, node), secret(&cluster, 0));
+    }
+    cluster.wait_for_voters(3);
+    ledger.write_until(&cluster, &[0, 1, 2], 5);
+    ledger.assert_kept(&cluster);
+}
