@@ -41,6 +41,8 @@ struct Inner {
     peers: BTreeMap<NodeId, Peer>,
     watched: BTreeMap<NodeId, (RawFd, bool)>,
     consumer: Consumer,
+    /// Peers whose links out have come up, for [`Transport::linked`].
+    linked: Vec<NodeId>,
     /// [`Consumer::activity`] when it was last looked at.
     activity: u64,
     poller: Poller,
@@ -70,6 +72,7 @@ impl Links {
             peers: BTreeMap::new(),
             watched: BTreeMap::new(),
             consumer,
+            linked: Vec::new(),
             activity: 0,
             poller,
             resolver,
@@ -126,6 +129,7 @@ impl Inner {
             let ready = resolved || ready.iter().any(|one| one.token == u64::from(id.0));
             if peer.drive(&self.me, &self.resolver, now, ready) {
                 tell(&self.me, peer);
+                self.linked.extend(peer.is_up().then_some(*id));
             }
             deadline = deadline.min(peer.deadline());
         }
@@ -217,11 +221,16 @@ impl Transport for Links {
             now,
             ..
         } = &mut *self.0.borrow_mut();
+        // What is queued is for links that stand: none comes up here.
         for peer in peers.values_mut().filter(|peer| peer.has_queued()) {
             if peer.drive(me, resolver, *now, false) {
                 tell(me, peer);
             }
         }
+    }
+
+    fn linked(&mut self, into: &mut Vec<NodeId>) {
+        into.append(&mut self.0.borrow_mut().linked);
     }
 
     fn receive(&mut self, into: &mut Vec<(NodeId, Bytes)>) {

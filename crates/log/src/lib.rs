@@ -144,6 +144,8 @@ pub trait Transport {
     fn send(&mut self, to: NodeId, message: Bytes);
     /// Let out what was sent: the sender may be about to wait for its disk. Never blocks.
     fn flush(&mut self) {}
+    /// Peers whose link has come up since the last call: what was sent to them before may be lost.
+    fn linked(&mut self, _into: &mut Vec<NodeId>) {}
     /// Move received messages into `into`. Never blocks.
     fn receive(&mut self, into: &mut Vec<(NodeId, Bytes)>);
 }

@@ -195,6 +195,11 @@ pub enum Event {
         /// What it sent.
         message: Message,
     },
+    /// From here on messages reach this peer; those that were sent to it before may be lost, all of them.
+    Linked {
+        /// The peer.
+        peer: NodeId,
+    },
     /// The records of this [`Action::Persist`], and of all before it, are on stable storage, and its `then` is sent.
     Persisted {
         /// The ticket of the action; it stands for all lower ones, too.

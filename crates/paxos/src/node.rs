@@ -117,6 +117,7 @@ impl Paxos {
         match event {
             Event::Tick { now_ms } => self.on_tick(now_ms),
             Event::Receive { from, message } => self.on_message(from, message),
+            Event::Linked { peer } => self.on_linked(peer),
             Event::Persisted { ticket } => self.on_persisted(ticket),
             Event::Propose(commands) => self.on_propose(commands),
             Event::Tail { token } => self.on_question(token),

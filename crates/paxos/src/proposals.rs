@@ -61,6 +61,19 @@ impl Paxos {
         }
     }
 
+    /// The leader may not have got what was sent to it: a node that has just started knows its leader before it can speak to it. Who
+    /// leads hears of what is missing from the others.
+    pub(crate) fn on_linked(&mut self, peer: NodeId) {
+        if matches!(self.role, Role::Leader(_)) || self.leader.or(self.proposals.hint) != Some(peer) {
+            return;
+        }
+        self.fail_questions(u64::MAX);
+        self.proposals.outgoing.clear();
+        self.proposals.sent.clear();
+        let commands: Vec<Command> = self.proposals.pending.values().cloned().collect();
+        commands.into_iter().for_each(|command| self.send_proposal(command));
+    }
+
     pub(crate) fn tick_proposals(&mut self) {
         let late_ms = self.options.resend_ms;
         let now_ms = self.now_ms;

@@ -75,6 +75,11 @@ impl<T: Transport> PaxosLog<T> {
     }
 
     pub(super) fn take_messages(&mut self) {
+        let mut linked = Vec::new();
+        self.transport.linked(&mut linked);
+        for peer in linked {
+            self.paxos.handle(Event::Linked { peer }, &mut self.actions);
+        }
         let mut received = std::mem::take(&mut self.received);
         self.transport.receive(&mut received);
         // After everything that is handled now has come in, the owner's questions included.
