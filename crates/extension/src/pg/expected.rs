@@ -6,30 +6,68 @@
 //! - a table that this node has confirmed stands in the file until the node has applied, durably, what became of it;
 //! - `expected_guarded` is set only while the apply worker's session has locked all of them.
 //!
-//! So nothing but an atomic is looked at as long as the worker runs; from the start of the server until the worker is where it was, the
+//! On the node whose transaction replicates the table that transaction holds the locks; should it let go before it is decided, writers wait
+//! until it is (`expected_own`).
+//!
+//! So nothing but atomics is looked at as long as the worker runs; from the start of the server until the worker is where it was, the
 //! file is read by who writes a table that is not the group's. Such a write is refused at once: it has a lock that the worker needs.
 //! Called by `written.rs` and the read barrier.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, qualified};
-use super::{capture, server, shmem};
+use super::{capture, ddl, give_way, server, shmem, submit};
 use crate::errors::UserError;
 
 /// Refuse to write a table that may be the group's already.
 pub fn assert_writable(oid: pg_sys::Oid) -> Result<(), UserError> {
-    if is_guarded() || !is_in_file(oid)? {
+    if is_guarded() {
+        return wait_for_own(oid);
+    }
+    if !is_in_file(oid)? {
         return Ok(());
     }
+    Err(refused(
+        oid,
+        "The table was about to be replicated when this node stopped: what is written before the node has followed would be nobody else's.",
+    ))
+}
+
+/// A transaction of this node that was to replicate the table has let go without knowing its outcome (08007): if the log has it, the rows
+/// that it sent take the place of those that are here. Who waits for that is in its way, and gives way.
+fn wait_for_own(oid: pg_sys::Oid) -> Result<(), UserError> {
+    let Some(node) = shmem::my_node() else {
+        return Ok(());
+    };
+    // Not the transaction itself: it may have gone back to a savepoint.
+    if !node.expected_own.load(Ordering::SeqCst) || ddl::lock_incarnation() != 0 {
+        return Ok(());
+    }
+    let deadline = Instant::now() + submit::commit_timeout();
+    while node.expected_own.load(Ordering::SeqCst) && node.expects(oid.into()) {
+        give_way::check()?;
+        if Instant::now() >= deadline {
+            return Err(refused(
+                oid,
+                "A transaction of this node was to replicate the table, and its outcome is not known here within synod.commit_timeout.",
+            ));
+        }
+        crate::group::wait::moment();
+    }
+    Ok(())
+}
+
+fn refused(oid: pg_sys::Oid, detail: &str) -> UserError {
     let name = Relation::open(oid).map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));
-    Err(UserError::new(
+    UserError::new(
         PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
         format!("cannot write table {name} before this node has caught up with its group"),
-        "The table was about to be replicated when this node stopped: what is written before the node has followed would be nobody else's.",
-        "Retry in a moment; synod.stat_apply says how far the node is.",
-    ))
+        detail,
+        "Retry in a moment; synod.stat_apply and synod.stat_log say what the node is doing.",
+    )
 }
 
 /// Whether a table may be the group's already, so that it is read like one.

@@ -98,6 +98,46 @@ fn the_node_that_replicates_a_table_and_crashes_loses_no_row_either() {
     follows(&cluster, 0, "own_word", 1);
 }
 
+/// The transaction that replicates a table gives up before it is decided: its locks are gone, the record is not. What is written here
+/// until it is applied was truncated away with it.
+#[test]
+fn nobody_writes_while_the_outcome_of_replicating_is_unknown() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all("CREATE TABLE own_unknown (id int PRIMARY KEY)");
+    let mut client = cluster.client(0);
+    client.batch_execute("INSERT INTO own_unknown VALUES (1)").unwrap();
+    client
+        .batch_execute("BEGIN; SELECT synod.replicate_table('own_unknown'); SET LOCAL synod.commit_timeout = '500ms'")
+        .unwrap();
+    cluster.server(1).pause();
+    cluster.server(2).pause();
+    let outcome = client.batch_execute("COMMIT");
+    let sql = "SET synod.commit_timeout = '300ms'; INSERT INTO own_unknown VALUES (2)";
+    let written = cluster.client(0).batch_execute(sql);
+    cluster.server(1).resume();
+    cluster.server(2).resume();
+    failed("COMMIT", outcome, &["08007"]);
+    failed(sql, written, &["57P03"]);
+    wait_until(DEADLINE, "the table to be written again", || {
+        cluster
+            .client(0)
+            .batch_execute("INSERT INTO own_unknown VALUES (3)")
+            .ok()
+    });
+    assert_converged(&cluster, &["own_unknown"]);
+    assert_eq!(rows(&mut cluster.client(1), "own_unknown"), 2);
+    // One that is rolled back leaves an ordinary table, which is written at once.
+    cluster
+        .client(0)
+        .batch_execute("CREATE TABLE own_in_vain (id int)")
+        .unwrap();
+    client
+        .batch_execute(
+            "BEGIN; SELECT synod.replicate_table('own_in_vain'); ROLLBACK; INSERT INTO own_in_vain VALUES (1)",
+        )
+        .unwrap();
+}
+
 /// The locks are the session's: they go when it ends.
 #[test]
 fn nobody_writes_between_two_apply_workers() {

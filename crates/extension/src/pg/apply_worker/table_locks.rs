@@ -6,7 +6,7 @@
 //!
 //! The apply worker takes the locks for its session when it applies the lock's record, and lets them go behind the record that
 //! ends it; its own writes and the DDL do not meet them. A lock of this very node is not taken: there the transaction itself
-//! holds what it needs. Invariants:
+//! holds what it needs, and when it lets go before it is decided, writers wait for that (`expected_own`). Invariants:
 //! - locks are held for at most one owner, from a committed record on;
 //! - the file `expected` names the tables that are about to be replicated before the record of the lock counts as applied, which is
 //!   what other nodes take for this node's word, and until what became of them is durable here; on the owner's node, too. After a crash,
@@ -24,7 +24,7 @@ use synod_change::{DdlLockRecord, ExpectedTable, TableId};
 use crate::identity::ExpectedTables;
 use crate::pg::give_way::timer;
 use crate::pg::shmem::{self, NodeLock, NodeShared};
-use crate::pg::{catalog, partition};
+use crate::pg::{catalog, partition, submit};
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
 
@@ -40,6 +40,8 @@ pub struct TableLocks {
     held: Vec<pg_sys::Oid>,
     /// Those of them that are about to be replicated.
     expected: BTreeSet<u32>,
+    /// They are a transaction's of this node, which runs or is not decided.
+    is_own: bool,
     /// They are in the file.
     is_in_file: bool,
     /// No record that is still to come may end it: it is of before a crash, or of this node, whose own records pass by.
@@ -86,9 +88,9 @@ impl TableLocks {
         let expected = expected(request);
         self.expected
             .extend(expected.iter().map(|relation| u32::from(*relation)));
-        self.is_watched = own;
+        (self.is_own, self.is_watched) = (own, own);
+        self.publish();
         if !own {
-            self.publish();
             for relation in locked(request).into_iter().chain(expected) {
                 if !self.held.contains(&relation) {
                     if stand() {
@@ -128,7 +130,8 @@ impl TableLocks {
 
     /// Let go of everything.
     fn release(&mut self) {
-        (self.owner, self.lost_at, self.position, self.is_watched) = (None, None, 0, false);
+        (self.owner, self.lost_at, self.position) = (None, None, 0);
+        (self.is_own, self.is_watched) = (false, false);
         let stand = stand();
         for relation in self.held.drain(..).filter(|_| stand) {
             let mut lock = lock_id(relation);
@@ -147,6 +150,7 @@ impl TableLocks {
     fn publish(&self) {
         if let Some(node) = shmem::my_node() {
             let expected: Vec<u32> = self.expected.iter().copied().collect();
+            node.expected_own.store(self.is_own, Ordering::SeqCst);
             node.expect(&expected);
         }
     }
@@ -191,7 +195,14 @@ impl TableLocks {
             if let Some(saved) = saved {
                 self.owner = Some((saved.node, saved.transaction));
                 self.position = saved.position;
-                self.held = saved.relations.iter().map(|oid| pg_sys::Oid::from(*oid)).collect();
+                // The transaction may run still: it has the locks, and may wait for this worker.
+                self.is_own = saved.node == node.node_id.load(Ordering::SeqCst)
+                    && published(node).is_some_and(|(position, ..)| position == saved.position)
+                    && node.ddl_incarnation.load(Ordering::SeqCst) == node.incarnation.load(Ordering::SeqCst)
+                    && submit::process_of(node, saved.transaction).is_some();
+                if !self.is_own {
+                    self.held = saved.relations.iter().map(|oid| pg_sys::Oid::from(*oid)).collect();
+                }
                 self.expected = saved.relations.into_iter().collect();
                 (self.is_in_file, self.is_watched) = (true, true);
             }

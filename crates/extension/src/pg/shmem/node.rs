@@ -162,6 +162,9 @@ pub struct NodeShared {
     /// Tables that are about to be replicated are locked here by the apply worker, as far as there are any. False: what stands in the
     /// node's file `expected` must not be written (`pg/expected.rs`).
     pub expected_guarded: AtomicBool,
+    /// They are a transaction's of this very node, and not locked by the apply worker: the transaction itself holds the locks, as long as it
+    /// runs.
+    pub expected_own: AtomicBool,
 
     /// Local transaction id of a prepared transaction that apply waits for; 0: none. Set by the log worker, taken by the apply
     /// worker, whose wait is cancelled with it.
