@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use synod_testkit::{Options, SharedCluster, apply_past, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Options, SharedCluster, StopMode, apply_past, assert_converged, sqlstate, wait_until};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     settings: &[
@@ -92,4 +92,39 @@ fn autovacuum_gives_way() {
     let took = apply_past(&cluster, "TRUNCATE kept_clean");
     assert!(took < GIVE_WAY, "autovacuum gave way only after {took:?}");
     assert_converged(&cluster, &["kept_clean"]);
+}
+
+/// A member whose workers find no place in the server says so, soon, and keeps nobody else up (T15).
+#[test]
+fn a_server_without_room_for_the_workers_says_so() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("roomy", "CREATE TABLE roomy (id int PRIMARY KEY)");
+    let node = cluster.follower();
+    // One for the server's own launcher, one for ours; then one for the log worker, too, and none to apply.
+    for (number, workers) in ["2", "3"].into_iter().enumerate() {
+        cluster.server(node).configure(&[("max_worker_processes", workers)]);
+        cluster.server_mut(node).restart(StopMode::Fast);
+        let mut client = cluster.client(node);
+        client
+            .batch_execute("SET synod.commit_timeout = '2s'; SET synod.read_timeout = '2s'")
+            .unwrap();
+        for sql in ["INSERT INTO roomy VALUES (0)", "TABLE roomy", "DELETE FROM roomy"] {
+            let error = client.batch_execute(sql).expect_err(sql);
+            assert_eq!(sqlstate(&error), Some("57P03"), "{sql} with {workers}: {error:?}");
+        }
+        client
+            .batch_execute("SET synod.read_consistency = local; TABLE roomy")
+            .unwrap();
+        let other = (node + 1) % 3;
+        let write = format!("INSERT INTO roomy VALUES ({})", number + 1);
+        wait_until(Duration::from_secs(20), "the others to write", || {
+            cluster.client(other).batch_execute(&write).ok()
+        });
+    }
+    cluster.server(node).configure(&[("max_worker_processes", "8")]);
+    cluster.server_mut(node).restart(StopMode::Fast);
+    wait_until(Duration::from_secs(20), "the workers", || {
+        cluster.client(node).batch_execute("INSERT INTO roomy VALUES (3)").ok()
+    });
+    assert_converged(&cluster, &["roomy"]);
 }

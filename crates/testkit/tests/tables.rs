@@ -9,6 +9,9 @@ use synod_testkit::{
     Cluster, Options, PgInstall, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate, wait_until,
 };
 
+#[path = "tables/rest.rs"]
+mod rest;
+
 /// The servers' own fsync does not matter here; without it, DDL is fast.
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
     settings: &[("fsync", "off")],
@@ -24,7 +27,7 @@ macro_rules! scripts {
     )*};
 }
 
-scripts! { types keys foreign_keys contrib access columns partitions }
+scripts! { types keys foreign_keys contrib access columns partitions since_18 }
 
 #[test]
 fn collations() {
@@ -493,4 +496,45 @@ fn other_encodings() {
             .batch_execute("SELECT synod.leave_group()")
             .unwrap();
     }
+}
+
+/// Rows whose periods overlap are in each other's way though their keys differ: two nodes must not commit both.
+#[test]
+fn periods_that_overlap_are_certified() {
+    if PgInstall::from_environment().major() < 18 {
+        return;
+    }
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE taken (during int4range, v int, room int4range DEFAULT '[1,2)', PRIMARY KEY (room, during WITHOUT OVERLAPS));
+         CREATE TABLE within (id int PRIMARY KEY, during int4range, room int4range DEFAULT '[1,2)',
+                              FOREIGN KEY (room, PERIOD during) REFERENCES taken (room, PERIOD during))",
+    );
+    cluster.replicate_together(&["taken", "within"]);
+    let mut client = cluster.client(2);
+    client
+        .batch_execute("INSERT INTO taken VALUES ('[1,10)', 0), ('[20,30)', 0)")
+        .unwrap();
+    for (first, second) in [
+        (
+            "INSERT INTO taken VALUES ('[40,50)', 1)",
+            "INSERT INTO taken VALUES ('[45,55)', 2)",
+        ),
+        (
+            "DELETE FROM taken WHERE during = '[1,10)'",
+            "INSERT INTO within VALUES (1, '[2,3)')",
+        ),
+        (
+            "UPDATE taken SET during = '[20,35)' WHERE during = '[20,30)'",
+            "INSERT INTO taken VALUES ('[33,36)', 2)",
+        ),
+    ] {
+        for node in 0..2 {
+            cluster.client(node).batch_execute("TABLE taken").unwrap();
+        }
+        let told = race(&cluster, first, second);
+        let lost = told.iter().flatten().collect::<Vec<_>>();
+        assert_eq!(lost, ["40001"], "{first}\n{second}: {told:?}");
+    }
+    assert_converged(&cluster, &["taken", "within"]);
 }

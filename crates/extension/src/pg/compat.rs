@@ -61,6 +61,20 @@ pub fn is_virtual(attribute: &pg_sys::FormData_pg_attribute) -> bool {
     attribute.attgenerated as u8 == b'v'
 }
 
+/// Whether no row has a null in this column. From 18 on a NOT NULL constraint may be NOT VALID: rows from before it may have one then.
+///
+/// # Safety
+/// A descriptor of the relation cache; `index` is below its `natts`.
+pub unsafe fn is_never_null(descriptor: pg_sys::TupleDesc, index: usize) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*tuple_attribute(descriptor, index)).attnotnull;
+        #[cfg(feature = "pg18")]
+        return (*(*descriptor).compact_attrs.as_ptr().add(index)).attnullability as u8 == pg_sys::ATTNULLABLE_VALID;
+    }
+}
+
 /// `heap_fetch` with `SnapshotAny`: the row version at `tuple.t_self`, whoever may see it.
 ///
 /// # Safety

@@ -69,9 +69,14 @@ pub fn identity_index(relation: &Relation) -> Option<pg_sys::Oid> {
         let Some(index) = Relation::open(oid) else { continue };
         let Some(form) = index.index_form() else { continue };
         let plain = key_attributes(form).iter().all(|number| {
-            usize::try_from(*number).is_ok_and(|number| number > 0 && relation.attribute(number - 1).attnotnull)
+            usize::try_from(*number).is_ok_and(|number| {
+                // SAFETY: an open relation's descriptor, and a column of its index.
+                number > 0 && unsafe { compat::is_never_null(relation.descriptor(), number - 1) }
+            })
         });
-        if !(form.indisunique && form.indimmediate && form.indisvalid && plain && predicate_is_empty(&index)) {
+        // WITHOUT OVERLAPS (from PostgreSQL 18 on) is an exclusion constraint as well, whose index finds more than what is equal.
+        let equal_only = form.indisunique && !form.indisexclusion;
+        if !(equal_only && form.indimmediate && form.indisvalid && plain && predicate_is_empty(&index)) {
             continue;
         }
         let rank = if form.indisprimary {

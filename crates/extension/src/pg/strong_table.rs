@@ -289,7 +289,8 @@ fn unique_key(index: &NumberedIndex, table: TableId, identity: Option<pg_sys::Oi
         index: index.oid,
         table,
         number,
-        hashing: if form.indisunique {
+        // WITHOUT OVERLAPS is both: values that are not equal may be in each other's way.
+        hashing: if form.indisunique && !form.indisexclusion {
             index_hashing(&relation, attributes.len())
         } else {
             None

@@ -44,7 +44,8 @@ const ESSENTIAL: &str = "
                 WHEN a.attidentity <> '' AND s.oid IS NOT NULL THEN pg_catalog.format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %s %s)',
                     CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, s.oid::pg_catalog.regclass, s.identity_options)
                 WHEN e.expression IS NOT NULL THEN ' DEFAULT ' || e.expression ELSE '' END
-        || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) AS list
+        || CASE WHEN a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint n WHERE n.conrelid = a.attrelid
+                     AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]) THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) AS list
     FROM tree JOIN pg_catalog.pg_attribute a ON a.attrelid = tree.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     LEFT JOIN (SELECT adrelid, adnum, pg_catalog.pg_get_expr(adbin, adrelid) AS expression FROM pg_catalog.pg_attrdef) e
@@ -66,6 +67,11 @@ SELECT statement FROM (
     SELECT 3, 0, oid, pg_catalog.format('ALTER SEQUENCE %s OWNED BY %s.%I', oid::pg_catalog.regclass, relation::pg_catalog.regclass,
         (SELECT attname FROM pg_catalog.pg_attribute a WHERE (a.attrelid, a.attnum) = (s.relation, s.attnum)))
     FROM sequences s WHERE deptype = 'a'
+    UNION ALL
+    -- From PostgreSQL 18 on NOT NULL is a constraint with a name; partitions have one of their own before they are attached.
+    SELECT 3, level, c.oid, pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s',
+        c.conrelid::pg_catalog.regclass, c.conname, pg_catalog.pg_get_constraintdef(c.oid))
+    FROM tree JOIN pg_catalog.pg_constraint c ON c.conrelid = tree.oid WHERE c.contype = 'n'
     UNION ALL
     SELECT CASE WHEN c.contype = 'f' THEN 7 ELSE 4 END, level, c.oid, pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s',
         c.conrelid::pg_catalog.regclass, c.conname, pg_catalog.pg_get_constraintdef(c.oid))
