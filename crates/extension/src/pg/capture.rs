@@ -283,9 +283,9 @@ pub fn seal(applied_now: u64) -> Result<Sealed, UserError> {
     sealed
 }
 
-/// Number of the next event.
-pub fn next_event() -> u64 {
-    PENDING.with_borrow(|pending| pending.events.len())
+/// How many rows this transaction has written, those that were only locked not counted: the check of a new foreign key may lock rows.
+pub fn rows_written() -> u64 {
+    PENDING.with_borrow(|pending| pending.events.writes())
 }
 
 /// The rows written since the last change of definitions, before the next one; nothing if there are none.

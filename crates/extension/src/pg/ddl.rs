@@ -31,6 +31,7 @@ mod lock;
 mod plan;
 pub mod replay;
 mod rights;
+mod session;
 mod types;
 
 pub use lock::{
@@ -45,6 +46,8 @@ struct Noted {
     rows: Option<Section>,
     /// Events before this number are in `rows`, or in those of an earlier statement.
     until: u64,
+    /// How many rows had been written when it began.
+    written: u64,
     /// The command after the statement: what was made before it is no later section's.
     since: pg_sys::CommandId,
     /// The user's, not one that `replicate_table` made.
@@ -96,6 +99,8 @@ pub unsafe fn before(
             return nothing;
         };
         refuse_inside_another()?;
+        session::check(utility)?;
+        let taken_over = session::settings_taken_over(utility)?;
         let text = environment::text(statement, source)?;
         // Once the lock is there a look again: what the statement names may have changed meanwhile.
         while !lock::covers(node, &need) {
@@ -113,7 +118,8 @@ pub unsafe fn before(
         if let Some(mut told) = Teller::start() {
             told.definitions_change(true);
         }
-        let statement = environment::capture(text, need.of_group);
+        let mut statement = environment::capture(text, need.of_group);
+        statement.settings.extend(taken_over);
         let number = note(statement, rows, true);
         begins(number);
         REACHED.set(false);
@@ -148,7 +154,7 @@ impl Running {
         if NOTED.with_borrow(|noted| {
             noted
                 .get(number)
-                .is_some_and(|noted| noted.until < capture::next_event())
+                .is_some_and(|noted| noted.written < capture::rows_written())
         }) {
             return Err(UserError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -212,6 +218,7 @@ fn note(statement: DdlStatement, rows: Option<Section>, given: bool) -> usize {
             subtransaction,
             rows,
             until,
+            written: capture::rows_written(),
             since,
             given,
             runs: false,

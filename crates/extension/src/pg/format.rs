@@ -41,25 +41,27 @@ pub struct FixedSettings {
     nest_level: i32,
 }
 
-/// What text forms depend on.
-const TEXT: [(&std::ffi::CStr, &std::ffi::CStr); 6] = [
+/// What text forms depend on; the last one, those of definitions only.
+const TEXT: [(&std::ffi::CStr, &std::ffi::CStr); 7] = [
     (c"search_path", c"pg_catalog"),
     (c"DateStyle", c"ISO, YMD"),
     (c"IntervalStyle", c"postgres"),
     (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"3"),
     (c"bytea_output", c"hex"),
+    (c"quote_all_identifiers", c"off"),
 ];
 
 impl FixedSettings {
     /// For values in text form.
     pub fn for_values() -> Self {
-        Self::set(&TEXT)
+        Self::set(&TEXT[..TEXT.len() - 1])
     }
 
-    /// For definitions: names come out schema-qualified.
+    /// For definitions: names come out schema-qualified, constants as in every other session. What is compared between nodes and
+    /// what indexes are numbered by is such text.
     pub fn for_definitions() -> Self {
-        Self::set(&TEXT[..1])
+        Self::set(&TEXT)
     }
 
     fn set(settings: &[(&std::ffi::CStr, &std::ffi::CStr)]) -> Self {

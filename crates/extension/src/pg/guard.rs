@@ -289,7 +289,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, travels: bool) -> Resu
             }
             match command.subtype {
                 pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn
-                    if has_rows(statement.relation) =>
+                    if strong.is_none() && has_rows(statement.relation) =>
                 {
                     refuse_references(command.def)?;
                 }

@@ -9,6 +9,8 @@ mod confirmed;
 mod limits;
 mod migrations;
 mod replicate;
+mod sessions;
+mod since_18;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

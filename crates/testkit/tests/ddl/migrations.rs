@@ -28,6 +28,9 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE busy ENABLE ROW LEVEL SECURITY; CREATE POLICY everybody ON busy USING (true)",
     "DROP INDEX busy_id_v; ALTER TABLE busy DROP COLUMN made",
     "CREATE TABLE parent_of_busy (id bigint PRIMARY KEY); SELECT 1",
+    "SELECT synod.replicate_table('parent_of_busy'); INSERT INTO parent_of_busy VALUES (1)",
+    "ALTER TABLE busy ADD COLUMN parent bigint DEFAULT 1 REFERENCES parent_of_busy,
+         ADD CONSTRAINT of_parent FOREIGN KEY (parent) REFERENCES parent_of_busy NOT VALID; ALTER TABLE busy VALIDATE CONSTRAINT of_parent",
     "ALTER TABLE busy ADD COLUMN doubled bigint; UPDATE busy SET doubled = 2 * v WHERE id < 40; ALTER TABLE busy ALTER COLUMN v DROP DEFAULT",
     "UPDATE busy SET v = v + 1 WHERE id < 40; ALTER TABLE busy ALTER COLUMN doubled TYPE numeric;
      UPDATE busy SET doubled = doubled + 1 WHERE id < 40; UPDATE busy SET v = v + 1 WHERE id < 20;
@@ -53,7 +56,7 @@ fn migrations_of_many_kinds_under_writers() {
     same_definition(&cluster, "busy");
     same_definition(&cluster, "busy_view");
     same_definition(&cluster, "parent_of_busy");
-    assert_converged(&cluster, &["busy"]);
+    assert_converged(&cluster, &["busy", "parent_of_busy"]);
 }
 
 /// The lock was taken for the table that had the name before, and the other nodes wrote the one that was changed.

@@ -165,6 +165,11 @@ impl EventLog {
         self.writes > 0
     }
 
+    /// How many rows were written.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
     /// How many there are.
     pub fn len(&self) -> u64 {
         self.in_file + self.memory.len() as u64

@@ -8,7 +8,7 @@ use crate::pg::relcache::c_text;
 use crate::pg::{encoding, stream_ddl};
 
 /// Settings that travel. `check_function_bodies` does not: where the statement is replayed bodies are not checked again.
-const SETTINGS: [&std::ffi::CStr; 19] = [
+const SETTINGS: [&std::ffi::CStr; 20] = [
     c"search_path",
     c"DateStyle",
     c"IntervalStyle",
@@ -28,6 +28,8 @@ const SETTINGS: [&std::ffi::CStr; 19] = [
     c"transform_null_equals",
     c"lc_monetary",
     c"lc_numeric",
+    // From PostgreSQL 16 on.
+    c"icu_validation_level",
 ];
 
 /// The statement's own text, cut out of what the client sent.

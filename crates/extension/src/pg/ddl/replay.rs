@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use synod_change::DdlStatement;
 
-use super::environment;
+use super::{environment, session};
 use crate::errors::UserError;
 
 thread_local! {
@@ -137,6 +137,8 @@ fn execute(statement: &DdlStatement) {
                 } else {
                     set(name, value, must);
                 }
+            } else if let Some(name) = name.strip_prefix(session::TAKEN_OVER) {
+                set(&CString::new(name).unwrap_or_default(), value, true);
             }
         }
         set_time(statement.transaction_time_us);
