@@ -121,6 +121,8 @@ pub enum Encoding {
     Other,
     /// It is in SQL_ASCII: bytes are stored as they come, and nothing is converted.
     Unknown,
+    /// The same, and it is told to somebody in a database in SQL_ASCII, where `\uXXXX` means nothing: what is UTF-8 stays as it is.
+    UnknownHere,
 }
 
 /// The formats that there are.

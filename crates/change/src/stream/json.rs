@@ -14,7 +14,7 @@ use self::options::Options;
 use self::text::{put_json, put_string};
 use super::digits::{put_hex, put_id, put_lsn, put_number};
 use super::per_table::PerTable;
-use super::{Ddl, Environment, Event, Format, Message, OptionError, Place, Transaction};
+use super::{Ddl, Encoding, Environment, Event, Format, Message, OptionError, Place, Transaction};
 
 /// The format, with its options.
 pub struct Json {
@@ -210,7 +210,12 @@ impl Format for Json {
     }
 
     fn set(&mut self, option: &str, value: Option<&[u8]>) -> Result<(), OptionError> {
-        self.options.set(option, value)
+        self.options.set(option, value)?;
+        // Such rows are for a table in the same database.
+        if self.options.row_objects && self.environment.encoding == Encoding::Unknown {
+            self.environment.encoding = Encoding::UnknownHere;
+        }
+        Ok(())
     }
 
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {

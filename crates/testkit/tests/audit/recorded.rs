@@ -73,15 +73,19 @@ fn text_in_no_encoding_is_recorded_as_what_it_is() {
     client.batch_execute("SELECT synod.audit_table('t')").unwrap();
     for sql in [
         "INSERT INTO t VALUES (1, 'plain')",
+        "SET application_name = 'é'; INSERT INTO t VALUES (2, 'é')",
         "INSERT INTO t VALUES (3, convert_from('\\xe9ff', 'SQL_ASCII'))",
     ] {
         client.batch_execute(sql).unwrap();
     }
-    wait_for(&mut client, "public.t", 2);
+    wait_for(&mut client, "public.t", 3);
     let sql = "SELECT (new_row->'v')::text FROM synod.audit ORDER BY commit_lsn";
     let rows = client.query(sql, &[]).unwrap();
     let told: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(told, ["\"plain\"", "{\"value\": \"e9ff\", \"encoding\": \"hex\"}"]);
+    assert_eq!(
+        told,
+        ["\"plain\"", "\"é\"", "{\"value\": \"e9ff\", \"encoding\": \"hex\"}"]
+    );
     end(&mut client, &["t"]);
     drop(client);
     first.batch_execute("DROP DATABASE audit_ascii WITH (FORCE)").unwrap();

@@ -23,6 +23,7 @@ pub(super) const NAMES: &[&str] = &[
     "include-csn",
     "include-unchanged",
     "include-before",
+    "row-objects",
     "numeric-data-types-as-string",
     "special-numbers",
     "without-identity",
@@ -57,6 +58,8 @@ pub(super) struct Options {
     pub(super) include_csn: bool,
     pub(super) include_unchanged: bool,
     pub(super) include_before: bool,
+    /// Rows as objects: `new`, `old` and `key`, in place of `columns`, `identity` and `pk`.
+    pub(super) row_objects: bool,
     /// Numbers in quotes.
     pub(super) numbers_as_strings: bool,
     /// NaN and the infinities as strings; otherwise as null, as JSON has no such numbers.
@@ -93,6 +96,7 @@ impl Default for Options {
             include_csn: false,
             include_unchanged: false,
             include_before: false,
+            row_objects: false,
             numbers_as_strings: false,
             special_as_strings: false,
             skip_without_identity: false,
@@ -125,6 +129,7 @@ impl Options {
             "include-csn" => &mut self.include_csn,
             "include-unchanged" => &mut self.include_unchanged,
             "include-before" => &mut self.include_before,
+            "row-objects" => &mut self.row_objects,
             "numeric-data-types-as-string" => &mut self.numbers_as_strings,
             "special-numbers" => {
                 self.special_as_strings = word(option, value, &["null", "string"])? == 1;

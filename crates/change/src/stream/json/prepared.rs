@@ -27,6 +27,8 @@ pub(super) struct PreparedColumn {
     pub(super) name: Vec<u8>,
     /// The old version of a row has it.
     pub(super) in_identity: bool,
+    /// It is of the primary key.
+    pub(super) in_primary_key: bool,
 }
 
 impl Prepared {
@@ -67,6 +69,7 @@ impl PreparedColumn {
             after,
             name,
             in_identity: full || column.in_identity,
+            in_primary_key: column.in_primary_key,
         }
     }
 }

@@ -55,6 +55,11 @@ impl Json {
             return;
         }
         out.extend_from_slice(&prepared.name);
+        if options.row_objects {
+            put_objects(out, prepared, table, (identity, new), style);
+            out.push(b'}');
+            return;
+        }
         if let Some(new) = new {
             out.extend_from_slice(b",\"columns\":[");
             put_columns(out, prepared, table, new, style);
@@ -136,6 +141,72 @@ fn put_some(
     }
 }
 
+/// Both versions of a row and what names it, each as an object. In the new one is also what did not change, if the old one has it.
+fn put_objects(
+    out: &mut Vec<u8>,
+    prepared: &Prepared,
+    table: &Table,
+    (old, new): (Option<Row<'_>>, Option<Row<'_>>),
+    style: Style,
+) {
+    if let Some(new) = new {
+        out.extend_from_slice(b",\"new\":");
+        put_object(out, prepared, table, (new, old), style, |_| true);
+    }
+    if let Some(old) = old {
+        out.extend_from_slice(b",\"old\":");
+        put_object(out, prepared, table, (old, None), style, |column| column.in_identity);
+    }
+    if let Some(row) = new.or(old)
+        && prepared.columns.iter().any(|column| column.in_primary_key)
+    {
+        out.extend_from_slice(b",\"key\":");
+        put_object(out, prepared, table, (row, old), style, |column| column.in_primary_key);
+    }
+}
+
+fn put_object(
+    out: &mut Vec<u8>,
+    prepared: &Prepared,
+    table: &Table,
+    (row, other): (Row<'_>, Option<Row<'_>>),
+    style: Style,
+    wanted: impl Fn(&super::prepared::PreparedColumn) -> bool,
+) {
+    out.push(b'{');
+    let from = out.len();
+    let mut others = other.map(|other| other.iter());
+    for ((parts, column), value) in prepared.columns.iter().zip(&table.columns).zip(row.iter()) {
+        let other = others.as_mut().and_then(Iterator::next);
+        let value = match value {
+            Value::Same => other.unwrap_or(Value::Same),
+            value => value,
+        };
+        if value == Value::Same || !wanted(parts) {
+            continue;
+        }
+        if out.len() > from {
+            out.push(b',');
+        }
+        out.extend_from_slice(&parts.name);
+        out.push(b':');
+        let at = out.len();
+        put_value(out, column, value, style);
+        if is_unknown(style.encoding) && out.ends_with(HEX_MEMBER) && !value_is_utf8(value) {
+            out.splice(at..at, *b"{\"value\":");
+            out.push(b'}');
+        }
+    }
+    out.push(b'}');
+}
+
+fn value_is_utf8(value: Value<'_>) -> bool {
+    !matches!(value, Value::Text(text) if std::str::from_utf8(text).is_err())
+}
+
+/// Follows a value that is written in hex because it is text in no encoding.
+const HEX_MEMBER: &[u8] = b",\"encoding\":\"hex\"";
+
 fn put_unchanged(out: &mut Vec<u8>, prepared: &Prepared, row: Row<'_>) {
     out.extend_from_slice(b",\"unchanged\":[");
     let from = out.len();
@@ -171,12 +242,16 @@ pub(in crate::stream) fn put_value(out: &mut Vec<u8>, column: &Column, value: Va
         },
         TypeClass::Boolean => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
         TypeClass::Bytes if text.starts_with(b"\\x") => put_quoted(out, &text[2..]),
-        _ if style.hex_member && style.encoding == Encoding::Unknown && std::str::from_utf8(text).is_err() => {
+        _ if style.hex_member && is_unknown(style.encoding) && std::str::from_utf8(text).is_err() => {
             put_hex_string(out, text);
-            out.extend_from_slice(b",\"encoding\":\"hex\"");
+            out.extend_from_slice(HEX_MEMBER);
         }
         _ => put_string(out, text, style.encoding),
     }
+}
+
+fn is_unknown(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Unknown | Encoding::UnknownHere)
 }
 
 /// What needs no escape.

@@ -9,9 +9,12 @@ pub fn put_string(out: &mut Vec<u8>, text: &[u8], encoding: Encoding) {
     match encoding {
         Encoding::Utf8 => put_escaped(out, text),
         Encoding::Other => put_ascii(out, text),
-        Encoding::Unknown => {
+        Encoding::Unknown | Encoding::UnknownHere => {
             for chunk in text.utf8_chunks() {
-                put_ascii(out, chunk.valid().as_bytes());
+                match encoding {
+                    Encoding::UnknownHere => put_escaped(out, chunk.valid().as_bytes()),
+                    _ => put_ascii(out, chunk.valid().as_bytes()),
+                }
                 for byte in chunk.invalid() {
                     out.extend_from_slice(br"\\x");
                     put_hex(out, &[*byte]);
@@ -26,6 +29,7 @@ pub fn put_string(out: &mut Vec<u8>, text: &[u8], encoding: Encoding) {
 pub(crate) fn put_json(out: &mut Vec<u8>, json: &[u8], encoding: Encoding) {
     match encoding {
         Encoding::Utf8 => out.extend_from_slice(json),
+        Encoding::UnknownHere => out.extend_from_slice(String::from_utf8_lossy(json).as_bytes()),
         // What is not ASCII can only stand in its strings.
         Encoding::Other | Encoding::Unknown => put_non_ascii(out, &String::from_utf8_lossy(json)),
     }

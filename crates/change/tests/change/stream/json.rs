@@ -137,6 +137,34 @@ fn told(text: &[u8], class: TypeClass, encoding: Encoding, options: &[(&str, &st
 }
 
 #[test]
+fn rows_can_be_objects() {
+    let column = |name: &str, key: bool| Column {
+        name: name.into(),
+        class: TypeClass::Text,
+        in_primary_key: key,
+        ..Column::default()
+    };
+    let table = Table {
+        columns: vec![column("k", true), column("é", false), column("long", false)],
+        identity: ReplicaIdentity::Full,
+        above: Some((7, b"public.above".to_vec())),
+        ..Table::default()
+    };
+    let text = |text: &[u8]| OwnedValue::Text(text.to_vec());
+    let old = vec![text(b"1"), text("ä".as_bytes()), text(b"kept")];
+    let new = vec![text(b"2"), text(b"\xff"), OwnedValue::Same];
+    let event = simple(What::Update(0, Some(old), new));
+    let message = written(&[event], &[table], Encoding::Unknown, &[("row-objects", "on")]).concat();
+    let told = String::from_utf8(message).unwrap();
+    let objects = &told[told.find("\"root\"").unwrap()..];
+    assert_eq!(
+        objects.trim_end(),
+        "\"root\":{\"oid\":7,\"table\":\"public.above\"},\"new\":{\"k\":\"2\",\"é\":{\"value\":\"ff\",\"encoding\":\"hex\"},\"long\":\"kept\"},\
+         \"old\":{\"k\":\"1\",\"é\":\"ä\",\"long\":\"kept\"},\"key\":{\"k\":\"2\"}}"
+    );
+}
+
+#[test]
 fn values_are_written_by_their_class() {
     let value = |class, text: &str, options: &[(&str, &str)]| {
         told(text.as_bytes(), class, Encoding::Utf8, options)["value"].to_string()

@@ -35,17 +35,16 @@ unsafe extern "C-unwind" {
 
 /// What the rows of the audit are made of; `step.sql` reads it. No message has the prefix "synod." here: anybody may emit others,
 /// also such as are too large for jsonb.
-const OPTIONS: [(&CStr, &CStr); 12] = [
+const OPTIONS: [(&CStr, &CStr); 11] = [
     (c"format", c"json"),
     (c"skip-empty-xacts", c"on"),
     (c"include-context", c"on"),
     (c"include-ids", c"on"),
-    (c"include-lsn", c"on"),
-    (c"include-xids", c"on"),
     (c"include-timestamp", c"on"),
     (c"include-table-oids", c"on"),
-    (c"include-pk", c"on"),
+    (c"include-transaction", c"on"),
     (c"include-types", c"off"),
+    (c"row-objects", c"on"),
     (c"special-numbers", c"string"),
     (c"add-msg-prefixes", c"synod."),
 ];
@@ -64,14 +63,24 @@ struct Sink {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
     count: u64,
+    /// Who makes the transaction that is told, as it says it.
+    who: Vec<u8>,
 }
 
-/// For SQL: rows (n bigint, data text).
+/// For SQL: rows (n bigint, commit_lsn pg_lsn, xid bigint, who text, data text), one for each change.
 pub struct Told {
     pub store: *mut pg_sys::Tuplestorestate,
     pub descriptor: pg_sys::TupleDesc,
     pub count: u64,
 }
+
+const COLUMNS: [(&CStr, pg_sys::Oid); 5] = [
+    (c"n", pg_sys::INT8OID),
+    (c"commit_lsn", pg_sys::PG_LSNOID),
+    (c"xid", pg_sys::INT8OID),
+    (c"who", pg_sys::TEXTOID),
+    (c"data", pg_sys::TEXTOID),
+];
 
 impl Reader {
     /// Takes the slot and begins with what committed at `from` or later. Inside a transaction; raises when somebody else has
@@ -83,6 +92,7 @@ impl Reader {
             store: std::ptr::null_mut(),
             descriptor: std::ptr::null_mut(),
             count: 0,
+            who: Vec::new(),
         });
         // SAFETY: inside a transaction of a background worker that has no slot; what lives as long as the process is made in its
         // top context. The server copies the routine and keeps the list. The sink is boxed and outlives the context.
@@ -145,9 +155,10 @@ impl Reader {
         // used, nor the other way round; it leaves another resource owner and context behind.
         unsafe {
             self.sink.store = pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem);
-            self.sink.descriptor = pg_sys::CreateTemplateTupleDesc(2);
-            pg_sys::TupleDescInitEntry(self.sink.descriptor, 1, c"n".as_ptr(), pg_sys::INT8OID, -1, 0);
-            pg_sys::TupleDescInitEntry(self.sink.descriptor, 2, c"data".as_ptr(), pg_sys::TEXTOID, -1, 0);
+            self.sink.descriptor = pg_sys::CreateTemplateTupleDesc(COLUMNS.len() as i32);
+            for (number, (name, kind)) in (1..).zip(COLUMNS) {
+                pg_sys::TupleDescInitEntry(self.sink.descriptor, number, name.as_ptr(), kind, -1, 0);
+            }
             self.sink.count = 0;
             let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
             pg_sys::InvalidateSystemCaches();
@@ -220,18 +231,42 @@ unsafe extern "C-unwind" fn prepare_write(
 unsafe extern "C-unwind" fn write(
     context: *mut pg_sys::LogicalDecodingContext,
     _lsn: pg_sys::XLogRecPtr,
-    _xid: pg_sys::TransactionId,
+    xid: pg_sys::TransactionId,
     _last: bool,
 ) {
-    // SAFETY: a callback of the server during `read`, which has set up the sink. What is put is copied.
+    // SAFETY: a callback of the server during `read`, which has set up the sink; a transaction is told while the record of its commit
+    // is the last one read. What is put is copied.
     unsafe {
         let sink = &mut *(*context).output_writer_private.cast::<Sink>();
-        let out = (*context).out;
+        let out = &*(*context).out;
+        let told = std::slice::from_raw_parts(out.data.cast::<u8>(), out.len as usize);
+        match told.strip_prefix(b"{\"action\":\"").and_then(|rest| rest.first()) {
+            Some(b'B') => return sink.who.clear(),
+            Some(b'X') => {
+                sink.who.clear();
+                return sink.who.extend_from_slice(told);
+            }
+            Some(b'I' | b'U' | b'D' | b'T') => {}
+            _ => return,
+        }
         sink.count += 1;
-        let text = pg_sys::cstring_to_text_with_len((*out).data, (*out).len);
-        let mut values = [pg_sys::Datum::from(sink.count.cast_signed()), pg_sys::Datum::from(text)];
-        let mut nulls = [false; 2];
+        let who = match sink.who.is_empty() {
+            true => std::ptr::null_mut(),
+            false => pg_sys::cstring_to_text_with_len(sink.who.as_ptr().cast(), sink.who.len() as i32),
+        };
+        let data = pg_sys::cstring_to_text_with_len(out.data, out.len);
+        let mut values = [
+            pg_sys::Datum::from(sink.count.cast_signed()),
+            pg_sys::Datum::from((*(*context).reader).ReadRecPtr),
+            pg_sys::Datum::from(i64::from(xid.into_inner())),
+            pg_sys::Datum::from(who),
+            pg_sys::Datum::from(data),
+        ];
+        let mut nulls = [false, false, false, who.is_null(), false];
         pg_sys::tuplestore_putvalues(sink.store, sink.descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::pfree(text.cast());
+        pg_sys::pfree(data.cast());
+        if !who.is_null() {
+            pg_sys::pfree(who.cast());
+        }
     }
 }

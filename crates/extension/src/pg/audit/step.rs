@@ -13,7 +13,7 @@ use crate::pg::failpoint;
 use crate::pg::scratch::ActiveSnapshot;
 
 /// Changes told in a step, if no transaction has more.
-const STEP_CHANGES: u64 = 2000;
+const STEP_CHANGES: u64 = 10_000;
 /// The position is noted at the latest when so much WAL without audited changes was read: the slot holds it until then.
 const NOTE_BYTES: u64 = 64 << 10;
 
