@@ -24,7 +24,7 @@ use crate::types::{Ballot, Command, Entry, Membership, NodeId, Position, Proposa
 
 /// A leader whose disk does nothing for so many election timeouts lets another one lead. More than a busy disk's longest sync: the next
 /// leader has to be elected.
-const DISK_TIMEOUTS: u64 = 5;
+const DISK_TIMEOUTS: u64 = 10;
 
 /// A leader's state. Dies with its ballot.
 #[derive(Clone, Debug)]
