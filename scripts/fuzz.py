@@ -38,7 +38,7 @@ FIXTURES = ("crates/*/tests/fixtures/**/*", "crates/*/tests/**/fixtures/**/*")
 DECODER = re.compile(
     r"\bfn (?:decode\w*\b|(?:scan|take|get_\w+|parse\w*|from_hex|numeric)\s*(?:<[^>]*>)?\([^)]*\b(?:bytes|input|stream|data|text)\b)"
 )
-DECODING = ("crates/paxos/src", "crates/log/src", "crates/change/src", "crates/rules/src")
+DECODING = ("crates/paxos/src", "crates/log/src", "crates/change/src", "crates/rules/src", "crates/sinks/src")
 # Of the extension, what is free of the server.
 DECODING_FILES = (
     "crates/extension/src/identity/codec.rs",

@@ -16,7 +16,6 @@ mod engine;
 mod envelope;
 mod event_id;
 mod group;
-mod lsn;
 mod nodes;
 mod options;
 mod park;
@@ -31,13 +30,13 @@ mod slots;
 mod snapshot;
 mod source;
 mod stop;
-mod template;
 mod tls;
-mod wire;
 
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+
+use synod_sinks::{lsn, replication as wire, template};
 
 use crate::arguments::Common;
 use crate::failure::{Failure, exit};
@@ -261,7 +260,8 @@ impl Running<'_> {
         let from = if self.group.is_some() { 0 } else { start };
         shared.confirmed.store(confirmed.max(from), Ordering::Release);
         let command = Source::start_command(&self.options.slot, from, self.filters.plugin_options());
-        reader::start(&mut source.session, &command).map_err(again_or_not)?;
+        let started = reader::start(&mut source.session, &command);
+        started.map_err(|failure| again_or_not(slots::explain_options(failure)))?;
         self.report.over("streaming again");
         let end = self.follow(source, sink, gate, shared, on_gap);
         self.read = Some(self.current);

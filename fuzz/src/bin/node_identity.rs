@@ -13,7 +13,7 @@ mod local_key;
 #[path = "../../../crates/extension/src/text.rs"]
 mod text;
 
-use codec::{ExpectedTables, Identity, MemberInfo, decode_incarnation, encode_incarnation};
+use codec::{decode_incarnation, encode_incarnation, ExpectedTables, Identity, MemberInfo};
 use handshake::{Handshake, Role};
 
 fn check(data: &[u8]) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use url::Url;
+use synod_sinks::url::{self, Query, Url, decoded};
 
 use super::envelope::{Enveloped, Origin, Render};
 use super::options::{OnRefusal, Stream};
@@ -42,7 +42,7 @@ pub fn sink(common: &Common, options: &Stream, place: &Place<'_>) -> Result<Box<
     if to.starts_with("postgresql://") || to.starts_with("postgres://") {
         return postgres(common, options, place, to);
     }
-    let url = Url::parse(to).map_err(|error| not_understood(to, &error.to_string()))?;
+    let url = url::parse(to).map_err(|why| not_understood(to, &why))?;
     match url.scheme() {
         "http" | "https" => http(options, place, to, limit),
         "nats" | "tls" => nats(options, place, &url, limit),
@@ -124,7 +124,7 @@ fn http(options: &Stream, place: &Place<'_>, to: &str, limit: usize) -> Result<B
 }
 
 fn nats(options: &Stream, place: &Place<'_>, url: &Url, limit: usize) -> Result<Box<dyn Sink>, Failure> {
-    let query = Query::of(url, &["subject", "stream"])?;
+    let query = query(url, &["subject", "stream"])?;
     let subject = query.get("subject").unwrap_or_else(|| "synod.{schema}.{table}".into());
     // What the stream takes when it has to be made: every subject that the template can give.
     let mut all = subject.clone();
@@ -144,7 +144,7 @@ fn nats(options: &Stream, place: &Place<'_>, url: &Url, limit: usize) -> Result<
 }
 
 fn redis(options: &Stream, url: &Url, limit: usize) -> Result<Box<dyn Sink>, Failure> {
-    let query = Query::of(url, &["key", "action", "channel"])?;
+    let query = query(url, &["key", "action", "channel"])?;
     let template = query.get("key").unwrap_or_else(|| "{schema}.{table}:{key}".into());
     let keys = Template::parse(&template, true).map_err(|why| not_understood(url.as_str(), &why))?;
     let action = match (query.get("action").as_deref(), query.get("channel")) {
@@ -179,44 +179,11 @@ fn trust(options: &Stream, url: &Url, scheme: &str) -> Result<Option<Trust>, Fai
 }
 
 fn host(url: &Url) -> Result<String, Failure> {
-    match url.host_str() {
-        // Without the brackets of an IPv6 address.
-        Some(host) if !host.is_empty() => Ok(host.trim_matches(['[', ']']).to_owned()),
-        _ => Err(not_understood(url.as_str(), "it names no host")),
-    }
+    url::host(url).ok_or_else(|| not_understood(url.as_str(), "it names no host"))
 }
 
-/// `%40` is `@`.
-fn decoded(text: &str) -> Option<String> {
-    let query = format!("x={}", text.replace('+', "%2B"));
-    let (_, value) = url::form_urlencoded::parse(query.as_bytes()).next()?;
-    (!value.is_empty()).then(|| value.into_owned())
-}
-
-/// What stands after the question mark.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of(url: &Url, known: &[&str]) -> Result<Self, Failure> {
-        let pairs: Vec<(String, String)> = url
-            .query_pairs()
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(not_understood(
-                url.as_str(),
-                &format!("\"{name}\" is not known there, only {}", known.join(", ")),
-            )),
-            None => Ok(Self(pairs)),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<String> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
-    }
+fn query(url: &Url, known: &[&str]) -> Result<Query, Failure> {
+    Query::of(url, known).map_err(|why| not_understood(url.as_str(), &why))
 }
 
 /// Refused events are parked.

@@ -17,6 +17,7 @@ use super::resume::Resume;
 use super::sink::Told;
 use super::template::Template;
 use crate::failure::Failure;
+use debezium::Debezium;
 use native::Native;
 
 /// Which.
@@ -78,6 +79,7 @@ pub struct Enveloped {
     subject: Template,
     clean: fn(&str) -> String,
     native: Native,
+    debezium: Debezium,
 }
 
 impl Enveloped {
@@ -94,6 +96,7 @@ impl Enveloped {
             subject,
             clean,
             native: Native::new()?,
+            debezium: Debezium::default(),
         })
     }
 }
@@ -101,6 +104,7 @@ impl Enveloped {
 impl Render for Enveloped {
     fn begin_anew(&mut self) -> Result<(), Failure> {
         self.native = Native::new()?;
+        self.debezium = Debezium::default();
         Ok(())
     }
 
@@ -110,7 +114,7 @@ impl Render for Enveloped {
         }
         match self.envelope {
             Envelope::Native => self.native.write(told, out),
-            Envelope::Debezium => debezium::write(told, &self.origin, out),
+            Envelope::Debezium => self.debezium.write(told, &self.origin, out),
             Envelope::Cloudevents => cloudevents::write(told, &self.origin, &mut self.native, out),
         }
         (!out.is_empty()).then(|| self.subject.fill(told.event, self.clean))
@@ -164,21 +168,22 @@ mod tests {
     use synod_change::{Row, Value as Datum};
 
     fn rendered(envelope: Envelope, id: &str) -> Value {
-        let column = |name: &str, class| Column {
+        let column = |name: &str, class, type_name: &str| Column {
             name: name.into(),
             class,
+            full_base_type_name: type_name.into(),
             ..Column::default()
         };
         let table = Table {
             schema: "public".into(),
             name: "it\"em".into(),
             columns: vec![
-                column("id", TypeClass::Integer),
-                column("n", TypeClass::Number),
-                column("t\n", TypeClass::Text),
-                column("big", TypeClass::Text),
-                column("b", TypeClass::Boolean),
-                column("j", TypeClass::Json),
+                column("id", TypeClass::Integer, "integer"),
+                column("n", TypeClass::Number, "numeric"),
+                column("t\n", TypeClass::Text, "text"),
+                column("big", TypeClass::Text, "text"),
+                column("b", TypeClass::Boolean, "boolean"),
+                column("j", TypeClass::Json, "jsonb"),
             ],
             ..Table::default()
         };
@@ -255,7 +260,7 @@ mod tests {
         let debezium = rendered(Envelope::Debezium, "0/FF/1");
         assert_eq!(debezium["op"], "u");
         assert_eq!(debezium["after"]["id"], 1);
-        assert_eq!(debezium["after"]["n"], "NaN");
+        assert_eq!(debezium["after"]["n"], "NAN");
         assert_eq!(debezium["after"]["big"], "__debezium_unavailable_value");
         assert_eq!(debezium["after"]["j"], "{\"a\": 1}");
         assert_eq!(debezium["source"]["table"], "it\"em");

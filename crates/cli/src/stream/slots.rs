@@ -17,6 +17,24 @@ use crate::arguments::Common;
 use crate::failure::{Failure, exit, sentence};
 use crate::session::Target;
 
+/// Options of the output plugin that are not the user's, and what is.
+const OWN: [(&str, &str); 4] = [
+    ("format", "How an event is written says --envelope."),
+    ("include-tables", "Tables are chosen with --table."),
+    ("exclude-tables", "Tables are left out with --exclude-table."),
+    ("stream-changes", "A transaction is told when it has been committed."),
+];
+
+/// The plugin's hint lists all of its options: the user can give others than those.
+pub fn explain_options(mut failure: Failure) -> Failure {
+    if let Some((before, list)) = failure.hint.split_once("Options of format \"binary\" are: ") {
+        let own = |name: &&str| !OWN.iter().any(|(own, _)| own == name);
+        let list: Vec<&str> = list.trim_end_matches('.').split(", ").filter(own).collect();
+        failure.hint = format!("{before}--option takes: {}.", list.join(", "));
+    }
+    failure
+}
+
 /// What is wanted of the stream, for the output plugin and, read the same way, for the initial snapshot.
 pub struct Filters {
     options: Vec<(String, String)>,
@@ -43,9 +61,12 @@ impl Filters {
             let (name, value) = option
                 .split_once('=')
                 .ok_or_else(|| wrong("option", &format!("\"{option}\" is not of the form name=value")))?;
-            if told.iter().any(|(known, _)| known == name) {
+            if let Some((_, instead)) = OWN.iter().find(|(own, _)| *own == name) {
                 let why = format!("\"{name}\" is set by synod stream itself");
-                return Err(wrong("option", &why));
+                return Err(Failure {
+                    hint: (*instead).into(),
+                    ..wrong("option", &why)
+                });
             }
             told.push((name.to_owned(), value.to_owned()));
         }
@@ -251,5 +272,21 @@ fn patiently<T>(
                 )));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_names_what_can_be_given() {
+        let hint =
+            "It is called otherwise. Options of format \"binary\" are: columns, format, include-tables, origins.";
+        let failure = explain_options(Failure::new("", "", hint));
+        assert_eq!(
+            failure.hint,
+            "It is called otherwise. --option takes: columns, origins."
+        );
     }
 }

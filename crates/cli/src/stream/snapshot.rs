@@ -49,8 +49,15 @@ SELECT conrelid, confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND
 const COLUMNS: &str = "\
 SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL), pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid,
        a.atttypmod, a.attnum, a.attnotnull, a.attgenerated, a.attidentity, coalesce(a.attnum = ANY (p.indkey), false),
-       coalesce(a.attnum = ANY (i.indkey), false), pg_catalog.quote_ident(a.attname)
+       coalesce(a.attnum = ANY (i.indkey), false), pg_catalog.quote_ident(a.attname),
+       pg_catalog.format_type(b.type, NULL), pg_catalog.format_type(b.type, b.modifier)
   FROM pg_catalog.pg_attribute AS a
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE made_of AS (
+            SELECT a.atttypid AS type, a.atttypmod AS modifier
+             UNION ALL
+            SELECT t.typbasetype, t.typtypmod FROM made_of AS m JOIN pg_catalog.pg_type AS t ON t.oid = m.type WHERE t.typtype = 'd')
+       SELECT m.type, m.modifier FROM made_of AS m JOIN pg_catalog.pg_type AS t ON t.oid = m.type WHERE t.typtype <> 'd') AS b
   LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = a.attrelid AND p.indisprimary
   LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = a.attrelid AND i.indisreplident
  WHERE a.attrelid = $1::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
@@ -206,9 +213,9 @@ fn columns(session: &mut Session, oid: &str, identity: ReplicaIdentity) -> Resul
                 quoted_name: field(11).into_bytes(),
                 class: class(&field(1)),
                 type_name: field(1).into_bytes(),
-                base_type_name: field(1).into_bytes(),
+                base_type_name: field(12).into_bytes(),
                 full_type_name: field(2).into_bytes(),
-                full_base_type_name: field(2).into_bytes(),
+                full_base_type_name: field(13).into_bytes(),
                 type_oid: field(3).parse().unwrap_or_default(),
                 type_modifier: field(4).parse().unwrap_or(-1),
                 number: field(5).parse().unwrap_or_default(),

@@ -51,7 +51,14 @@ fn what_is_wrong_with_a_slot_is_told() {
     let ran = stream(&dsn, &["--create", "--until-caught-up", "--option", "no-such-option=1"]);
     assert_eq!(ran.code, 3);
     assert!(
-        ran.err.contains("no-such-option") && ran.err.contains("HINT:  "),
+        ran.err.contains("no-such-option") && ran.err.contains("HINT:  --option takes: "),
+        "{}",
+        ran.err
+    );
+    assert!(!ran.err.contains("include-tables"), "{}", ran.err);
+    let ran = stream(&dsn, &["--option", "include-tables=public.t"]);
+    assert!(
+        ran.err.contains("HINT:  Tables are chosen with --table."),
         "{}",
         ran.err
     );

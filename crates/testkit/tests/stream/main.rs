@@ -12,6 +12,7 @@ use synod_testkit::{PgInstall, Run, Server, wait_until};
 
 mod brokers;
 mod command;
+mod debezium;
 mod endpoint;
 mod files;
 mod hooks;

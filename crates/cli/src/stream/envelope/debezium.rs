@@ -1,10 +1,13 @@
-//! What consumers of Debezium's PostgreSQL connector expect, as with `schemas.enable=false`, `decimal.handling.mode=string` where a
-//! number does not fit, and times as text.
+//! What consumers of Debezium's PostgreSQL connector expect, as with `schemas.enable=false` and `decimal.handling.mode=string`. How
+//! values are told: `synod_sinks::debezium`.
+
+use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use synod_change::Row;
-use synod_change::stream::{Change, Event, Table, TypeClass};
+use synod_change::stream::{Change, Column, Event, Table};
+use synod_change::{Row, Value};
+use synod_sinks::debezium::Kind;
 
 use super::{Origin, json};
 use crate::stream::lsn;
@@ -17,44 +20,75 @@ const SAME: &str = "__debezium_unavailable_value";
 /// Milliseconds from 1970 to 2000.
 const EPOCH_MS: i64 = 946_684_800_000;
 
-/// Append the event.
-pub fn write(told: &Told<'_>, origin: &Origin, out: &mut Vec<u8>) {
-    out.push(b'{');
-    match told.event {
-        Event::Row(_, change) => {
-            let (operation, table, before, after) = match change {
-                Change::Insert { table, new, .. } if told.snapshot => ("r", Some(*table), None, Some(*new)),
-                Change::Insert { table, new, .. } => ("c", Some(*table), None, Some(*new)),
-                Change::Update { table, old, new, .. } => ("u", Some(*table), *old, Some(*new)),
-                Change::Delete { table, old, .. } => ("d", Some(*table), *old, None),
-                Change::Truncate { .. } => ("t", None, None, None),
-            };
-            for (name, image) in [("before", before), ("after", after)] {
-                json::member(out, name);
-                match (table, image) {
-                    (Some(table), Some(image)) => row(out, table, image),
-                    _ => out.extend_from_slice(b"null"),
+/// Writes them.
+#[derive(Default)]
+pub struct Debezium {
+    /// How the values of each column are told, by `Table::version`.
+    kinds: HashMap<u64, Vec<Kind>>,
+}
+
+impl Debezium {
+    /// Append the event.
+    pub fn write(&mut self, told: &Told<'_>, origin: &Origin, out: &mut Vec<u8>) {
+        out.push(b'{');
+        match told.event {
+            Event::Row(_, change) => {
+                let (operation, table, before, after) = match change {
+                    Change::Insert { table, new, .. } if told.snapshot => ("r", Some(*table), None, Some(*new)),
+                    Change::Insert { table, new, .. } => ("c", Some(*table), None, Some(*new)),
+                    Change::Update { table, old, new, .. } => ("u", Some(*table), *old, Some(*new)),
+                    Change::Delete { table, old, .. } => ("d", Some(*table), *old, None),
+                    Change::Truncate { .. } => ("t", None, None, None),
+                };
+                for (name, image) in [("before", before), ("after", after)] {
+                    json::member(out, name);
+                    match (table, image) {
+                        (Some(table), Some(image)) => self.row(out, table, image),
+                        _ => out.extend_from_slice(b"null"),
+                    }
                 }
+                json::text(out, "op", operation.as_bytes());
             }
-            json::text(out, "op", operation.as_bytes());
+            Event::Message(_, message) => {
+                json::text(out, "op", b"m");
+                json::member(out, "message");
+                out.push(b'{');
+                json::text(out, "prefix", message.prefix);
+                json::text(out, "content", STANDARD.encode(message.content).as_bytes());
+                out.push(b'}');
+            }
+            Event::Ddl(_, ddl) => {
+                json::text(out, "op", b"ddl");
+                json::text(out, "ddl", ddl.sql);
+            }
+            _ => {}
         }
-        Event::Message(_, message) => {
-            json::text(out, "op", b"m");
-            json::member(out, "message");
-            out.push(b'{');
-            json::text(out, "prefix", message.prefix);
-            json::text(out, "content", &base64(message.content));
-            out.push(b'}');
-        }
-        Event::Ddl(_, ddl) => {
-            json::text(out, "op", b"ddl");
-            json::text(out, "ddl", ddl.sql);
-        }
-        _ => {}
+        source(told, origin, out);
+        json::number(out, "ts_ms", now_us() / 1_000 + EPOCH_MS);
+        out.extend_from_slice(b",\"transaction\":null}");
     }
-    source(told, origin, out);
-    json::number(out, "ts_ms", now_us() / 1_000 + EPOCH_MS);
-    out.extend_from_slice(b",\"transaction\":null}");
+
+    fn row(&mut self, out: &mut Vec<u8>, table: &Table, row: Row<'_>) {
+        let kinds = self.kinds.entry(table.version);
+        let kinds = kinds.or_insert_with(|| table.columns.iter().map(kind).collect());
+        out.push(b'{');
+        for ((column, kind), value) in table.columns.iter().zip(kinds).zip(row.iter()) {
+            json::member(out, &String::from_utf8_lossy(&column.name));
+            match value {
+                Value::Null => out.extend_from_slice(b"null"),
+                Value::Same => json::string(out, SAME.as_bytes()),
+                Value::Text(text) | Value::Binary(text) => kind.write(text, out),
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+fn kind(column: &Column) -> Kind {
+    if column.masked {
+        return Kind::Text;
+    }
+    Kind::of(&String::from_utf8_lossy(&column.full_base_type_name))
 }
 
 fn source(told: &Told<'_>, origin: &Origin, out: &mut Vec<u8>) {
@@ -80,48 +114,4 @@ fn source(told: &Told<'_>, origin: &Origin, out: &mut Vec<u8>) {
         json::number(out, "csn", csn);
     }
     out.push(b'}');
-}
-
-fn row(out: &mut Vec<u8>, table: &Table, row: Row<'_>) {
-    out.push(b'{');
-    for (column, value) in table.columns.iter().zip(row.iter()) {
-        json::member(out, &String::from_utf8_lossy(&column.name));
-        match (column.class, value) {
-            (TypeClass::Bytes, synod_change::Value::Text(hex)) => json::string(out, &base64(&bytes(hex))),
-            (_, value) => json::value(out, column, value, SAME),
-        }
-    }
-    out.push(b'}');
-}
-
-/// The bytes of `\x00ff`.
-fn bytes(hex: &[u8]) -> Vec<u8> {
-    let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or_default() as u8;
-    let digits = hex.strip_prefix(b"\\x").unwrap_or_default();
-    digits
-        .chunks_exact(2)
-        .map(|two| digit(two[0]) << 4 | digit(two[1]))
-        .collect()
-}
-
-fn base64(bytes: &[u8]) -> Vec<u8> {
-    STANDARD.encode(bytes).into_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{base64, bytes};
-
-    #[test]
-    fn bytes_become_base64() {
-        for (hex, expected) in [
-            ("\\x", ""),
-            ("\\x66", "Zg=="),
-            ("\\x666f", "Zm8="),
-            ("\\x666f6f", "Zm9v"),
-            ("\\xfffe", "//4="),
-        ] {
-            assert_eq!(base64(&bytes(hex.as_bytes())), expected.as_bytes(), "{hex}");
-        }
-    }
 }

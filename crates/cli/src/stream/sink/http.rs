@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use synod_sinks::http::parse_retry_after;
 use ureq::Agent;
 use ureq::http::{HeaderName, HeaderValue, Response};
 
@@ -185,7 +186,7 @@ fn judge(mut response: Response<ureq::Body>) -> Answer {
     let retry_after = response
         .headers()
         .get("retry-after")
-        .and_then(|value| pause_asked(value.to_str().ok()?));
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     let mut said = Vec::new();
     let _ = response
         .body_mut()
@@ -201,18 +202,6 @@ fn judge(mut response: Response<ureq::Body>) -> Answer {
         400 | 409 | 413 | 415 | 422 => Answer::Refused(reason),
         _ => Answer::Down(reason, retry_after),
     }
-}
-
-/// `Retry-After`: seconds, or a date.
-fn pause_asked(value: &str) -> Option<Duration> {
-    let value = value.trim();
-    let until = || {
-        httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(SystemTime::now())
-            .ok()
-    };
-    value.parse().ok().map(Duration::from_secs).or_else(until)
 }
 
 fn parse_header(header: &str) -> Result<(HeaderName, HeaderValue), Failure> {
@@ -246,15 +235,6 @@ mod tests {
         #[test]
         fn no_header_panics(header: String) {
             let _ = parse_header(&header);
-            let _ = pause_asked(&header);
         }
-    }
-
-    #[test]
-    fn pauses_are_seconds_or_a_date_to_come() {
-        assert_eq!(pause_asked(" 120 "), Some(Duration::from_secs(120)));
-        assert_eq!(pause_asked("Wed, 21 Oct 2015 07:28:00 GMT"), None);
-        assert!(pause_asked("Fri, 21 Oct 2157 07:28:00 GMT") > Some(Duration::from_secs(1_000_000)));
-        assert_eq!(pause_asked("-1"), None);
     }
 }

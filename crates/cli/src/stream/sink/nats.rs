@@ -10,8 +10,6 @@
 //!
 //! Order is a stream's. Which stream takes a subject, acknowledgements tell: until then a message goes by itself.
 
-mod protocol;
-
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -25,9 +23,9 @@ use super::{Carried, Carrier, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
 use crate::stream::tls::Trust;
-use protocol::{FromServer, Parser};
+use synod_sinks::nats::{self as protocol, Acknowledged, FromServer, Parser};
 
-pub use protocol::token;
+pub use synod_sinks::nats::token;
 
 /// Messages that may be unacknowledged.
 const WINDOW: usize = 512;
@@ -65,16 +63,6 @@ struct Link {
     streams: HashMap<String, String>,
     /// Messages that are published at once.
     window: usize,
-}
-
-/// What became of a message.
-#[derive(Debug)]
-enum Outcome {
-    /// It is in this stream.
-    Stored(String),
-    /// It is not there, as the one before it was not the last one.
-    OutOfTurn,
-    Trouble(Trouble),
 }
 
 /// Why the link is given up, or a message refused.
@@ -171,7 +159,7 @@ impl Link {
         let mut buffer = [0; 16_384];
         loop {
             let wrong = |what: &str| Broken::Link(format!("it sent {what}"));
-            match self.parser.next().map_err(wrong)? {
+            match self.parser.take().map_err(wrong)? {
                 Some(FromServer::Ping) => self.socket.write_all(b"PONG\r\n")?,
                 Some(FromServer::Good) => {}
                 Some(FromServer::Complaint(said)) if said.to_ascii_lowercase().contains("authorization") => {
@@ -231,9 +219,9 @@ impl Link {
     }
 
     /// Publish some of them, and wait for their acknowledgements: what became of each.
-    fn publish(&mut self, parcels: &[&Parcel]) -> Result<Vec<Outcome>, Broken> {
+    fn publish(&mut self, parcels: &[&Parcel]) -> Result<Vec<Acknowledged>, Broken> {
         let mut waiting = HashMap::with_capacity(parcels.len());
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(parcels.len());
+        let mut outcomes: Vec<Acknowledged> = Vec::with_capacity(parcels.len());
         let mut out = Vec::new();
         // The last message in each stream.
         let mut last: HashMap<&str, &str> = HashMap::new();
@@ -246,11 +234,11 @@ impl Link {
             let (number, reply) = (self.next_reply, format!("{}.{}", self.inbox, self.next_reply));
             if protocol::published_bytes(&parcel.id, &parcel.body) > self.max_payload {
                 let reason = format!("{} bytes are more than max_payload of the server", parcel.body.len());
-                outcomes.push(Outcome::Trouble(Trouble::Refused(reason)));
+                outcomes.push(Acknowledged::Refused(reason));
                 // Those after it wait until it is clear what is to become of it.
                 break;
             }
-            outcomes.push(Outcome::OutOfTurn);
+            outcomes.push(Acknowledged::OutOfTurn);
             let after = stream.and_then(|stream| last.insert(stream, &parcel.id));
             protocol::publish(&mut out, &parcel.subject, &reply, &parcel.id, after, &parcel.body);
             waiting.insert(number, index);
@@ -269,7 +257,7 @@ impl Link {
             } = self.hear(deadline)?
                 && let Some(index) = self.answered(&subject).and_then(|number| waiting.remove(&number))
             {
-                outcomes[index] = acknowledged(&parcels[index].subject, status, &payload);
+                outcomes[index] = protocol::parse_acknowledgement(&parcels[index].subject, status, &payload);
             }
         }
         Ok(outcomes)
@@ -284,12 +272,13 @@ impl Link {
             let all = outcomes.len();
             for (parcel, outcome) in rest.iter().zip(outcomes) {
                 match outcome {
-                    Outcome::Stored(stream) => {
+                    Acknowledged::Stored(stream) => {
                         *stored += 1;
                         self.streams.insert(parcel.subject.clone(), stream);
                     }
-                    Outcome::OutOfTurn => break,
-                    Outcome::Trouble(trouble) => return Ok(Some(trouble)),
+                    Acknowledged::OutOfTurn => break,
+                    Acknowledged::Refused(reason) => return Ok(Some(Trouble::Refused(reason))),
+                    Acknowledged::Later(reason) => return Ok(Some(later(reason))),
                 }
             }
             self.window = match *stored - before {
@@ -307,29 +296,6 @@ fn later(reason: String) -> Trouble {
     Trouble::Down {
         reason,
         retry_after: Some(Duration::from_secs(1)),
-    }
-}
-
-/// What an acknowledgement says.
-fn acknowledged(subject: &str, status: Option<u16>, payload: &[u8]) -> Outcome {
-    let trouble = |reason: String| Outcome::Trouble(later(reason));
-    if status == Some(503) {
-        return trouble(format!("no stream of the NATS server takes subject \"{subject}\""));
-    }
-    let answer: Value = serde_json::from_slice(payload).unwrap_or_default();
-    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
-        let said = error["description"].as_str();
-        let said = said.unwrap_or("an error without a description").to_owned();
-        return match error["err_code"].as_u64() {
-            // The message is too large for the stream. Everything else is about the stream or the server.
-            Some(10_054) => Outcome::Trouble(Trouble::Refused(said)),
-            Some(10_070) => Outcome::OutOfTurn,
-            _ => trouble(said),
-        };
-    }
-    match answer["stream"].as_str() {
-        Some(stream) => Outcome::Stored(stream.to_owned()),
-        None => trouble("an acknowledgement that cannot be understood".into()),
     }
 }
 
@@ -362,48 +328,5 @@ impl Carrier for Nats {
 
     fn at_once(&self) -> usize {
         WINDOW
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn no_acknowledgement_panics(status: Option<u16>, payload: Vec<u8>) {
-            let _ = acknowledged("s", status, &payload);
-        }
-
-        #[test]
-        fn what_is_not_an_acknowledgement_is_not_taken_for_one(number: i64) {
-            let outcome = acknowledged("s", None, number.to_string().as_bytes());
-            prop_assert!(!matches!(outcome, Outcome::Stored(_)));
-        }
-    }
-
-    #[test]
-    fn acknowledgements_are_told_apart() {
-        let told = |status, payload: &str| acknowledged("s", status, payload.as_bytes());
-        let stored = |payload| matches!(told(None, payload), Outcome::Stored(stream) if stream == "S");
-        assert!(stored(r#"{"stream":"S","seq":7}"#));
-        assert!(stored(r#"{"stream":"S","seq":7,"duplicate":true}"#));
-        let waits = |status, payload| matches!(told(status, payload), Outcome::Trouble(Trouble::Down { .. }));
-        assert!(waits(Some(503), ""));
-        let refused = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#;
-        let outcome = told(None, refused);
-        assert!(matches!(outcome, Outcome::Trouble(Trouble::Refused(reason)) if reason.contains("size")));
-        let turn =
-            r#"{"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: 6"},"stream":"S","seq":0}"#;
-        assert!(matches!(told(None, turn), Outcome::OutOfTurn));
-        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
-        assert!(waits(None, full));
-        // About the stream, not about the message.
-        assert!(waits(
-            None,
-            r#"{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"}}"#
-        ));
-        assert!(waits(None, "{}"));
     }
 }

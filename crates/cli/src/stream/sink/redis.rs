@@ -3,7 +3,6 @@
 //! At least once, which is enough: what is deleted twice is deleted. Order is kept.
 
 mod keys;
-mod resp;
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use super::{Carried, Carrier, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
 use crate::stream::tls::Trust;
-use resp::{Answer, Parser};
+use synod_sinks::redis::{self as resp, Answer, Parser, scanned};
 
 pub use keys::Keys;
 
@@ -70,7 +69,7 @@ impl Link {
         let mut buffer = [0; 16_384];
         loop {
             let wrong = |what| io::Error::other(format!("it sent {what}"));
-            match self.parser.next().map_err(wrong)? {
+            match self.parser.take().map_err(wrong)? {
                 Some(answer) => return Ok(answer),
                 None if Instant::now() >= deadline => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer came in time"));
@@ -118,19 +117,6 @@ impl Link {
             cursor = next;
         }
     }
-}
-
-/// The cursor and the keys in SCAN's answer.
-fn scanned(answer: Answer) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
-    let Answer::Array(parts) = answer else { return None };
-    let Ok([Answer::Bulk(cursor), Answer::Array(keys)]) = <[Answer; 2]>::try_from(parts) else {
-        return None;
-    };
-    let keys = keys.into_iter().map(|key| match key {
-        Answer::Bulk(key) => Some(key),
-        _ => None,
-    });
-    Some((cursor, keys.collect::<Option<_>>()?))
 }
 
 impl Redis {
@@ -346,23 +332,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn any_answer() -> impl Strategy<Value = Answer> {
-        let leaf = prop_oneof![
-            any::<Vec<u8>>().prop_map(Answer::Bulk),
-            any::<i64>().prop_map(Answer::Integer),
-            Just(Answer::Null),
-        ];
-        leaf.prop_recursive(2, 10, 4, |inner| {
-            prop::collection::vec(inner, 0..4).prop_map(Answer::Array)
-        })
-    }
-
     proptest! {
-        #[test]
-        fn no_answer_to_scan_panics(answer in any_answer()) {
-            let _ = scanned(answer);
-        }
-
         #[test]
         fn no_error_panics(said: String) {
             let _ = refusal(said);

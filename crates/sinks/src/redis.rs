@@ -50,7 +50,7 @@ impl Parser {
     }
 
     /// The next whole answer.
-    pub fn next(&mut self) -> Result<Option<Answer>, &'static str> {
+    pub fn take(&mut self) -> Result<Option<Answer>, &'static str> {
         let mut at = 0;
         match answer(&self.buffer, &mut at, 0) {
             Ok(answer) => {
@@ -128,6 +128,20 @@ fn length(digits: &[u8], most: usize) -> Result<Option<usize>, Wrong> {
     }
 }
 
+/// The cursor and the keys in SCAN's answer.
+#[must_use]
+pub fn scanned(answer: Answer) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let Answer::Array(parts) = answer else { return None };
+    let Ok([Answer::Bulk(cursor), Answer::Array(keys)]) = <[Answer; 2]>::try_from(parts) else {
+        return None;
+    };
+    let keys = keys.into_iter().map(|key| match key {
+        Answer::Bulk(key) => Some(key),
+        _ => None,
+    });
+    Some((cursor, keys.collect::<Option<_>>()?))
+}
+
 /// A command with its arguments.
 pub fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
@@ -147,7 +161,7 @@ mod tests {
         let (mut parser, mut found) = (Parser::default(), Vec::new());
         for some in bytes.chunks(piece.max(1)) {
             parser.feed(some);
-            while let Some(answer) = parser.next()? {
+            while let Some(answer) = parser.take()? {
                 found.push(answer);
             }
         }
@@ -205,6 +219,13 @@ mod tests {
             let length = bytes.len();
             bytes[at % length] = byte;
             let _ = all(&bytes, 7);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_to_scan_panics(answer in answers()) {
+            let _ = scanned(answer);
         }
     }
 

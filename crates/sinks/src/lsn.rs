@@ -1,11 +1,13 @@
 //! Positions in the WAL, as PostgreSQL writes them: `16/B374D848`.
 
 /// For people and for SQL.
+#[must_use]
 pub fn text(lsn: u64) -> String {
     format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
 }
 
 /// The other way round.
+#[must_use]
 pub fn parse(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
     let part = |digits: &str| {

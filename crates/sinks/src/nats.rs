@@ -2,6 +2,8 @@
 //!
 //! Pure. Nothing that a server sends makes this panic or takes more memory than the limits here.
 
+use serde_json::Value;
+
 /// A control line is not longer; INFO, which lists a cluster's addresses, is the longest.
 const MAX_LINE: usize = 1 << 16;
 /// Acknowledgements and answers of the API are small.
@@ -44,7 +46,7 @@ impl Parser {
     }
 
     /// The next whole message.
-    pub fn next(&mut self) -> Result<Option<FromServer>, &'static str> {
+    pub fn take(&mut self) -> Result<Option<FromServer>, &'static str> {
         let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") else {
             return if self.buffer.len() > MAX_LINE {
                 Err("a line without an end")
@@ -138,6 +140,42 @@ pub fn request(out: &mut Vec<u8>, subject: &str, reply: &str, payload: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// What became of a message that was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// It is in this stream.
+    Stored(String),
+    /// It is not there, as the one before it was not the last one.
+    OutOfTurn,
+    /// It is not there, and never will be.
+    Refused(String),
+    /// It is not there for now.
+    Later(String),
+}
+
+/// What an acknowledgement says: the status in its headers, and the JSON that it is.
+#[must_use]
+pub fn parse_acknowledgement(subject: &str, status: Option<u16>, bytes: &[u8]) -> Acknowledged {
+    if status == Some(503) {
+        return Acknowledged::Later(format!("no stream of the NATS server takes subject \"{subject}\""));
+    }
+    let answer: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+        let said = error["description"].as_str();
+        let said = said.unwrap_or("an error without a description").to_owned();
+        return match error["err_code"].as_u64() {
+            // The message is too large for the stream. Everything else is about the stream or the server.
+            Some(10_054) => Acknowledged::Refused(said),
+            Some(10_070) => Acknowledged::OutOfTurn,
+            _ => Acknowledged::Later(said),
+        };
+    }
+    match answer["stream"].as_str() {
+        Some(stream) => Acknowledged::Stored(stream.to_owned()),
+        None => Acknowledged::Later("an acknowledgement that cannot be understood".into()),
+    }
+}
+
 fn one_line(text: &str) -> String {
     text.replace(['\r', '\n'], " ")
 }
@@ -164,7 +202,7 @@ mod tests {
         for some in bytes.chunks(piece.max(1)) {
             parser.feed(some);
             loop {
-                match parser.next() {
+                match parser.take() {
                     Ok(Some(message)) => found.push(message),
                     Ok(None) => break,
                     Err(wrong) => return (found, Some(wrong)),
@@ -226,6 +264,40 @@ mod tests {
             let token = token(&text);
             prop_assert!(!token.is_empty() && !token.contains(['.', '*', '>', ' ', '\r', '\n']));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn no_acknowledgement_panics(status: Option<u16>, bytes: Vec<u8>) {
+            let _ = parse_acknowledgement("s", status, &bytes);
+        }
+
+        #[test]
+        fn what_is_not_an_acknowledgement_is_not_taken_for_one(number: i64) {
+            let told = parse_acknowledgement("s", None, number.to_string().as_bytes());
+            prop_assert!(!matches!(told, Acknowledged::Stored(_)));
+        }
+    }
+
+    #[test]
+    fn acknowledgements_are_told_apart() {
+        let told = |status, text: &str| parse_acknowledgement("s", status, text.as_bytes());
+        let stored = Acknowledged::Stored("S".into());
+        assert_eq!(told(None, r#"{"stream":"S","seq":7}"#), stored);
+        assert_eq!(told(None, r#"{"stream":"S","seq":7,"duplicate":true}"#), stored);
+        let waits = |status, text| matches!(told(status, text), Acknowledged::Later(_));
+        assert!(waits(Some(503), ""));
+        let refused = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#;
+        assert!(matches!(told(None, refused), Acknowledged::Refused(reason) if reason.contains("size")));
+        let turn =
+            r#"{"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: 6"},"stream":"S","seq":0}"#;
+        assert_eq!(told(None, turn), Acknowledged::OutOfTurn);
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
+        assert!(waits(None, full));
+        // About the stream, not about the message.
+        let sealed = r#"{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"}}"#;
+        assert!(waits(None, sealed));
+        assert!(waits(None, "{}"));
     }
 
     #[test]
