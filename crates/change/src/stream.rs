@@ -60,6 +60,11 @@ pub trait Format {
         false
     }
 
+    /// A message may hold several events: what is written for one may be sent with that for the next.
+    fn joins_messages(&self) -> bool {
+        false
+    }
+
     /// Events come in UTF-8 whatever the database's encoding. Otherwise messages are in the database's encoding, and the server
     /// converts them for the client as it does any text.
     fn wants_utf8(&self) -> bool {

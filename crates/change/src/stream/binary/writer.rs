@@ -195,6 +195,10 @@ impl Format for Writer {
         self.tell(event, out);
     }
 
+    fn joins_messages(&self) -> bool {
+        true
+    }
+
     fn is_binary(&self) -> bool {
         true
     }

@@ -23,6 +23,10 @@ use crate::pg::compat;
 /// A bound on what a reader's buffer keeps from one message to the next.
 const KEPT_BYTES: usize = 1 << 20;
 
+/// Messages of a format that does not mind are joined until they have so many bytes: about what a walsender sends at once. Each costs it two
+/// calls of the system, more than a row costs to decode.
+const JOINED_BYTES: usize = 8000;
+
 /// So many changes may be left out in a row before the client is told that the server lives; as many as in pgoutput.
 const SILENT_CHANGES: u32 = 100;
 
@@ -249,19 +253,23 @@ impl Session {
         std::mem::take(&mut self.current.begun)
     }
 
-    /// Write an event and send it. `last`: nothing follows in this callback.
+    /// Write an event and send it, at once or with those that follow in its transaction. `last`: nothing follows in this callback.
+    ///
+    /// Invariant: between two records of the WAL nothing waits, as what a walsender says of its position then means that it was sent.
     pub unsafe fn tell(&mut self, call: Call, event: &Event<'_>, last: bool) {
-        self.message.clear();
         let (format, message) = (&mut self.options.format, &mut self.message);
         if self.converts {
             utf8::converted(event, |event| format.write(event, message));
         } else {
             format.write(event, message);
         }
-        if !self.message.is_empty() {
-            // SAFETY: in a callback.
-            unsafe { output::send(call.context, &self.message, last && !self.records.go_on()) }
+        let waits = self.options.format.joins_messages() && self.message.len() < JOINED_BYTES && goes_on(event);
+        if waits || self.message.is_empty() {
+            return;
         }
+        // SAFETY: in a callback.
+        unsafe { output::send(call.context, &self.message, last && !self.records.go_on()) }
+        self.message.clear();
         if self.message.capacity() > KEPT_BYTES {
             self.message = Vec::new();
         }
@@ -299,5 +307,22 @@ impl Session {
             // SAFETY: in a callback.
             unsafe { pg_sys::OutputPluginUpdateProgress(call.context, false) }
         }
+    }
+}
+
+/// Whether another event follows surely, in the same transaction or block and before the server decodes another record.
+fn goes_on(event: &Event<'_>) -> bool {
+    match event {
+        Event::Begin(_) | Event::BeginPrepare(_) | Event::StreamStart(_) | Event::Row(..) | Event::Ddl(..) => true,
+        Event::Context(_) => true,
+        Event::Message(_, message) => message.transactional,
+        Event::Commit(_)
+        | Event::Prepare(_)
+        | Event::CommitPrepared(_)
+        | Event::RollbackPrepared(_)
+        | Event::StreamStop(_)
+        | Event::StreamAbort(..)
+        | Event::StreamPrepare(_)
+        | Event::StreamCommit(_) => false,
     }
 }
