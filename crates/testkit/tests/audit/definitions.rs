@@ -274,3 +274,35 @@ fn a_replay_has_the_rows_of_a_table_that_was_made_with_them_once() {
         "{script}"
     );
 }
+
+/// `text` leaves out what is ours; `test_decoding` shows every message, ours as the bytes that they are.
+#[test]
+fn text_is_what_test_decoding_prints_but_for_messages_of_ours() {
+    let cluster = CLUSTER.lease();
+    let alone = Alone::new(&cluster, "beside");
+    let mut client = alone.client();
+    make_slot(&mut client, "ours");
+    client
+        .batch_execute("SELECT pg_create_logical_replication_slot('theirs', 'test_decoding')")
+        .unwrap();
+    for statement in [
+        "SET synod.context = '{\"user\": \"ann\"}'; CREATE TABLE t (id serial PRIMARY KEY, v text)",
+        "INSERT INTO t (v) VALUES ('x'); ALTER TABLE t ADD w int DEFAULT 3",
+        "BEGIN; UPDATE t SET w = 4; SAVEPOINT a; CREATE INDEX ON t (v); ROLLBACK TO a; ALTER TABLE t RENAME v TO u; DELETE FROM t; COMMIT",
+        "SELECT pg_logical_emit_message(true, 'mine', 'yes'); CREATE TABLE u AS SELECT * FROM t; DROP TABLE t",
+    ] {
+        client
+            .batch_execute(statement)
+            .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+    let mut lines = |slot: &str| -> Vec<Vec<u8>> {
+        let sql = "SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'include-xids', 'off')";
+        let rows = client.query(sql, &[&slot]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let (ours, mut theirs) = (lines("ours"), lines("theirs"));
+    let all = theirs.len();
+    theirs.retain(|line| !line.starts_with(b"message: transactional: 1 prefix: synod."));
+    assert!(all > theirs.len() + 5, "{all}");
+    assert_eq!(ours, theirs);
+}

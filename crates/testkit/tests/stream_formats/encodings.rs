@@ -161,5 +161,5 @@ fn bytes_of_no_encoding_are_told_and_replayed_as_they_are() {
     let binary = source.peek_binary(&[]);
     assert!(binary.concat().windows(2).any(|bytes| bytes == b"\xe9\xff"));
     // Read as if it were in UTF-8 it is not; the tables can be named all the same.
-    assert!(as_json(&binary[..2], &[]).iter().any(|line| line.contains("plain")));
+    assert!(as_json(&binary[..1], &[]).iter().any(|line| line.contains("plain")));
 }

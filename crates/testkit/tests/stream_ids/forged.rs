@@ -141,6 +141,10 @@ fn who_knows_the_key_cannot_end_the_process_that_reads() {
         .batch_execute("SELECT pg_drop_replication_slot('spy')")
         .expect("the session lives: the server was never restarted");
     super::drop_slots(&cluster, "hostile");
+    // The types are not for nodes that join later.
+    client
+        .batch_execute("DROP TABLE hostile; DROP TYPE mood, pair")
+        .unwrap();
 }
 
 fn text(cell: &Cell) -> &str {
