@@ -371,10 +371,11 @@ impl Running<'_> {
         };
         self.report.state("snapshot");
         let target = &self.targets[self.current];
-        slots::with_snapshot(
+        let (begin, covered) = slots::with_snapshot(
             &temporary,
             source,
             &mut others,
+            self.group.as_ref(),
             target,
             self.options,
             &self.filters,
@@ -382,7 +383,11 @@ impl Running<'_> {
             &mut self.report,
             &self.stop,
             shared,
-        )
+        )?;
+        if begins {
+            self.delivered_csn = self.delivered_csn.max(covered);
+        }
+        Ok(begin)
     }
 }
 

@@ -1,8 +1,12 @@
 //! Several nodes: the group that they form, and the slot on each of them.
 
+use synod_change::DecodeError;
+use synod_change::stream::Event;
+use synod_change::stream::binary::Reader as Decoder;
+
 use super::engine::End;
-use super::source::Source;
-use super::{again_or_not, source};
+use super::source::{Source, literal};
+use super::{again_or_not, lsn, source};
 use crate::failure::Failure;
 use crate::session::Target;
 
@@ -12,6 +16,9 @@ pub struct Group {
     /// Its uuid: the same on every node.
     pub id: String,
 }
+
+/// Between the making of a slot and a look at it nothing like that many changes happen.
+const PEEK_CHANGES: u32 = 10_000;
 
 const WHO: &str = "SELECT group_id FROM synod._node_facts()";
 
@@ -89,6 +96,46 @@ impl Group {
         reader.session.query(&wait).map_err(again_or_not)?;
         Ok((made, u64::try_from(furthest).unwrap_or_default()))
     }
+}
+
+/// The CSN up to which everything is before a slot that has just been made: another node's stream is gone on with behind it. What
+/// follows tells which it is, or, where nothing does, the node:
+///
+/// ```text
+/// everything applied up to A lies before position P (P read after A); no record lies between the slot and P => all up to A is before the slot
+/// ```
+pub fn covered(source: &mut Source, slot: &str) -> Result<Option<u64>, End> {
+    let rows = source
+        .session
+        .query("SELECT applied_csn FROM synod.stat_apply")
+        .map_err(again_or_not)?;
+    let applied = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+    let upto = source.flushed().map_err(again_or_not)?;
+    let peek = format!(
+        "SELECT pg_catalog.encode(data, 'hex') FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, '{}', {PEEK_CHANGES}, \
+         'format', 'binary')",
+        literal(slot),
+        lsn::text(upto)
+    );
+    let rows = source.session.query(&peek).map_err(again_or_not)?;
+    let (mut decoder, mut first, mut changes) = (Decoder::new(), None, 0);
+    for digits in rows.into_iter().flatten().flatten() {
+        let bytes = from_hex(&digits).ok_or_else(|| DecodeError::corrupt("change stream", "what is no hex"))?;
+        decoder.read(&bytes, |event| -> Result<(), DecodeError> {
+            match event {
+                Event::Begin(transaction) | Event::Commit(transaction) => first = first.or(transaction.previous_csn),
+                _ => changes += 1,
+            }
+            Ok(())
+        })?;
+    }
+    let all_seen = changes < PEEK_CHANGES;
+    Ok(first.or_else(|| applied.filter(|_| all_seen)?.parse().ok()))
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 fn not_a_member(target: &Target) -> Failure {

@@ -7,6 +7,7 @@ use synod_change::stream::option::boolean;
 use synod_change::stream::{Transaction, filters};
 
 use super::engine::End;
+use super::group::{self, Group};
 use super::options::Stream;
 use super::reader::Shared;
 use super::report::Report;
@@ -158,13 +159,14 @@ pub fn temporary() -> String {
     format!("synod_snapshot_{}_{attempt}", std::process::id())
 }
 
-/// Make the slot, and deliver the rows of the tables as of then; where it begins. `others`: where slots
+/// Make the slot, and deliver the rows of the tables as of then; where it begins, and the CSN up to which a group is before it. `others`: where slots
 /// called `temporary` are already, which are made to last with this one.
 #[expect(clippy::too_many_arguments, reason = "each is another part's")]
 pub fn with_snapshot(
     temporary: &str,
     source: &mut Source,
     others: &mut [Source],
+    group: Option<&Group>,
     target: &Target,
     options: &Stream,
     filters: &Filters,
@@ -172,13 +174,20 @@ pub fn with_snapshot(
     report: &mut Report,
     stop: &Stop,
     shared: &Shared,
-) -> Result<u64, End> {
+) -> Result<(u64, u64), End> {
     let made = source.create_slot(temporary, true, true).map_err(again_or_not)?;
     let mut session = target.connect("stream snapshot").map_err(again_or_not)?;
     snapshot::enter(&mut session, &made).map_err(again_or_not)?;
+    let csn = match group {
+        Some(_) => group::covered(source, temporary)?,
+        None => None,
+    };
     let tables = snapshot::tables(&mut session, filters).map_err(again_or_not)?;
-    // A transaction without a commit of its own.
-    let all = Transaction::default();
+    // A transaction without a commit of its own. Its CSN says behind which one another node is gone on with.
+    let all = Transaction {
+        csn: group.and_then(|group| Some((group.id.as_str(), csn?))),
+        ..Transaction::default()
+    };
     patiently(sink, report, stop, shared, &mut |sink| sink.begin(&all, true))?;
     let mut ordinal = 0;
     for table in &tables {
@@ -194,6 +203,7 @@ pub fn with_snapshot(
         snapshot::rows(
             &mut session,
             table,
+            &all,
             &filters.wanted.salt,
             &made,
             &mut ordinal,
@@ -221,7 +231,7 @@ pub fn with_snapshot(
         flush(sink, report)?;
         keep(source, others)?;
     }
-    Ok(made.consistent)
+    Ok((made.consistent, csn.unwrap_or_default()))
 }
 
 /// Carries an [`End`] through what knows only failures.

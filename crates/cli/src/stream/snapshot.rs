@@ -251,6 +251,7 @@ fn class(type_name: &str) -> TypeClass {
 pub fn rows<E: From<Failure>>(
     session: &mut Session,
     Read { table, select, masks }: &Read,
+    transaction: &Transaction<'_>,
     salt: &[u8],
     made: &Made,
     ordinal: &mut u64,
@@ -290,7 +291,7 @@ pub fn rows<E: From<Failure>>(
             );
             let id = format!("{SNAPSHOT}{}/{ordinal}", lsn::text(made.consistent));
             tell(&Told {
-                transaction: &Transaction::default(),
+                transaction,
                 id: &id,
                 lsn: made.consistent,
                 snapshot: true,

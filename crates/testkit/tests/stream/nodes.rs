@@ -186,6 +186,64 @@ fn a_snapshot_that_was_cut_off_begins_anew_on_another_node() {
     assert_eq!(ran.code, 0, "{}", ran.err);
 }
 
+/// What the snapshot has that the slots of the other nodes have, too, was told by those again: which it was, was only in memory.
+#[test]
+fn another_node_does_not_tell_what_the_snapshot_has() {
+    let cluster = CLUSTER.lease();
+    for node in 0..3 {
+        allow_plugin(cluster.server(node));
+    }
+    cluster.create_table("covered", "CREATE TABLE covered (n bigint PRIMARY KEY)");
+    cluster.client(0).batch_execute("CREATE TABLE apart (n int)").unwrap();
+    let dsns: Vec<String> = (0..3).map(|node| cluster.server(node).dsn()).collect();
+    let file = directory("covered").join("covered.jsonl");
+    let to = path_text(&file);
+    let more = [
+        "--create",
+        "--initial-snapshot",
+        "--table",
+        "public.covered",
+        "--to",
+        &to,
+    ];
+    let others = |first: usize, second: usize| ["--dsn", dsns[first].as_str(), "--dsn", dsns[second].as_str()];
+    // The first node's slot waits for a transaction that is under way there; those of the others are made before.
+    let mut open = cluster.client(0);
+    open.batch_execute("BEGIN; INSERT INTO apart VALUES (1)").unwrap();
+    let following = Following::start(&dsns[0], &[&others(1, 2)[..], &more].concat());
+    wait_until(DEADLINE, "the first node's slot to be waited for", || {
+        let waits = "SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event_type = 'Lock'";
+        (cluster.client(0).query(waits, &[]).unwrap().len() == 1).then_some(())
+    });
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO covered SELECT generate_series(1, 5)")
+        .unwrap();
+    wait_until(DEADLINE, "the rows on the first node", || {
+        (cluster.client(0).query("SELECT FROM covered", &[]).unwrap().len() == 5).then_some(())
+    });
+    open.batch_execute("COMMIT").unwrap();
+    wait_until(DEADLINE, "the snapshot", || (events(&file).len() == 5).then_some(()));
+    let slot = "SELECT FROM pg_replication_slots WHERE slot_name = 's'";
+    wait_until(DEADLINE, "the slot that lasts", || {
+        (cluster.client(0).query(slot, &[]).unwrap().len() == 1).then_some(())
+    });
+    following.kill9();
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO covered VALUES (6)")
+        .unwrap();
+    let more = [&others(0, 2)[..], &more, &["--until-caught-up"]].concat();
+    wait_until(DEADLINE, "the row on the second node", || {
+        streamed(&dsns[1], &more);
+        (events(&file).len() >= 6).then_some(())
+    });
+    let told: Vec<i64> = events(&file).into_iter().map(|it| it.1).collect();
+    assert_eq!(told, [1, 2, 3, 4, 5, 6]);
+    let ran = stream(&dsns[0], &["--dsn", &dsns[1], "--dsn", &dsns[2], "--drop-slot"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
 /// Values of this writer that were acknowledged.
 fn write_until(client: &mut Client, node: usize, stop: &AtomicBool) -> Vec<i64> {
     let mut written = Vec::new();

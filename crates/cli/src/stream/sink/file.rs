@@ -201,7 +201,9 @@ impl Carrier for File {
                 emptied.map_err(|error| trouble(&self.path, &error))?;
                 self.open_file().map_err(|error| trouble(&self.path, &error))?;
             }
-            return Ok(None);
+            // Another node's slot gives rows that the snapshot has, too.
+            let covered = Resume::default().at_least(event.resume.csn);
+            return Ok((!fresh && covered.csn > 0).then_some(covered));
         }
         if fresh {
             return Err(Trouble::Fatal(Failure::new(

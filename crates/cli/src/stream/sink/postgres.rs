@@ -406,4 +406,16 @@ mod tests {
         assert!(sink.begin(&transaction, false).is_ok());
         assert!(matches!(sink.flush(100), Ok(0)));
     }
+
+    #[test]
+    fn a_snapshot_of_a_group_stands_at_its_csn() {
+        let dsn = "host=/nowhere dbname=target";
+        let mut sink = Postgres::new(dsn, Mapping::default(), "group g", "slot", Duration::from_secs(1)).unwrap();
+        let snapshot = Transaction {
+            csn: Some(("g", 7)),
+            ..Transaction::default()
+        };
+        assert!(sink.begin(&snapshot, true).is_ok() && sink.commit(&snapshot, 100).is_ok());
+        assert_eq!((sink.last.lsn, sink.last.csn, sink.last.start_lsn), (99, 7, Some(100)));
+    }
 }
