@@ -181,6 +181,59 @@ fn sessions_and_waits_have_readable_names() {
     } else {
         assert!(!seen.contains("|Synod"), "{seen}");
     }
+    waits_of_clients_have_names(&cluster);
+}
+
+/// Nobody answers: a commit waits for its verdict, a read for the others' word.
+fn waits_of_clients_have_names(cluster: &Cluster) {
+    let named = Run::current().install().major() >= 17;
+    let mut observer = cluster.client(0);
+    let mut observe = |sql: &str| -> String { observer.query_one(sql, &[]).unwrap().get(0) };
+    // The first write of a server's life waits as a read does.
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO watched VALUES (0)")
+        .unwrap();
+    (1..cluster.len()).for_each(|node| cluster.server(node).pause());
+    let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        std::thread::scope(|scope| {
+            for (statement, event) in [
+                ("INSERT INTO watched VALUES (1)", "SynodCommit"),
+                ("TABLE watched", "SynodRead"),
+            ] {
+                let waiting = scope.spawn(move || {
+                    let mut client = cluster.client(0);
+                    client.batch_execute("SET synod.commit_timeout = '30s'; SET synod.read_timeout = '30s'")?;
+                    client.batch_execute(statement)
+                });
+                wait_until(DEADLINE, event, || {
+                    let seen = observe(&format!(
+                        "SELECT coalesce(max(wait_event), '') FROM pg_stat_activity WHERE query = '{statement}' AND wait_event_type = 'Extension'"
+                    ));
+                    (seen == if named { event } else { "Extension" }).then_some(())
+                });
+                observe(&format!(
+                    "SELECT pg_cancel_backend(pid)::text FROM pg_stat_activity WHERE query = '{statement}'"
+                ));
+                assert!(waiting.join().unwrap().is_err(), "{statement} was canceled");
+            }
+        });
+    }));
+    (1..cluster.len()).for_each(|node| cluster.server(node).resume());
+    waited.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    if named {
+        let names = observe("SELECT string_agg(name, ' ' ORDER BY name) FROM pg_wait_events WHERE name LIKE 'Synod%'");
+        for name in [
+            "SynodApply",
+            "SynodCommit",
+            "SynodLauncher",
+            "SynodLink",
+            "SynodLog",
+            "SynodRead",
+        ] {
+            assert!(names.contains(name), "{name} is not among {names}");
+        }
+    }
 }
 
 /// What `openssl` makes: an authority, and certificates that it signed.

@@ -31,8 +31,9 @@ const MIGRATIONS: &[&str] = &[
     "SELECT synod.replicate_table('parent_of_busy'); INSERT INTO parent_of_busy VALUES (1)",
     "ALTER TABLE busy ADD COLUMN parent bigint DEFAULT 1 REFERENCES parent_of_busy,
          ADD CONSTRAINT of_parent FOREIGN KEY (parent) REFERENCES parent_of_busy NOT VALID; ALTER TABLE busy VALIDATE CONSTRAINT of_parent",
-    "ALTER TABLE busy ADD COLUMN doubled bigint; UPDATE busy SET doubled = 2 * v WHERE id < 40; ALTER TABLE busy ALTER COLUMN v DROP DEFAULT",
-    "UPDATE busy SET v = v + 1 WHERE id < 40; ALTER TABLE busy ALTER COLUMN doubled TYPE numeric;
+    "ALTER TABLE busy ADD COLUMN doubled bigint; UPDATE busy SET doubled = 2 * v WHERE id < 10; ALTER TABLE busy ALTER COLUMN v DROP DEFAULT",
+    // The rows before the first definition are ones that nobody writes any more: for them it could lose as anybody.
+    "UPDATE busy SET v = v + 1 WHERE id < 10; ALTER TABLE busy ALTER COLUMN doubled TYPE numeric;
      UPDATE busy SET doubled = doubled + 1 WHERE id < 40; UPDATE busy SET v = v + 1 WHERE id < 20;
      ALTER TABLE busy ADD COLUMN last int; DELETE FROM busy WHERE id = 39; INSERT INTO busy (id, v, last) VALUES (39, 1, 1)",
     "CREATE SCHEMA moved; ALTER TABLE busy SET SCHEMA moved; ALTER TABLE moved.busy SET SCHEMA public",
@@ -90,6 +91,41 @@ fn a_name_that_changes_hands_while_the_lock_is_waited_for_is_looked_up_again() {
     second.batch_execute("COMMIT").unwrap();
     same_definition(&cluster, "hand_one");
     assert_converged(&cluster, &["hand_one", "hand_none"]);
+}
+
+/// What a migration has written before its first definition is a write like any other; from there on it cannot lose.
+#[test]
+fn rows_before_the_first_definition_may_lose_and_none_behind_it() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("early", "CREATE TABLE early (id int PRIMARY KEY, v int)");
+    let (mut here, mut there) = (cluster.client(0), cluster.client(1));
+    here.batch_execute("INSERT INTO early VALUES (1, 0), (2, 0)").unwrap();
+    there.batch_execute("TABLE early").unwrap();
+    // The row's lock keeps what the other node has committed from being applied, so the definition would wait for itself.
+    here.batch_execute("BEGIN; UPDATE early SET v = 1 WHERE id = 1")
+        .unwrap();
+    there.batch_execute("UPDATE early SET v = 2 WHERE id = 1").unwrap();
+    let sql = "ALTER TABLE early ADD COLUMN w int";
+    failed(sql, here.batch_execute(sql), &["40001"]);
+    here.batch_execute("ROLLBACK").unwrap();
+    // The other way round the other node's write waits, and loses nothing.
+    here.batch_execute(&format!("BEGIN; {sql}; UPDATE early SET v = 3 WHERE id = 1"))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| there.batch_execute("UPDATE early SET v = v + 1 WHERE id = 1"));
+        wait_until(DEADLINE, "the writer to wait", || {
+            let query = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'early'::regclass";
+            (!cluster.client(1).query(query, &[]).ok()?.is_empty()).then_some(())
+        });
+        here.batch_execute("UPDATE early SET w = 1; COMMIT").unwrap();
+        waiting.join().unwrap().unwrap_or_else(|error| panic!("{error:?}"));
+    });
+    let row = cluster
+        .client(2)
+        .query_one("SELECT v, w FROM early WHERE id = 1", &[])
+        .unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (4, 1));
+    assert_converged(&cluster, &["early"]);
 }
 
 /// Rows and definitions in one transaction, in the order in which they were changed, savepoints included.
