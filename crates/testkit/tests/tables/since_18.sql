@@ -6,7 +6,7 @@ CREATE EXTENSION btree_gist;
 CREATE TABLE computed (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL, kept int GENERATED ALWAYS AS (a * 3) STORED, name text, big text GENERATED ALWAYS AS (upper(name)));
 CREATE TABLE stay (room int, during daterange, guest text, PRIMARY KEY (room, during WITHOUT OVERLAPS));
 CREATE TABLE booking (id int PRIMARY KEY, room int, during daterange, FOREIGN KEY (room, PERIOD during) REFERENCES stay (room, PERIOD during));
-CREATE TABLE meeting (id int PRIMARY KEY, room int4range DEFAULT '[1,2)', during int4multirange, UNIQUE (room, during WITHOUT OVERLAPS));
+CREATE TABLE meeting (id int, room int4range DEFAULT '[1,2)', during int4multirange, PRIMARY KEY (room, during WITHOUT OVERLAPS));
 CREATE TABLE loose (id int PRIMARY KEY, room int, n int, CHECK (n > 0) NOT ENFORCED, FOREIGN KEY (id) REFERENCES computed NOT ENFORCED);
 CREATE TABLE lax (id int PRIMARY KEY, n int, m int UNIQUE);
 INSERT INTO lax VALUES (0, NULL, NULL);
@@ -57,7 +57,9 @@ INSERT INTO meeting (id, during) VALUES (1, '{[1,3),[7,9)}'), (2, '{[3,5)}')
 
 INSERT INTO meeting (id, during) VALUES (3, '{[8,10)}')
 
-UPDATE meeting SET during = '{[1,2),[7,9)}' WHERE id = 1; UPDATE meeting SET during = during + '{[2,3)}' WHERE id = 2; DELETE FROM meeting WHERE during @> 4
+UPDATE meeting SET id = 20 WHERE id = 2
+
+UPDATE meeting SET during = '{[1,2),[7,9)}' WHERE id = 1; UPDATE meeting SET during = during + '{[2,3)}' WHERE id = 20; DELETE FROM meeting WHERE during @> 4
 
 INSERT INTO loose VALUES (77, 1, -5); UPDATE loose SET n = -6
 
