@@ -37,7 +37,12 @@ fn check(data: &[u8]) {
     assert_eq!(events, again, "events got lost");
     assert_eq!(first, second, "what was written reads differently");
     for name in FORMATS {
-        for encoding in [Encoding::Utf8, Encoding::Other, Encoding::Unknown, Encoding::UnknownHere] {
+        for encoding in [
+            Encoding::Utf8,
+            Encoding::Other,
+            Encoding::Unknown,
+            Encoding::UnknownHere,
+        ] {
             let Some(mut format) = new_format(name, environment(encoding)) else {
                 continue;
             };
