@@ -1,7 +1,7 @@
 //! What a statement is about to write: strong tables must have their capture triggers, and writes to other permanent
 //! tables are noted, because the two cannot share a transaction (`pg/mixed.rs`).
 
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 
 use super::guard::named;
 use super::{expected, list, mixed, relation};
@@ -53,14 +53,14 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node, travels: bool) -> Res
         if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt {
             let copy = &*statement.cast::<pg_sys::CopyStmt>();
             if copy.is_from
-                && let Some(oid) = named(copy.relation)
+                && let Some(oid) = locked(copy.relation, pg_sys::RowExclusiveLock, None)
             {
                 check(oid)?;
             }
         } else if (*statement).type_ == pg_sys::NodeTag::T_TruncateStmt {
             let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
             for range in list::pointers::<pg_sys::RangeVar>(truncate.relations) {
-                if let Some(oid) = named(range) {
+                if let Some(oid) = before_truncate(range) {
                     check_capture(oid)?;
                 }
             }
@@ -72,6 +72,65 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node, travels: bool) -> Res
         }
     }
     Ok(())
+}
+
+/// The relation that a statement is about to write, locked as the statement itself is going to: what is found then holds when it writes.
+///
+/// # Safety
+/// `range` is valid.
+unsafe fn locked(
+    range: *mut pg_sys::RangeVar,
+    mode: u32,
+    allowed: pg_sys::RangeVarGetRelidCallback,
+) -> Option<pg_sys::Oid> {
+    // SAFETY: by contract; missing is allowed.
+    let oid = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            range,
+            mode as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            allowed,
+            std::ptr::null_mut(),
+        )
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The table, locked for TRUNCATE unless it is the group's: then the apply worker may have to get on before TRUNCATE may begin.
+unsafe fn before_truncate(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: a valid RangeVar; look-ups, inside a transaction.
+    unsafe {
+        let oid = named(range)?;
+        let is_table = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE]
+            .contains(&(pg_sys::get_rel_relkind(oid) as u8));
+        // What may not be truncated is TRUNCATE's business to say.
+        if !is_table || pg_sys::XactReadOnly || relation::is_strong(oid) {
+            return Some(oid);
+        }
+        locked(range, pg_sys::AccessExclusiveLock, Some(may_truncate))
+    }
+}
+
+/// Before the lock is waited for: nobody waits for one that he may not have. As `RangeVarCallbackForTruncate` (commands/tablecmds.c).
+#[pg_guard]
+unsafe extern "C-unwind" fn may_truncate(
+    _range: *const pg_sys::RangeVar,
+    oid: pg_sys::Oid,
+    _before: pg_sys::Oid,
+    _argument: *mut core::ffi::c_void,
+) {
+    // SAFETY: look-ups inside a transaction.
+    unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            return;
+        }
+        let allowed = pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), pg_sys::ACL_TRUNCATE.into());
+        if allowed != pg_sys::AclResult::ACLCHECK_OK {
+            let kind = pg_sys::get_relkind_objtype(pg_sys::get_rel_relkind(oid));
+            pg_sys::aclcheck_error(allowed, kind, name);
+        }
+    }
 }
 
 fn check(oid: pg_sys::Oid) -> Result<(), UserError> {

@@ -180,12 +180,27 @@ fn nobody_writes_after_a_failure_to_apply() {
     client
         .batch_execute("BEGIN; SELECT synod.replicate_table('after_failure')")
         .unwrap();
-    cluster.client(2).batch_execute("UPDATE blocked SET v = 2").unwrap();
     let mut observer = cluster.client(1);
+    // They wait for the worker's lock before they look whether they may write.
+    let waiting = ["COPY after_failure FROM PROGRAM 'echo 100'", "TRUNCATE after_failure"].map(|sql| {
+        let mut writer = cluster.client(1);
+        let thread = std::thread::spawn(move || writer.batch_execute(sql));
+        let locks = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'after_failure'::regclass
+                        AND mode = CASE WHEN $1 THEN 'RowExclusiveLock' ELSE 'AccessExclusiveLock' END";
+        wait_until(DEADLINE, sql, || {
+            let row = observer.query_one(locks, &[&sql.starts_with("COPY")]).ok()?;
+            (row.get::<_, i64>(0) == 1).then_some(())
+        });
+        (sql, thread)
+    });
+    cluster.client(2).batch_execute("UPDATE blocked SET v = 2").unwrap();
     wait_until(DEADLINE, "apply to stop", || {
         let row = observer.query_one("SELECT reason FROM synod.stat_apply", &[]).ok()?;
         row.get::<_, Option<String>>(0)?.contains("in_the_way").then_some(())
     });
+    for (sql, thread) in waiting {
+        failed(sql, thread.join().unwrap(), &["57P03", "40001"]);
+    }
     let sql = "SET lock_timeout = '500ms'; INSERT INTO after_failure VALUES (1)";
     failed(sql, cluster.client(1).batch_execute(sql), &["55P03", "57P03"]);
     observer.batch_execute("COMMIT PREPARED 'in_the_way'").unwrap();
