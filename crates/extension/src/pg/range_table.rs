@@ -13,7 +13,7 @@ const SEQUENCES: usize = 1024;
 /// Entries looked at for a sequence.
 const PROBES: usize = 8;
 
-/// Values from `first` to `last`, in the direction of the sequence.
+/// Values from `first` to `last`, in the direction of the sequence; none when `last` comes before `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first.

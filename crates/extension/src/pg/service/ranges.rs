@@ -47,11 +47,18 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
     let Some(sequence) = Sequence::open(oid) else {
         return Ok(());
     };
+    // Before anything moves on: what this transaction has drawn behind the end may be what becomes void here.
+    remember(node, &sequence);
     make_room(node, &sequence, need)?;
-    if let Some(void) = sequence.look(|_| node.ranges.last_void(oid)) {
-        reservations::remember(oid, void.number);
-    }
+    remember(node, &sequence);
     Ok(())
+}
+
+/// The transaction draws from the sequence from here on, unless it does already.
+fn remember(node: &NodeShared, sequence: &Sequence) {
+    if let Some(void) = sequence.look(|_| node.ranges.last_void(sequence.oid())) {
+        reservations::remember(sequence.oid(), void.number);
+    }
 }
 
 fn make_room(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Result<(), UserError> {
@@ -86,9 +93,10 @@ fn make_room(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Resul
     Ok(())
 }
 
-/// Whether [`ensure`] would have something to do for a value or two.
+/// The transaction may draw from here on. Whether [`ensure`] would have something to do for a value or two.
 pub fn is_low(node: &NodeShared, oid: pg_sys::Oid) -> bool {
     Sequence::open_briefly(oid).is_some_and(|sequence| {
+        remember(node, &sequence);
         let need = 1 + sequence.cache();
         room(node, &sequence) < need + usual_size(node, &sequence) / 4
     })
@@ -313,15 +321,25 @@ fn nothing_left(sequence: &Sequence) -> bool {
     one.range(grants::granted(&one.feeds)).is_none()
 }
 
-/// All values were granted, the rest of them to others: `nextval` shall say so.
+/// All values were granted, the rest of them to others: `nextval` shall say so. The entry stays, for what was given out behind its end.
 fn exhaust(node: &NodeShared, sequence: &Sequence) {
     let end = if sequence.increment() > 0 {
         sequence.greatest()
     } else {
         sequence.least()
     };
-    sequence.change(|_| {
-        node.ranges.forget(sequence.oid());
+    let oid = sequence.oid();
+    let now = submit::now_us();
+    sequence.change(|state| {
+        if let Some(run) = over(sequence, node.ranges.get(oid), state) {
+            node.ranges.note_void(oid, run);
+        }
+        let nothing = Range {
+            first: end.saturating_add(sequence.increment()),
+            last: end,
+        };
+        let size = node.ranges.last_grant(oid).map_or(1, |(size, _)| size);
+        node.ranges.set(oid, nothing, size, now);
         let change = State {
             last_value: end,
             is_called: true,

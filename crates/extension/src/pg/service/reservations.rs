@@ -8,6 +8,7 @@
 //! the number of the last void run of values that the transaction knew of when it began to draw.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
@@ -18,7 +19,7 @@ thread_local! {
     /// This session's slot has reservations.
     static ANY: Cell<bool> = const { Cell::new(false) };
     /// The number of the last void run of each sequence when this transaction began to draw from it.
-    static KNOWN: RefCell<Vec<(pg_sys::Oid, u64)>> = const { RefCell::new(Vec::new()) };
+    static KNOWN: RefCell<BTreeMap<u32, u64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 fn sequence_of(word: u64) -> u32 {
@@ -68,22 +69,20 @@ pub fn release() {
 /// The transaction is over.
 pub fn reset() {
     release();
-    KNOWN.with_borrow_mut(Vec::clear);
+    KNOWN.with_borrow_mut(BTreeMap::clear);
 }
 
-/// The transaction draws from the sequence from here on.
+/// The transaction draws from the sequence from here on, unless it does already.
 pub fn remember(sequence: pg_sys::Oid, void_number: u64) {
     KNOWN.with_borrow_mut(|known| {
-        if !known.iter().any(|(oid, _)| *oid == sequence) {
-            known.push((sequence, void_number));
-        }
+        known.entry(sequence.into()).or_insert(void_number);
     });
 }
 
 /// How many void runs have come since the transaction began to draw; `None`: it never did.
 pub fn voids_since(sequence: pg_sys::Oid, void_number: u64) -> Option<u64> {
     KNOWN.with_borrow(|known| {
-        let known = known.iter().find(|(oid, _)| *oid == sequence)?;
-        Some(void_number.wrapping_sub(known.1))
+        let known = known.get(&u32::from(sequence))?;
+        Some(void_number.wrapping_sub(*known))
     })
 }
