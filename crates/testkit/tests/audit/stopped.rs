@@ -1,5 +1,8 @@
 //! What stops auditing is told, with what can be done; nothing is left out unless somebody says so, and then it is noted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use postgres::Client;
 use synod_testkit::{Server, failed, refused, wait_until};
 
@@ -165,6 +168,63 @@ fn a_table_that_comes_in_the_middle_of_a_step_loses_nothing() {
     server.resume_process(worker);
     wait_for(&mut client, "public.t", 2);
     wait_for(&mut client, "public.later", 1);
+    end(&mut client, &["t", "later"]);
+}
+
+/// A commit that waits for a standby is in the WAL, and nobody sees it yet: no step may pass it by without the table.
+#[test]
+fn a_table_that_comes_with_a_commit_that_waits_for_a_standby_loses_nothing() {
+    let cluster = CLUSTER.lease();
+    let alone = Alone::new(&cluster, "audit_waiting");
+    let server = cluster.server(0);
+    let mut client = alone.client();
+    client
+        .batch_execute("CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE later (a int PRIMARY KEY, v text)")
+        .unwrap();
+    client.batch_execute("SELECT synod.audit_table('t')").unwrap();
+    let standby = |name: &str| {
+        server.configure(&[("synchronous_standby_names", name)]);
+        server.client().batch_execute("SELECT pg_reload_conf()").unwrap();
+    };
+    let mut observer = server.client();
+    let mut wait_for_commits = |count: i64| {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = 'audit_waiting' AND backend_type = 'client backend' AND wait_event = 'SyncRep'";
+        wait_until(PATIENCE, &format!("{count} commits to wait"), || {
+            (observer.query_one(sql, &[]).ok()?.get::<_, i64>(0) == count).then_some(())
+        });
+    };
+    let (mut first, mut second, mut third) = (alone.client(), alone.client(), alone.client());
+    standby("nobody");
+    // The setting counts from a moment on.
+    let counts = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&counts);
+    let trying = std::thread::spawn(move || {
+        while !until.load(Ordering::SeqCst) {
+            first
+                .batch_execute("SELECT pg_logical_emit_message(true, 'a', 'b')")
+                .unwrap();
+        }
+    });
+    wait_for_commits(1);
+    counts.store(true, Ordering::SeqCst);
+    let adding = std::thread::spawn(move || second.batch_execute("SELECT synod.audit_table('later')").unwrap());
+    wait_for_commits(2);
+    // So much that the position is noted though there is nothing to write.
+    let sql = "INSERT INTO later SELECT n, repeat('x', 500) FROM generate_series(1, 200) AS n";
+    let writing = std::thread::spawn(move || third.batch_execute(sql).unwrap());
+    wait_for_commits(3);
+    server.failpoint("stop audit-tables");
+    let worker = server.frozen("synod audit worker");
+    server.failpoint("");
+    standby("");
+    for thread in [trying, adding, writing] {
+        thread.join().unwrap();
+    }
+    server.resume_process(worker);
+    wait_for(&mut client, "public.later", 200);
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    wait_for(&mut client, "public.t", 1);
     end(&mut client, &["t", "later"]);
 }
 

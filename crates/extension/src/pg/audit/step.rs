@@ -1,7 +1,8 @@
 //! One step of auditing: read on, write the rows and how far they go in one transaction, then let the slot go as far.
 //!
-//! The end of the WAL is read before the transaction's snapshot is taken: whatever had committed up to there, `audit_table` among it, is
-//! visible to the step that reads it.
+//! The end of the WAL is read before the transaction's snapshot is taken: whichever `audit_table` had committed up to there is visible to
+//! the step that reads it, or the step does not read on. (A commit is in the WAL before others see it, long before when it waits for a
+//! standby.)
 
 use pgrx::{PgSqlErrorCode, Spi, pg_sys};
 
@@ -9,8 +10,8 @@ use super::failure::{At, Failure, lsn, transaction};
 use super::reader::{Reader, Told};
 use super::slot_name;
 use crate::errors::UserError;
-use crate::pg::failpoint;
 use crate::pg::scratch::ActiveSnapshot;
+use crate::pg::{catalog, failpoint};
 
 /// Changes told in a step, if no transaction has more.
 const STEP_CHANGES: u64 = 10_000;
@@ -36,6 +37,8 @@ pub enum Stepped {
     Something,
     /// There was nothing.
     Nothing,
+    /// Somebody is changing what is audited.
+    Later,
     /// Nothing is audited any more.
     Ended,
 }
@@ -79,12 +82,13 @@ impl Auditor {
             self.end()?;
             return Ok((Stepped::Ended, None));
         }
-        let tables =
-            Spi::get_one::<String>("SELECT string_agg(relation::text, ',' ORDER BY relation) FROM synod.audited")?;
-        let Some(tables) = tables else {
-            return Ok((self.end_unless_wanted()?, None));
-        };
+        let tables = tables()?;
         failpoint::armed("audit-tables");
+        let tables = match tables {
+            Tables::None => return Ok((self.end_unless_wanted()?, None)),
+            Tables::Unsettled => return Ok((Stepped::Later, None)),
+            Tables::Some(tables) => tables,
+        };
         let state = state()?;
         let reader = self.reader_for(&tables, &state)?;
         if reader.end() >= until {
@@ -168,6 +172,30 @@ fn is_wanted() -> Result<bool, pgrx::spi::Error> {
           WHERE until IS NULL AND NOT EXISTS (SELECT FROM pg_class WHERE oid = relation)",
     )?;
     Ok(true)
+}
+
+/// What is audited.
+enum Tables {
+    /// Their numbers.
+    Some(String),
+    None,
+    /// There may be one that others do not see yet, though its commit is in the WAL.
+    Unsettled,
+}
+
+fn tables() -> Result<Tables, pgrx::spi::Error> {
+    let Some(audited) = catalog::named("synod", "audited") else {
+        return Ok(Tables::Unsettled);
+    };
+    // audit_table() has a lock that conflicts until its transaction is visible.
+    // SAFETY: inside a transaction; without waiting, and released below or by abort.
+    if !unsafe { pg_sys::ConditionalLockRelationOid(audited, pg_sys::ShareLock as i32) } {
+        return Ok(Tables::Unsettled);
+    }
+    let tables = Spi::get_one("SELECT string_agg(relation::text, ',' ORDER BY relation) FROM synod.audited")?;
+    // SAFETY: locked above.
+    unsafe { pg_sys::UnlockRelationOid(audited, pg_sys::ShareLock as i32) };
+    Ok(tables.map_or(Tables::None, Tables::Some))
 }
 
 fn state() -> Result<State, pgrx::spi::Error> {
