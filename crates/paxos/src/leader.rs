@@ -171,7 +171,9 @@ impl Paxos {
         // choose the next one.
         let member = self.membership.member(me).is_some();
         let cut_off = now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard);
-        let hung = self.is_quorum(|id| id != me && heard(id)) && self.disk_hangs();
+        let others = self.is_quorum(|id| id != me && heard(id));
+        // Asked each time: it remembers when the disk did something.
+        let hung = self.disk_hangs() && others;
         if member && (cut_off || hung) {
             self.step_down();
         }

@@ -170,9 +170,11 @@ pub fn parse_acknowledgement(subject: &str, status: Option<u16>, bytes: &[u8]) -
             _ => Acknowledged::Later(said),
         };
     }
-    match answer["stream"].as_str() {
-        Some(stream) => Acknowledged::Stored(stream.to_owned()),
-        None => Acknowledged::Later("an acknowledgement that cannot be understood".into()),
+    match (answer["stream"].as_str(), answer["seq"].as_u64()) {
+        // The first of that id is under way among the servers of the stream, and may come to nothing yet.
+        (Some(_), Some(0)) => Acknowledged::Later("the message is not stored yet".into()),
+        (Some(stream), Some(_)) => Acknowledged::Stored(stream.to_owned()),
+        _ => Acknowledged::Later("an acknowledgement that cannot be understood".into()),
     }
 }
 
@@ -287,6 +289,8 @@ mod tests {
         assert_eq!(told(None, r#"{"stream":"S","seq":7,"duplicate":true}"#), stored);
         let waits = |status, text| matches!(told(status, text), Acknowledged::Later(_));
         assert!(waits(Some(503), ""));
+        // Of a stream of several servers, whose leader knows no more than the id.
+        assert!(waits(None, r#"{"stream":"S","seq":0,"duplicate":true}"#));
         let refused = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#;
         assert!(matches!(told(None, refused), Acknowledged::Refused(reason) if reason.contains("size")));
         let turn =

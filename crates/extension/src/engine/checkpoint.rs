@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use synod_log::SharedLog;
+use synod_log::{IndexSync, SharedLog};
 use synod_rules::Certifier;
 
 use super::{Engine, Stop};
@@ -25,7 +25,16 @@ pub(super) struct Checkpoints {
     last: u64,
     /// Bytes decided since `last`.
     bytes: u64,
+    taken: Option<Taken>,
     writing: Option<(u64, JoinHandle<io::Result<()>>)>,
+}
+
+/// A checkpoint that waits for the log to be durable up to it. Never dropped before it is written: what `index` has to sync, no other
+/// sync does.
+struct Taken {
+    position: u64,
+    certifier: Vec<u8>,
+    index: IndexSync,
 }
 
 impl Checkpoints {
@@ -33,6 +42,7 @@ impl Checkpoints {
         Self {
             last,
             bytes: 0,
+            taken: None,
             writing: None,
         }
     }
@@ -59,10 +69,10 @@ impl<L: SharedLog> Engine<L> {
         // Only what is below a checkpoint can be trimmed.
         let every_bytes = (retention_bytes() / 4).clamp(least, most);
         let due = self.certifier.position() >= self.checkpoints.last + EVERY || self.checkpoints.bytes >= every_bytes;
-        if self.checkpoints.writing.is_some() || !due {
-            return Ok(());
+        if due && self.checkpoints.writing.is_none() && self.checkpoints.taken.is_none() {
+            self.take_checkpoint()?;
         }
-        self.begin_checkpoint()
+        self.write_if_durable()
     }
 
     /// Count what was decided towards the next checkpoint.
@@ -73,33 +83,43 @@ impl<L: SharedLog> Engine<L> {
     /// Write one now and wait for it: at an orderly shutdown.
     pub fn checkpoint_now(&mut self) -> Result<(), Stop> {
         self.reap(true)?;
-        if self.certifier.position() > self.checkpoints.last {
-            self.begin_checkpoint()?;
+        self.write_if_durable()?;
+        self.reap(true)?;
+        if self.checkpoints.taken.is_none() && self.certifier.position() > self.checkpoints.last {
+            self.take_checkpoint()?;
+            self.write_if_durable()?;
             self.reap(true)?;
         }
         Ok(())
     }
 
-    fn begin_checkpoint(&mut self) -> Result<(), Stop> {
-        let position = self.certifier.position();
-        if self.log.status().durable < position {
-            // The others were quicker to make it durable. After a power failure now, the log would fetch these entries again
-            // and store them elsewhere than the index says, and below a checkpoint the index is not written again.
-            return Ok(());
-        }
+    fn take_checkpoint(&mut self) -> Result<(), Stop> {
+        let index = self.index.begin_sync();
+        self.checkpoints.taken = Some(Taken {
+            position: self.certifier.position(),
+            certifier: self.certifier.encode(),
+            index: index.map_err(|error| Stop::Files(error.to_string()))?,
+        });
         self.checkpoints.bytes = 0;
-        let bytes = self.certifier.encode();
-        let index = self
-            .index
-            .begin_sync()
-            .map_err(|error| Stop::Files(error.to_string()))?;
+        Ok(())
+    }
+
+    /// The others may be quicker to make the log durable, for as long as there is load. After a power failure before this node has done it,
+    /// the log would fetch these entries again and store them elsewhere than the index says, and below a checkpoint the index is not
+    /// written again.
+    fn write_if_durable(&mut self) -> Result<(), Stop> {
+        let durable = self.log.status().durable;
+        let Some(taken) = self.checkpoints.taken.take_if(|taken| taken.position <= durable) else {
+            return Ok(());
+        };
         let directory = self.directory.clone();
         let write = move || {
-            index.finish().map_err(io::Error::other)?;
-            store_checkpoint(&directory, &bytes)
+            taken.index.finish().map_err(io::Error::other)?;
+            store_checkpoint(&directory, &taken.certifier)
         };
         let thread = crate::pg::threads::spawn("synod checkpoint", write);
-        self.checkpoints.writing = Some((position, thread.map_err(|error| Stop::Files(error.to_string()))?));
+        let thread = thread.map_err(|error| Stop::Files(error.to_string()))?;
+        self.checkpoints.writing = Some((taken.position, thread));
         Ok(())
     }
 

@@ -42,12 +42,13 @@ fn wait_for_own(oid: pg_sys::Oid) -> Result<(), UserError> {
     let Some(node) = shmem::my_node() else {
         return Ok(());
     };
-    // Not the transaction itself: it may have gone back to a savepoint.
-    if !node.expected_own.load(Ordering::SeqCst) || ddl::lock_incarnation() != 0 {
+    // Not the transaction itself: it may have gone back to a savepoint. Nor the apply worker, which would wait for itself.
+    if !node.expected_own.load(Ordering::SeqCst) || ddl::lock_incarnation() != 0 || capture::applying() {
         return Ok(());
     }
     let deadline = Instant::now() + submit::commit_timeout();
-    while node.expected_own.load(Ordering::SeqCst) && node.expects(oid.into()) {
+    // More tables than shared memory has room for are all in the file.
+    while node.expected_own.load(Ordering::SeqCst) && node.expects(oid.into()) && is_in_file(oid)? {
         give_way::check()?;
         if Instant::now() >= deadline {
             return Err(refused(

@@ -8,7 +8,9 @@
 //! are published again, from the one that failed, which then is the first. Where others publish to the same stream, messages of theirs
 //! come between and make that ours are refused: they go again, fewer at once.
 //!
-//! Order is a stream's. Which stream takes a subject, acknowledgements tell: until then a message goes by itself.
+//! Order is a stream's. Which stream takes a subject, acknowledgements tell: until then a message goes by itself. So do all those for a
+//! stream of several servers, or of how many cannot be asked: there a server knows an id before it looks at what is expected, and takes
+//! the message that it has refused for a duplicate when it comes again.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -61,6 +63,8 @@ struct Link {
     max_payload: usize,
     /// Which stream takes a subject.
     streams: HashMap<String, String>,
+    /// Which stream is on one server only.
+    single: HashMap<String, bool>,
     /// Messages that are published at once.
     window: usize,
 }
@@ -106,6 +110,7 @@ impl Nats {
             next_reply: 0,
             max_payload: 1 << 20,
             streams: HashMap::new(),
+            single: HashMap::new(),
             window: WINDOW,
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -186,16 +191,11 @@ impl Link {
         subject.strip_prefix(&self.inbox)?.strip_prefix('.')?.parse().ok()
     }
 
-    fn make_stream(&mut self, stream: &str, subjects: &str) -> Result<(), Broken> {
-        let wanted = json!({ "name": stream, "subjects": [subjects], "storage": "file", "retention": "limits" });
+    /// A request to the server's JetStream, and its answer.
+    fn ask(&mut self, subject: &str, body: &[u8]) -> Result<(Option<u16>, Value), Broken> {
         let (number, reply) = self.reply();
         let mut out = Vec::new();
-        protocol::request(
-            &mut out,
-            &format!("$JS.API.STREAM.CREATE.{stream}"),
-            &reply,
-            wanted.to_string().as_bytes(),
-        );
+        protocol::request(&mut out, subject, &reply, body);
         self.socket.write_all(&out)?;
         self.socket.flush()?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -207,15 +207,44 @@ impl Link {
             } = self.hear(deadline)?
                 && self.answered(&subject) == Some(number)
             {
-                let answer: Value = serde_json::from_slice(&payload).unwrap_or_default();
-                // 10058: there is one of this name, made otherwise. It is somebody's choice.
-                return match (status, &answer["error"]) {
-                    (None, Value::Null) => Ok(()),
-                    (None, error) if error["err_code"] == 10_058 => Ok(()),
-                    (_, error) => Err(Broken::Link(format!("the stream \"{stream}\" cannot be made: {error}"))),
-                };
+                return Ok((status, serde_json::from_slice(&payload).unwrap_or_default()));
             }
         }
+    }
+
+    fn make_stream(&mut self, stream: &str, subjects: &str) -> Result<(), Broken> {
+        let wanted = json!({ "name": stream, "subjects": [subjects], "storage": "file", "retention": "limits" });
+        let (status, answer) = self.ask(
+            &format!("$JS.API.STREAM.CREATE.{stream}"),
+            wanted.to_string().as_bytes(),
+        )?;
+        // 10058: there is one of this name, made otherwise. It is somebody's choice.
+        match (status, &answer["error"]) {
+            (None, Value::Null) => Ok(()),
+            (None, error) if error["err_code"] == 10_058 => Ok(()),
+            (_, error) => Err(Broken::Link(format!("the stream \"{stream}\" cannot be made: {error}"))),
+        }
+    }
+
+    /// Whether a stream is known to be on one server only.
+    fn is_single(&mut self, stream: &str) -> Result<bool, Broken> {
+        match self.ask(&format!("$JS.API.STREAM.INFO.{stream}"), b"") {
+            Ok((None, answer)) => Ok(answer["config"]["num_replicas"] == 1),
+            Ok(_) => Ok(false),
+            // Who may publish need not be allowed to ask.
+            Err(Broken::Link(said)) if said.contains("STREAM.INFO") => Ok(false),
+            Err(broken) => Err(broken),
+        }
+    }
+
+    /// A message for this subject is in that stream.
+    fn note_stream(&mut self, subject: &str, stream: String) -> Result<(), Broken> {
+        if !self.single.contains_key(&stream) {
+            let single = self.is_single(&stream)?;
+            self.single.insert(stream.clone(), single);
+        }
+        self.streams.insert(subject.to_owned(), stream);
+        Ok(())
     }
 
     /// Publish some of them, and wait for their acknowledgements: what became of each.
@@ -227,6 +256,7 @@ impl Link {
         let mut last: HashMap<&str, &str> = HashMap::new();
         for (index, parcel) in parcels.iter().take(self.window).enumerate() {
             let stream = self.streams.get(&parcel.subject);
+            let stream = stream.filter(|stream| self.single.get(*stream) == Some(&true));
             if stream.is_none() && index > 0 {
                 break;
             }
@@ -274,7 +304,9 @@ impl Link {
                 match outcome {
                     Acknowledged::Stored(stream) => {
                         *stored += 1;
-                        self.streams.insert(parcel.subject.clone(), stream);
+                        if self.streams.get(&parcel.subject) != Some(&stream) {
+                            self.note_stream(&parcel.subject, stream)?;
+                        }
                     }
                     Acknowledged::OutOfTurn => break,
                     Acknowledged::Refused(reason) => return Ok(Some(Trouble::Refused(reason))),
