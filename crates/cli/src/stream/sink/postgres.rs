@@ -60,6 +60,8 @@ pub struct Postgres {
     bytes: usize,
     stored: Resume,
     last: Resume,
+    /// Of the transaction under way, if it has one.
+    csn: Option<u64>,
     stored_at: Option<Instant>,
     /// Everything before here is committed there. A position of the server that is read now, unlike that of `stored`, which may be
     /// one of another node of the group.
@@ -100,6 +102,7 @@ impl Postgres {
             bytes: 0,
             stored: Resume::default(),
             last: Resume::default(),
+            csn: None,
             stored_at: None,
             durable: 0,
             careful: None,
@@ -204,8 +207,11 @@ impl Postgres {
         }
         self.begin_target()?;
         self.bytes += batch.sql.len();
-        self.run(&batch.sql, &batch.expected)
-            .map_err(|undone| self.start_over(undone))
+        let done = self.run(&batch.sql, &batch.expected);
+        done.map(drop).map_err(|undone| match self.parks {
+            true => self.commit_failed(undone),
+            false => self.start_over(undone),
+        })
     }
 
     fn send_if_much(&mut self) -> Result<(), Trouble> {
@@ -275,14 +281,15 @@ impl Sink for Postgres {
     fn begin(&mut self, transaction: &Transaction<'_>, _: bool) -> Result<(), Trouble> {
         self.inside = true;
         self.last.lsn = transaction.commit_lsn.unwrap_or_default();
-        self.last.csn = transaction.csn.map_or(self.last.csn, |(_, csn)| csn);
+        self.csn = transaction.csn.map(|(_, csn)| csn);
+        self.last.csn = self.csn.unwrap_or(self.last.csn);
         if self.careful.is_some_and(|last| (self.last.lsn, self.last.csn) > last) {
             self.careful = None;
         }
         self.parks = self
             .whole
             .as_ref()
-            .is_some_and(|whole| whole.given_up && whole.is(&self.last));
+            .is_some_and(|whole| whole.given_up && whole.is(self.last.lsn, self.csn));
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use super::statement::Statement;
 use super::{Postgres, Undone};
 use crate::failure::{Failure, sentence};
 use crate::stream::lsn;
-use crate::stream::resume::Resume;
 use crate::stream::sink::{GivenUp, Refused, Told, Trouble};
 
 /// What stands for the table of a parked event, for all of a transaction.
@@ -20,7 +19,8 @@ pub const SUBJECT: &str = "the whole transaction";
 #[derive(Debug)]
 pub struct Whole {
     lsn: u64,
-    csn: u64,
+    /// Its own: not every transaction of a member has one.
+    csn: Option<u64>,
     reason: String,
     /// It is to be parked.
     pub given_up: bool,
@@ -28,15 +28,15 @@ pub struct Whole {
 
 impl Whole {
     /// The same transaction; a CSN means the same on every node.
-    pub fn is(&self, last: &Resume) -> bool {
-        self.csn == last.csn && (self.csn != 0 || self.lsn == last.lsn)
+    pub fn is(&self, lsn: u64, csn: Option<u64>) -> bool {
+        self.csn == csn && (csn.is_some() || self.lsn == lsn)
     }
 
     /// What it is called: what the ids of its events begin with, as far as that is known here.
     fn name(&self) -> String {
         match self.csn {
-            0 => lsn::text(self.lsn),
-            csn => format!("CSN {csn}"),
+            None => lsn::text(self.lsn),
+            Some(csn) => format!("CSN {csn}"),
         }
     }
 }
@@ -50,7 +50,7 @@ impl Postgres {
         };
         let whole = Whole {
             lsn: self.last.lsn,
-            csn: self.last.csn,
+            csn: self.csn,
             reason: reason.clone(),
             given_up: false,
         };
