@@ -67,7 +67,9 @@ fn event(pieces: &mut Pieces<'_>, now_ms: &mut u64, sequence: &mut u64) -> Optio
         }
         6 => Event::ChangeMembership(MembershipChange::Remove(NodeId(u32::from(pieces.u8())))),
         7 => Event::ReadFailed { to: NodeId(2) },
-        8 => Event::Linked { peer: NodeId(u32::from(pieces.u8())) },
+        8 => Event::Linked {
+            peer: NodeId(u32::from(pieces.u8())),
+        },
         other => {
             let from = 2 + u32::from(other % 3);
             let kind = pieces.u8() % 20;

@@ -5,7 +5,7 @@
 //! step                             read on -> rows and position in one transaction -> the slot is told how far
 //! ```
 //! Exactly once: a worker begins at the stored position, however far the slot went back in a crash; a slot that is further than
-//! the position has lost something, and auditing stops until somebody says that this is known ([`failure`]).
+//! the position has lost something, and auditing stops until somebody says that this is known (`audit/failure.rs`).
 //! Memory is bounded by `logical_decoding_work_mem` and `work_mem`. An error ends the worker, with its reason in
 //! `synod.audit_state`; the launcher starts it again.
 
