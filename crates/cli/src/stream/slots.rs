@@ -183,6 +183,7 @@ pub fn with_snapshot(
         None => None,
     };
     let tables = snapshot::tables(&mut session, filters).map_err(again_or_not)?;
+    snapshot::hold(&mut session, source, &tables)?;
     // A transaction without a commit of its own. Its CSN says behind which one another node is gone on with.
     let all = Transaction {
         csn: group.and_then(|group| Some((group.id.as_str(), csn?))),

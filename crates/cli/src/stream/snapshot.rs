@@ -5,6 +5,8 @@
 //! and the position are one of them, which commits after the slot has been made to last: a slot whose sink knows nothing yet is made
 //! anew, too.
 
+mod hold;
+
 use sha2::{Digest as _, Sha256};
 use synod_change::stream::filters::Mask;
 use synod_change::stream::{Change, Column, Event, EventId, Place, ReplicaIdentity, Table, Transaction, TypeClass};
@@ -17,6 +19,8 @@ use super::slots::Filters;
 use super::source::{Made, literal};
 use crate::failure::Failure;
 use crate::session::Session;
+
+pub use hold::hold;
 
 /// One FETCH gives about so many bytes.
 const FETCH_BYTES: usize = 1 << 20;
@@ -211,7 +215,7 @@ fn columns(session: &mut Session, oid: &str, identity: ReplicaIdentity) -> Resul
             Column {
                 name: field(0).into_bytes(),
                 quoted_name: field(11).into_bytes(),
-                class: class(&field(1)),
+                class: class(field(3).parse().unwrap_or_default()),
                 type_name: field(1).into_bytes(),
                 base_type_name: field(12).into_bytes(),
                 full_type_name: field(2).into_bytes(),
@@ -235,14 +239,15 @@ fn columns(session: &mut Session, oid: &str, identity: ReplicaIdentity) -> Resul
         .collect())
 }
 
-fn class(type_name: &str) -> TypeClass {
-    match type_name {
-        "smallint" | "integer" | "bigint" | "oid" => TypeClass::Integer,
-        "real" | "double precision" | "numeric" => TypeClass::Number,
-        "boolean" => TypeClass::Boolean,
-        "bit" | "bit varying" => TypeClass::Bits,
-        "json" | "jsonb" => TypeClass::Json,
-        "bytea" => TypeClass::Bytes,
+/// By the oid of the type (`pg_type.dat`), as the output plugin does: the name of a type depends on settings.
+fn class(type_oid: u32) -> TypeClass {
+    match type_oid {
+        20 | 21 | 23 | 26 => TypeClass::Integer,
+        700 | 701 | 1_700 => TypeClass::Number,
+        16 => TypeClass::Boolean,
+        1_560 | 1_562 => TypeClass::Bits,
+        114 | 3_802 => TypeClass::Json,
+        17 => TypeClass::Bytes,
         _ => TypeClass::Text,
     }
 }

@@ -21,6 +21,7 @@ mod nodes;
 mod page;
 mod rows;
 mod signals;
+mod snapshot;
 mod torture;
 
 const DEADLINE: Duration = Duration::from_secs(30);
