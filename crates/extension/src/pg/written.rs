@@ -125,7 +125,7 @@ unsafe extern "C-unwind" fn may_truncate(
         if name.is_null() {
             return;
         }
-        let allowed = pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), pg_sys::ACL_TRUNCATE.into());
+        let allowed = pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), pg_sys::ACL_TRUNCATE as pg_sys::AclMode);
         if allowed != pg_sys::AclResult::ACLCHECK_OK {
             let kind = pg_sys::get_relkind_objtype(pg_sys::get_rel_relkind(oid));
             pg_sys::aclcheck_error(allowed, kind, name);
