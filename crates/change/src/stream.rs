@@ -14,6 +14,7 @@ pub mod event;
 pub mod filters;
 mod json;
 mod keys;
+pub mod literal;
 pub mod option;
 pub mod own_message;
 mod per_table;

@@ -69,6 +69,9 @@ pub struct Column {
     pub in_identity: bool,
     /// Its text comes from a mask, not from the row.
     pub masked: bool,
+    /// The type's name with its schema, for a type that a literal without a type cannot be compared with: a composite type, a domain
+    /// over one or over an enum, `regclass` and its like.
+    pub literal_type: Option<Vec<u8>>,
 }
 
 /// How a value's text is written as a literal, in JSON and in SQL.

@@ -1,12 +1,13 @@
 //! `sql`: statements that do to any PostgreSQL with the same tables what was done here.
 //!
 //! What is written is safe to run as it is: every name and literal means the same whatever the settings there, a statement about a row
-//! touches that one row or fails, and nothing that a table, a value or a message contains can end a literal or a comment.
+//! touches no other row, and nothing that a table, a value or a message contains can end a literal or a comment.
 //! Where nothing says which row was changed, there is a statement that fails and says so: a stream that is replayed loses nothing
 //! silently.
 //!
 //! Each session of reading begins with the settings that its literals are to be read with.
 
+mod alone;
 mod prepared;
 mod quote;
 mod row;
@@ -15,6 +16,7 @@ use prepared::Prepared;
 use quote::{put_comment, put_literal, put_name};
 
 use super::digits::{put_hex, put_lsn, put_number};
+use super::literal::SETTINGS;
 use super::option::{boolean, without_identity, word};
 use super::per_table::PerTable;
 use super::{Ddl, Environment, Event, Format, Message, OptionError, Table, Transaction};
@@ -69,18 +71,13 @@ impl Sql {
     /// The settings that texts depend on. Values are printed in ISO dates and whole floats, whatever the session's
     /// settings ([`Format::wants_exact_text`]).
     fn header(&self, out: &mut Vec<u8>) {
-        let fixed = [
-            ("client_encoding", self.environment.text_encoding.as_bytes()),
-            ("DateStyle", b"ISO"),
-            ("IntervalStyle", b"postgres"),
-            ("extra_float_digits", b"1"),
-            ("array_nulls", b"on"),
-            ("xmloption", b"content"),
-        ];
-        for (name, value) in fixed {
-            put_set(out, name, value);
+        put_set(out, "client_encoding", self.environment.text_encoding.as_bytes());
+        for (name, value) in SETTINGS {
+            put_set(out, name, value.as_bytes());
         }
         put_set(out, "TimeZone", &(self.environment.setting)("TimeZone"));
+        // A function may have been made before what it names.
+        put_set(out, "check_function_bodies", b"off");
         if self.replica_role {
             put_set(out, "session_replication_role", b"replica");
         }
@@ -151,10 +148,18 @@ impl Sql {
         if ddl.sql.is_empty() {
             return;
         }
-        put_search_path(out, ddl.search_path);
+        let alone = alone::runs_alone(ddl.tag, ddl.sql);
+        if alone {
+            // It committed by itself here as well.
+            out.extend_from_slice(b"COMMIT;\n");
+        }
+        put_search_path(out, ddl.search_path, !alone);
         out.extend_from_slice(ddl.sql);
         // On a line of its own: the statement may end in a comment.
         out.extend_from_slice(b"\n;\n");
+        if alone {
+            out.extend_from_slice(b"RESET search_path;\nBEGIN;\n");
+        }
     }
 
     /// A statement that makes a table and fills it. Its rows are told like any others, so that here the table is made alone, of the columns
@@ -165,7 +170,7 @@ impl Sql {
             return put_comment(out, &what);
         };
         // Types are named as they are seen from here.
-        put_search_path(out, &(self.environment.setting)("search_path"));
+        put_search_path(out, &(self.environment.setting)("search_path"), true);
         out.extend_from_slice(b"CREATE TABLE ");
         out.extend_from_slice(&Prepared::new(table).name);
         out.extend_from_slice(b" (");
@@ -274,11 +279,11 @@ impl Format for Sql {
     }
 }
 
-/// For the transaction.
-fn put_search_path(out: &mut Vec<u8>, path: &[u8]) {
+/// For the transaction, or the session.
+fn put_search_path(out: &mut Vec<u8>, path: &[u8], of_transaction: bool) {
     out.extend_from_slice(b"SELECT pg_catalog.set_config('search_path', ");
     put_literal(out, path);
-    out.extend_from_slice(b", true);\n");
+    out.extend_from_slice(if of_transaction { b", true);\n" } else { b", false);\n" });
 }
 
 fn put_set(out: &mut Vec<u8>, name: &str, value: &[u8]) {

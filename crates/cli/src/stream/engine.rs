@@ -395,8 +395,11 @@ impl<'a> Engine<'a> {
             return Err(End::Fatal(Failure::new(
                 format!("{whom} refuses event \"{id}\" ({subject})"),
                 sentence(reason),
-                "Mend the cause and run it again: it goes on with that event. Or give --on-refusal park: it is kept aside, and \
-                 the others go on.",
+                format!(
+                    "{}Mend the cause and run it again: it goes on with that event. Or give --on-refusal park: it is kept aside, and \
+                     the others go on.",
+                    self.sink.advice(reason)
+                ),
             )));
         }
         let mut place = "there".to_owned();

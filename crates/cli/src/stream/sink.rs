@@ -129,6 +129,11 @@ pub trait Sink {
     /// Send what had been refused, once more; what the sink had parked itself is no longer parked then.
     fn replay(&mut self, refused: &Refused) -> Result<(), Trouble>;
 
+    /// What may be behind a refusal, as sentences that each end in a space; empty: nothing is known of it.
+    fn advice(&self, _reason: &str) -> &'static str {
+        ""
+    }
+
     /// Several tables that are emptied at once stay one event.
     fn takes_tables_together(&self) -> bool {
         false

@@ -14,6 +14,7 @@ mod brokers;
 mod command;
 mod debezium;
 mod endpoint;
+mod exact_rows;
 mod files;
 mod hooks;
 mod nats_order;

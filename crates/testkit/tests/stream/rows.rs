@@ -184,6 +184,7 @@ fn what_the_target_refuses_stops_or_is_parked_and_nothing_is_passed_over() {
     source.batch_execute("UPDATE t SET v = 'dd' WHERE id = 4").unwrap();
     let ran = stream(&dsn, &["--to", &to, "--until-caught-up"]);
     assert!(ran.err.contains("the row is not there"), "{}", ran.err);
+    assert!(ran.err.contains("session_replication_role"), "{}", ran.err);
     target
         .batch_execute("INSERT INTO t VALUES (4, 'd'); DELETE FROM t WHERE id = 90")
         .unwrap();

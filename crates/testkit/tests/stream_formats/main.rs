@@ -2,6 +2,7 @@
 //! in Rust.
 
 mod encodings;
+mod found;
 mod interface;
 mod reading;
 mod replay;

@@ -64,6 +64,7 @@ const TYPES: &[(&str, &[&str])] = &[
     ("interval", &["'1 year -2 mons 3 days -04:05:06.789'", "'0'"]),
     ("uuid", &["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
     ("inet", &["'192.168.0.1/24'", "'::1'"]),
+    ("inet", &["'10.0.0.1'", "'10.0.0.2'"]),
     ("cidr", &["'10.0.0.0/8'"]),
     ("macaddr", &["'08:00:2b:01:02:03'"]),
     ("macaddr8", &["'08:00:2b:01:02:03:04:05'"]),
@@ -81,6 +82,11 @@ const TYPES: &[(&str, &[&str])] = &[
     ("tsvector", &["'fat:2,4 cat:3 ''it''''s'':1A'"]),
     ("tsquery", &["'fat & !(rat | ''x y'')'"]),
     ("pg_lsn", &["'16/B374D848'"]),
+    ("txid_snapshot", &["'10:20:10,14,15'"]),
+    ("refcursor", &["'a cursor'", "''"]),
+    ("json[]", &["ARRAY['{\"a\": 1}'::json, NULL]"]),
+    ("point[]", &["ARRAY[point '(1,2)']"]),
+    ("bpchar", &["'x'", "'x '"]),
     ("pg_snapshot", &["'10:20:10,14,15'"]),
     ("xid8", &["'18446744073709551615'"]),
     ("xid", &["'4294967295'"]),
@@ -97,6 +103,12 @@ const TYPES: &[(&str, &[&str])] = &[
     ("mood", &["'it''s \"fine\"'"]),
     ("positive", &["5"]),
     ("phrase", &["'a ''phrase'''"]),
+    ("blanks", &["'x'", "'y'"]),
+    ("truth", &["true", "false"]),
+    ("host", &["'10.0.0.1'", "'10.0.0.2'"]),
+    ("document", &["'{\"a\": 1}'", "'{\"a\":1}'"]),
+    ("temper", &["'happy'", "'it''s \"fine\"'"]),
+    ("couple", &["ROW(1, 'a')", "ROW(2, NULL)"]),
     ("pair", &["ROW(1, 'a \"b\", (c)')", "ROW(NULL, NULL)"]),
     ("pair[]", &["ARRAY[ROW(1, 'x,y')::pair, NULL]"]),
     ("mood[]", &["'{happy}'"]),
@@ -105,7 +117,13 @@ const TYPES: &[(&str, &[&str])] = &[
 const MADE: &str = "CREATE TYPE mood AS ENUM ('happy', 'it''s \"fine\"');
     CREATE DOMAIN positive AS integer CHECK (VALUE > 0);
     CREATE DOMAIN phrase AS varchar(40);
-    CREATE TYPE pair AS (number integer, \"The text\" text)";
+    CREATE TYPE pair AS (number integer, \"The text\" text);
+    CREATE DOMAIN blanks AS char(5);
+    CREATE DOMAIN truth AS boolean;
+    CREATE DOMAIN host AS inet;
+    CREATE DOMAIN document AS json;
+    CREATE DOMAIN temper AS mood;
+    CREATE DOMAIN couple AS pair";
 
 /// Those that this server has: it may be built without libxml.
 fn types() -> Vec<(&'static str, &'static [&'static str])> {

@@ -11,7 +11,7 @@ const IN_IDENTITY: u8 = 8;
 const MASKED: u8 = 16;
 const HAS_DEFAULT: u8 = 32;
 const HAS_IDENTITY: u8 = 64;
-const FLAGS: u8 = 127;
+const HAS_LITERAL_TYPE: u8 = 128;
 
 /// With the number of the replica identity.
 const IDENTITY_HIDDEN: u8 = 4;
@@ -66,7 +66,8 @@ fn put_column(out: &mut Vec<u8>, column: &Column) {
             | flag(column.in_identity, IN_IDENTITY)
             | flag(column.masked, MASKED)
             | flag(column.default.is_some(), HAS_DEFAULT)
-            | flag(column.identity.is_some(), HAS_IDENTITY),
+            | flag(column.identity.is_some(), HAS_IDENTITY)
+            | flag(column.literal_type.is_some(), HAS_LITERAL_TYPE),
     );
     out.push(number_of(&CLASSES, &column.class));
     let names = [
@@ -86,6 +87,9 @@ fn put_column(out: &mut Vec<u8>, column: &Column) {
     }
     if let Some(letter) = column.identity {
         put_varint(out, u32::from(letter).into());
+    }
+    if let Some(name) = &column.literal_type {
+        put_bytes(out, name);
     }
 }
 
@@ -116,9 +120,6 @@ pub(super) fn read(decoder: &mut Decoder<'_>) -> Result<Table, DecodeError> {
 
 fn read_column(decoder: &mut Decoder<'_>) -> Result<Column, DecodeError> {
     let flags = decoder.u8()?;
-    if flags & !FLAGS != 0 {
-        return Err(decoder.corrupt("an unknown flag of a column is set"));
-    }
     let class = CLASSES.get(usize::from(decoder.u8()?)).copied();
     let mut column = Column {
         class: class.ok_or(decoder.corrupt("a type class is unknown"))?,
@@ -144,6 +145,9 @@ fn read_column(decoder: &mut Decoder<'_>) -> Result<Column, DecodeError> {
     if flags & HAS_IDENTITY != 0 {
         let letter = char::from_u32(decoder.varint_u32()?);
         column.identity = Some(letter.ok_or(decoder.corrupt("an identity is no letter"))?);
+    }
+    if flags & HAS_LITERAL_TYPE != 0 {
+        column.literal_type = Some(decoder.bytes()?.to_vec());
     }
     Ok(column)
 }

@@ -1,6 +1,7 @@
 //! What of a table's statements is always the same.
 
 use super::quote::put_name;
+use crate::stream::literal::Comparison;
 use crate::stream::{Column, ReplicaIdentity, Table, TypeClass};
 
 /// The constant parts.
@@ -45,8 +46,8 @@ pub(super) struct PreparedColumn {
     pub(super) always: bool,
     /// It takes part in finding the row.
     pub(super) identifies: bool,
-    /// What is compared with its literal: its name, or something made of it.
-    pub(super) compared: Vec<u8>,
+    /// If so, how.
+    pub(super) comparison: Comparison,
 }
 
 const MONEY: u32 = 790;
@@ -87,12 +88,12 @@ impl PreparedColumn {
     fn new(column: &Column, identity: Identity, by_primary_key: bool) -> Self {
         let mut name = Vec::new();
         put_name(&mut name, &column.name);
-        let (identifies, compared) = match identity {
-            Identity::Key if by_primary_key => (column.in_primary_key, name.clone()),
-            Identity::Key => (column.in_identity, name.clone()),
+        let (identifies, comparison) = match identity {
+            Identity::Key if by_primary_key => (column.in_primary_key, Comparison::of_key(column, &name)),
+            Identity::Key => (column.in_identity, Comparison::of_key(column, &name)),
             // A generated column follows from the others, and the WAL may not have it.
-            Identity::WholeRow => (!column.generated, compared(column.type_oid, &name)),
-            Identity::Nothing(_) => (false, Vec::new()),
+            Identity::WholeRow => (!column.generated, Comparison::exact(column, &name)),
+            Identity::Nothing(_) => (false, Comparison::default()),
         };
         Self {
             name,
@@ -100,7 +101,7 @@ impl PreparedColumn {
             generated: column.generated,
             always: column.identity == Some('a'),
             identifies,
-            compared,
+            comparison,
         }
     }
 }
@@ -130,19 +131,6 @@ fn identity(table: &Table) -> Identity {
     } else {
         Identity::Key
     }
-}
-
-/// For a row that is found by all its values: equality must mean the same value, not only one that a type takes for equal (1.0 and
-/// 1.00, one month and thirty days, what a collation does not tell apart), and some types have none.
-fn compared(type_oid: u32, name: &[u8]) -> Vec<u8> {
-    let after: &[u8] = match type_oid {
-        // bool, bytea, int8, int2, int4, oid, date, time, timestamp, timestamptz, uuid, pg_lsn, macaddr
-        16 | 17 | 20 | 21 | 23 | 26 | 1082 | 1083 | 1114 | 1184 | 2950 | 3220 | 829 => b"",
-        // text, varchar, bpchar, name
-        25 | 1043 | 1042 | 19 => b" COLLATE pg_catalog.\"C\"",
-        _ => b"::pg_catalog.text",
-    };
-    [name, after].concat()
 }
 
 fn insert(columns: &[PreparedColumn]) -> Vec<u8> {

@@ -220,10 +220,16 @@ fn put_conditions(prepared: &Prepared, row: Row<'_>, out: &mut Vec<u8>) -> Resul
                 // A row of NULLs "IS NULL", too.
                 out.extend_from_slice(b" IS NOT DISTINCT FROM NULL");
             }
-            Value::Text(_) | Value::Binary(_) => {
-                out.extend_from_slice(&column.compared);
+            Value::Text(text) | Value::Binary(text) => {
+                out.extend_from_slice(&column.comparison.left);
                 out.extend_from_slice(b" = ");
                 put_value(out, column, value);
+                out.extend_from_slice(&column.comparison.after);
+                if column.comparison.is_ambiguous(text) {
+                    out.extend_from_slice(b" AND ");
+                    out.extend_from_slice(&column.name);
+                    out.extend_from_slice(b" IS DISTINCT FROM NULL");
+                }
             }
         }
     }

@@ -201,7 +201,7 @@ pub fn column() -> impl Strategy<Value = Column> {
         TypeClass::Bytes,
         TypeClass::Text,
     ]);
-    let texts = (vec(bytes(), 6), prop::option::of(bytes()));
+    let texts = (vec(bytes(), 6), prop::option::of(bytes()), prop::option::of(bytes()));
     let numbers = (any::<u32>(), any::<i32>(), any::<i16>());
     let flags = (
         any::<[bool; 5]>(),
@@ -225,6 +225,7 @@ pub fn column() -> impl Strategy<Value = Column> {
         in_primary_key: flags[2],
         in_identity: flags[3],
         masked: flags[4],
+        literal_type: texts.2,
     })
 }
 

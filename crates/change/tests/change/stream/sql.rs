@@ -225,7 +225,7 @@ fn a_row_is_found_by_its_key_or_by_all_its_values() {
             ReplicaIdentity::Full,
             What::Update(0, Some(old()), new())
         ),
-        r#"UPDATE ONLY "s"."t" SET "a" = 2, "b" = 'x', "c" = '1.1' WHERE ctid = (SELECT ctid FROM ONLY "s"."t" WHERE "a" = 1 AND "b" IS NOT DISTINCT FROM NULL AND "c"::pg_catalog.text = '1.1' LIMIT 1);"#
+        r#"UPDATE ONLY "s"."t" SET "a" = 2, "b" = 'x', "c" = '1.1' WHERE ctid = (SELECT ctid FROM ONLY "s"."t" WHERE "a" = 1 AND "b" IS NOT DISTINCT FROM NULL AND pg_catalog.format('%s', "c") COLLATE pg_catalog."C" = '1.1' LIMIT 1);"#
     );
     let keyed = || {
         let mut columns = columns(false);

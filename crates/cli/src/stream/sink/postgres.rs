@@ -18,6 +18,7 @@ mod whole;
 
 use std::time::{Duration, Instant};
 
+use synod_change::stream::literal::SETTINGS;
 use synod_change::stream::{Event, Transaction};
 use synod_libpq::PqError;
 
@@ -40,6 +41,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 const TRANSACTION_BYTES: usize = 8 << 20;
 /// A position without rows is stored so often: nothing but the slot's advance hangs on it.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a statement is refused that found nothing.
+const NOT_THERE: &str = "the row is not there";
 
 /// A target that takes longer for one batch of statements has not answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
@@ -119,6 +123,9 @@ impl Postgres {
         session.execute(
             "SET standard_conforming_strings = on; SET client_min_messages = warning; SET lock_timeout = '10s'",
         )?;
+        for (name, value) in SETTINGS {
+            session.execute(&format!("SET {name} = {value}"))?;
+        }
         session.execute(DURABLE)?;
         if session.value(HAS_SCHEMA, &[])?.is_none() {
             session.execute(SCHEMA)?;
@@ -151,7 +158,7 @@ impl Postgres {
         for (wanted, got) in expected.iter().zip(&counts) {
             if let Some(wanted) = wanted.filter(|wanted| wanted != got) {
                 let what = if wanted > *got {
-                    "the row is not there"
+                    NOT_THERE
                 } else {
                     "more than one row is that row"
                 };
@@ -373,6 +380,15 @@ impl Sink for Postgres {
 
     fn replay(&mut self, refused: &Refused) -> Result<(), Trouble> {
         self.run_parked(refused)
+    }
+
+    fn advice(&self, reason: &str) -> &'static str {
+        if reason == NOT_THERE {
+            "A foreign key of the target with ON DELETE CASCADE or ON UPDATE CASCADE, or a trigger there, may have done the change before: \
+             what it does is in the stream as well. options=-csession_replication_role%3Dreplica in the target's URL keeps both still. "
+        } else {
+            ""
+        }
     }
 
     fn takes_tables_together(&self) -> bool {

@@ -226,6 +226,8 @@ impl Shape {
                 in_primary_key: keys.primary.contains(&number),
                 in_identity: keys.has(number),
                 masked: mask.is_some(),
+                literal_type: needs_typed_literal(type_oid, base)
+                    .then(|| typed(pg_sys::format_type_extended(type_oid, -1, QUALIFIED))),
             });
             let binary = options.format.wants_binary_values() && mask.is_none();
             self.masked |= mask.is_some();
@@ -241,6 +243,33 @@ impl Shape {
                     .push(pg_sys::GetSysCacheHashValue(cache, oid.into(), zero, zero, zero));
             }
         }
+    }
+}
+
+/// `FORMAT_TYPE_FORCE_QUALIFY`.
+const QUALIFIED: u16 = 4;
+
+/// Whether `column = 'text'` does not read the text as a value of the column's type: there, `=` is one of another type (`record`, `oid`), or
+/// of any enum, which a domain is not.
+unsafe fn needs_typed_literal(type_oid: pg_sys::Oid, base: pg_sys::Oid) -> bool {
+    let named_numbers = [
+        pg_sys::REGPROCOID,
+        pg_sys::REGPROCEDUREOID,
+        pg_sys::REGOPEROID,
+        pg_sys::REGOPERATOROID,
+        pg_sys::REGCLASSOID,
+        pg_sys::REGTYPEOID,
+        pg_sys::REGCONFIGOID,
+        pg_sys::REGDICTIONARYOID,
+        pg_sys::REGNAMESPACEOID,
+        pg_sys::REGROLEOID,
+        pg_sys::REGCOLLATIONOID,
+    ];
+    // SAFETY: types that exist in the catalog of the transaction.
+    unsafe {
+        named_numbers.contains(&base)
+            || type_oid.to_u32() >= pg_sys::FirstNormalObjectId
+                && (pg_sys::type_is_rowtype(base) || type_oid != base && pg_sys::type_is_enum(base))
     }
 }
 

@@ -3,16 +3,12 @@
 //! Identity-aware: an UPDATE or DELETE names the row by its primary key, else by its replica identity, and must hit exactly one.
 //! Pure; values stand in the text as literals, whose type is that of the column they meet.
 
+use synod_change::stream::literal::Comparison;
 use synod_change::stream::{Change, Column, ReplicaIdentity, Table};
 use synod_change::{Row, Value};
 
 use super::mapping::Mapping;
 use crate::stream::source::identifier;
-
-/// Types without an equality operator: their text is compared.
-const WITHOUT_EQUALITY: [&str; 9] = [
-    "json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle",
-];
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,16 +131,24 @@ fn place(table: &Table, old: Option<Row<'_>>, new: Option<Row<'_>>, mapping: &Ma
         .zip(row.iter())
         .filter(|(column, _)| names_it(column))
     {
-        let (name, value) = match value {
-            Value::Null if whole => (name(column), "NULL".into()),
-            Value::Null | Value::Same => return Err(nothing_says_which(table)),
-            value if WITHOUT_EQUALITY.iter().any(|name| column.type_name == name.as_bytes()) => {
-                (format!("{}::text", name(column)), literal(value))
+        let name = name(column);
+        let text = match value {
+            Value::Null if whole => {
+                conditions.push(format!("{name} IS NOT DISTINCT FROM NULL"));
+                continue;
             }
-            value => (name(column), literal(value)),
+            Value::Null | Value::Same => return Err(nothing_says_which(table)),
+            Value::Text(text) | Value::Binary(text) => text,
         };
-        let operator = if whole { "IS NOT DISTINCT FROM" } else { "=" };
-        conditions.push(format!("{name} {operator} {value}"));
+        let comparison = match whole {
+            true => Comparison::exact(column, name.as_bytes()),
+            false => Comparison::of_key(column, name.as_bytes()),
+        };
+        let [left, after] = [&comparison.left, &comparison.after].map(|part| String::from_utf8_lossy(part));
+        conditions.push(format!("{left} = {}{after}", literal(value)));
+        if comparison.is_ambiguous(text) {
+            conditions.push(format!("{name} IS DISTINCT FROM NULL"));
+        }
     }
     if conditions.is_empty() {
         return Err(nothing_says_which(table));
@@ -314,7 +318,7 @@ mod tests {
         assert_eq!(
             run(&delete, &Mapping::default()),
             "DELETE FROM \"s\".\"t\" WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM \"s\".\"t\" WHERE \
-             \"a\" IS NOT DISTINCT FROM NULL AND \"j\"::text IS NOT DISTINCT FROM '{}' LIMIT 1)"
+             \"a\" IS NOT DISTINCT FROM NULL AND pg_catalog.format('%s', \"j\") COLLATE pg_catalog.\"C\" = '{}' LIMIT 1)"
         );
     }
 }
