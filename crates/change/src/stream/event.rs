@@ -69,8 +69,8 @@ pub struct Column {
     pub in_identity: bool,
     /// Its text comes from a mask, not from the row.
     pub masked: bool,
-    /// The type's name with its schema, for a type that a literal without a type cannot be compared with: a composite type, a domain
-    /// over one or over an enum, `regclass` and its like.
+    /// The type's name (for a domain that of the type that it is made of) with its schema, for a type that a literal without a type cannot
+    /// be compared with: a composite type, a domain over one or over an enum, `regclass` and its like.
     pub literal_type: Option<Vec<u8>>,
 }
 

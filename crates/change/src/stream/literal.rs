@@ -29,10 +29,12 @@ impl Comparison {
     /// By the type's own equality, that of the unique index: a key. `name`: the column's, quoted.
     #[must_use]
     pub fn of_key(column: &Column, name: &[u8]) -> Self {
-        let after = column.literal_type.as_ref();
+        let typed = column.literal_type.as_ref();
+        let after = typed.map(|name| [b"::", &name[..]].concat()).unwrap_or_default();
         Self {
-            left: name.to_vec(),
-            after: after.map(|name| [b"::", &name[..]].concat()).unwrap_or_default(),
+            // A domain over an enum is no enum; an index on it serves all the same.
+            left: [name, &after].concat(),
+            after,
             prints: false,
         }
     }

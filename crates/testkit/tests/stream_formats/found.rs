@@ -82,10 +82,9 @@ fn definitions_that_run_outside_of_a_block_are_replayed_there() {
     );
     server.start();
     let mut client = server.client();
-    client
-        .batch_execute("CREATE DATABASE alone_again; SELECT pg_create_logical_replication_slot('alone', 'synod')")
-        .unwrap();
     for statement in [
+        "CREATE DATABASE alone_again",
+        "SELECT pg_create_logical_replication_slot('alone', 'synod')",
         "CREATE TABLE t (id integer PRIMARY KEY, v text); CREATE TABLE p (id integer PRIMARY KEY) PARTITION BY RANGE (id);
          CREATE TABLE q PARTITION OF p FOR VALUES FROM (0) TO (10)",
         "CREATE SCHEMA other; CREATE TABLE other.t (id integer)",
@@ -108,7 +107,7 @@ fn definitions_that_run_outside_of_a_block_are_replayed_there() {
     let script: String = client.query_one(sql, &[]).unwrap().get(0);
     let options = ["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"];
     assert_eq!(server.psql("alone_again", &options, &script), "", "{script}");
-    let shape = "SELECT string_agg(c.oid::regclass || ' ' || relkind || ' ' || relispartition, ', ' ORDER BY c.oid::regclass::text COLLATE \"C\")
+    let shape = "SELECT string_agg(c.oid::regclass || ' ' || relkind::text || ' ' || relispartition, ', ' ORDER BY c.oid::regclass::text COLLATE \"C\")
                    FROM pg_class c WHERE relnamespace IN ('public'::regnamespace, 'other'::regnamespace)";
     let mut there = server.client_to("alone_again");
     let [here, again] =

@@ -227,7 +227,7 @@ impl Shape {
                 in_identity: keys.has(number),
                 masked: mask.is_some(),
                 literal_type: needs_typed_literal(type_oid, base)
-                    .then(|| typed(pg_sys::format_type_extended(type_oid, -1, QUALIFIED))),
+                    .then(|| typed(pg_sys::format_type_extended(base, -1, QUALIFIED))),
             });
             let binary = options.format.wants_binary_values() && mask.is_none();
             self.masked |= mask.is_some();
