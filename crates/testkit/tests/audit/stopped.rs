@@ -181,6 +181,10 @@ fn a_table_that_comes_with_a_commit_that_waits_for_a_standby_loses_nothing() {
     client
         .batch_execute("CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE later (a int PRIMARY KEY, v text)")
         .unwrap();
+    // The worker itself waits for no standby.
+    client
+        .batch_execute("ALTER DATABASE audit_waiting SET synchronous_commit = local")
+        .unwrap();
     client.batch_execute("SELECT synod.audit_table('t')").unwrap();
     let standby = |name: &str| {
         server.configure(&[("synchronous_standby_names", name)]);
@@ -194,7 +198,11 @@ fn a_table_that_comes_with_a_commit_that_waits_for_a_standby_loses_nothing() {
             (observer.query_one(sql, &[]).ok()?.get::<_, i64>(0) == count).then_some(())
         });
     };
-    let (mut first, mut second, mut third) = (alone.client(), alone.client(), alone.client());
+    let [mut first, mut second, mut third] = [(); 3].map(|()| {
+        let mut client = alone.client();
+        client.batch_execute("SET synchronous_commit = on").unwrap();
+        client
+    });
     standby("nobody");
     // The setting counts from a moment on.
     let counts = Arc::new(AtomicBool::new(false));
