@@ -203,6 +203,13 @@ impl Running<'_> {
             return Err(End::Fatal(slots::missing(&self.options.slot)));
         }
         let resume = self.open_sink(&source, slot.is_none())?;
+        if self.group.is_none() {
+            let known = [resume.as_ref(), self.delivered.as_ref()].into_iter().flatten();
+            let furthest = known
+                .map(|known| known.lsn.max(known.start_lsn.unwrap_or_default()))
+                .max();
+            source.has_reached(furthest.unwrap_or_default()).map_err(again_or_not)?;
+        }
         let mut sink = self.sink.take().ok_or(End::Stopped)?;
         // A sink with a memory that knows nothing of the slot: its snapshot was not finished.
         if slot.is_some() && resume.is_none() && sink.remembers() && self.options.initial_snapshot {

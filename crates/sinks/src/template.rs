@@ -1,6 +1,6 @@
 //! Names made of what an event is about: `cdc.{schema}.{table}`, `user:{id}`.
 
-use synod_change::stream::{Change, Event, Table};
+use synod_change::stream::{Change, Column, Event, Table};
 use synod_change::{Row, Value};
 
 /// A name with places to fill in.
@@ -96,6 +96,35 @@ impl Template {
         Some(filled)
     }
 
+    /// What a table lacks that is needed for the keys of all its changes, in a sentence: those of rows that are gone are made of the
+    /// replica identity alone.
+    pub fn lacks(&self, table: &Table) -> Option<String> {
+        let primary = table.columns.iter().any(|column| column.in_primary_key);
+        let told = |column: &&Column| column.in_identity;
+        self.0.iter().find_map(|part| match part {
+            Part::Key => {
+                let of_key = |column: &&Column| {
+                    if primary {
+                        column.in_primary_key
+                    } else {
+                        column.in_identity
+                    }
+                };
+                let mut key = table.columns.iter().filter(of_key).peekable();
+                let whole = key.peek().is_some() && key.all(|column| told(&column));
+                (!whole).then(|| "It has no key that its replica identity has, too.".to_owned())
+            }
+            Part::Column(name) => match table.columns.iter().find(|column| column.name == name.as_bytes()) {
+                None => Some(format!("It has no column \"{name}\".")),
+                Some(column) if !told(&column) => Some(format!(
+                    "Column \"{name}\" is not in its replica identity: a change does not tell what it was before."
+                )),
+                Some(_) => None,
+            },
+            _ => None,
+        })
+    }
+
     /// What matches every row of a table, for Redis: places for a row's values become `*`, everything else stands for itself.
     pub fn glob(&self, table: &Table) -> String {
         let mut glob = String::new();
@@ -176,7 +205,7 @@ pub fn operation(event: &Event<'_>) -> &'static str {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use synod_change::stream::{Column, EventId, Place};
+    use synod_change::stream::{EventId, Place};
 
     fn table() -> Table {
         let column = |name: &str, in_primary_key| Column {

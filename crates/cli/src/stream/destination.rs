@@ -96,7 +96,12 @@ fn postgres(common: &Common, options: &Stream, place: &Place<'_>, to: &str) -> R
     let column = options.source_column.clone();
     let source = column.map(|column| (column, options.source().to_owned()));
     let mapping = sink::Mapping::new(options.target_schema.as_deref(), &options.rename_tables, source)?;
-    let sink = sink::Postgres::new(to, mapping, place.source, &options.slot, common.connect_timeout())?;
+    // A copy of a server has the identifier of the original: of a roll-up's sources each has a position of its own.
+    let from = match options.source_column {
+        Some(_) => format!("{}/{}", place.source, options.source()),
+        None => place.source.to_owned(),
+    };
+    let sink = sink::Postgres::new(to, mapping, &from, &options.slot, common.connect_timeout())?;
     Ok(Box::new(sink))
 }
 
@@ -169,7 +174,7 @@ fn redis(options: &Stream, url: &Url, limit: usize) -> Result<Box<dyn Sink>, Fai
         database,
         action,
     });
-    Ok(Box::new(Outbox::new(carrier, Box::new(sink::Keys(keys)), limit)))
+    Ok(Box::new(Outbox::new(carrier, Box::new(sink::Keys::new(keys)), limit)))
 }
 
 /// Whom to trust, if the URL asks for encryption.

@@ -68,6 +68,11 @@ pub trait Render {
         Ok(())
     }
 
+    /// Whether the sink can be told of such an event at all.
+    fn check(&mut self, _told: &Told<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Append the bytes, and give the subject; `None`: the sink is told nothing of such an event.
     fn render(&mut self, told: &Told<'_>, out: &mut Vec<u8>) -> Option<String>;
 }

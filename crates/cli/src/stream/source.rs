@@ -166,6 +166,34 @@ impl Source {
         Ok(flushed)
     }
 
+    /// The positions of a sink are ahead of a server that was set back, or that took over without the last of its predecessor's
+    /// WAL: it writes them once more, for other transactions, and those would be passed over.
+    pub fn has_reached(&mut self, sink: u64) -> Result<(), Failure> {
+        let rows = self.session.query("SELECT pg_catalog.pg_is_in_recovery()")?;
+        let standby = rows.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+        let end = self.position(match standby {
+            true => "pg_last_wal_replay_lsn()",
+            false => "pg_current_wal_flush_lsn()",
+        })?;
+        if sink <= end {
+            return Ok(());
+        }
+        Err(Failure {
+            // A standby that has just been started may yet come there.
+            sqlstate: standby.then(|| "57P03".to_owned()),
+            ..Failure::new(
+                format!("{} is behind the sink", self.session.whom),
+                format!(
+                    "The sink has events up to {}, the WAL of the server ends at {}.",
+                    lsn::text(sink),
+                    lsn::text(end)
+                ),
+                "The server was restored, or took over without the last transactions of another one: what the sink has of those \
+                 never happened here. Drop the slot (--drop-slot) and begin anew with --create --initial-snapshot and an empty sink.",
+            )
+        })
+    }
+
     fn position(&mut self, function: &str) -> Result<u64, Failure> {
         let rows = self.session.query(&format!("SELECT pg_catalog.{function}"))?;
         let text = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();

@@ -223,6 +223,15 @@ fn redis_loses_the_keys_of_changed_rows_and_no_others() {
     assert!(heard.any(|line| line == ":1"), "subscribed");
     let to = format!("redis://127.0.0.1:{port}/?channel=changed&key=row/{{b}}/{{a}}");
     client.batch_execute("INSERT INTO t VALUES (7, 'q', '')").unwrap();
+    for (key, why) in [
+        ("user:{nocol}", "has no column \"nocol\""),
+        ("user:{v}", "not in its replica identity"),
+    ] {
+        let to = format!("redis://127.0.0.1:{port}/?key={key}");
+        let ran = stream(&dsn, &["--until-caught-up", "--to", &to]);
+        assert_eq!(ran.code, 3);
+        assert!(ran.err.contains(why), "{}", ran.err);
+    }
     streamed(&dsn, &["--until-caught-up", "--to", &to]);
     assert!(heard.any(|line| line == "row/q/7"));
     streamed(&dsn, &["--drop-slot"]);

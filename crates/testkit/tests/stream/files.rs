@@ -105,6 +105,15 @@ fn a_file_is_gone_on_with_only_where_that_is_right() {
     client.batch_execute("INSERT INTO t VALUES (3)").unwrap();
     streamed(&dsn, &["--until-caught-up", "--to", &to]);
     assert_eq!(numbers(&place), [1, 2, 3]);
+    for pair in ["(11), (12)", "(13), (14)", "(15), (16)"] {
+        client.batch_execute(&format!("INSERT INTO t VALUES {pair}")).unwrap();
+    }
+    streamed(&dsn, &["--until-caught-up", "--to", &to, "--rotate-size", "1"]);
+    assert_eq!(numbers(&place), [1, 2, 3, 11, 12, 13, 14, 15, 16]);
+    assert!(
+        place.join("events-000003.jsonl").exists(),
+        "each transaction is in a file of its own"
+    );
 
     let ran = stream(&dsn, &["--until-caught-up", "--to", &to, "--envelope", "debezium"]);
     assert!(ran.err.contains("does not end with an event"), "{}", ran.err);
@@ -173,5 +182,49 @@ fn tables_are_not_mixed_up_after_a_snapshot_or_another_connection() {
     let expected = ["a n=1", "b m=2 t=b", "b m=3 t=b", "a n=4", "a n=5", "b m=6 t=b"];
     assert_eq!(shown, expected);
     assert_eq!(following.terminate(), 0);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
+/// What was written into a file that had been deleted was confirmed, and so lost.
+#[test]
+fn a_file_that_is_moved_or_deleted_is_begun_anew() {
+    let server = server();
+    let mut client = database(&server, "moved", "CREATE TABLE t (n int PRIMARY KEY)");
+    let dsn = server.dsn_of("moved");
+    let place = directory("moved");
+    let file = place.join("events.jsonl");
+    let following = Following::start(&dsn, &["--create", "--to", &path_text(&file)]);
+    wait_until(DEADLINE, "it to follow", || {
+        let active = "SELECT FROM pg_replication_slots WHERE slot_name = 's' AND active";
+        (client.query(active, &[]).unwrap().len() == 1).then_some(())
+    });
+    let mut told = |number: &str, name: &Path| {
+        client
+            .batch_execute(&format!("INSERT INTO t VALUES ({number})"))
+            .unwrap();
+        wait_until(DEADLINE, "the event", || {
+            let text = std::fs::read_to_string(name).ok()?;
+            text.ends_with('\n').then(|| text.lines().count())
+        })
+    };
+    assert_eq!(told("1", &file), 1);
+    std::fs::rename(&file, place.join("events.jsonl.1")).unwrap();
+    assert_eq!(told("2", &file), 1);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(told("3", &file), 1);
+    assert!(
+        following.said().contains("was moved, cut or deleted"),
+        "{}",
+        following.said()
+    );
+    assert_eq!(following.terminate(), 0);
+    assert_eq!(numbers(&place), [3]);
+    assert_eq!(
+        std::fs::read_to_string(place.join("events.jsonl.1"))
+            .unwrap()
+            .lines()
+            .count(),
+        1
+    );
     streamed(&dsn, &["--drop-slot"]);
 }

@@ -92,6 +92,13 @@ fn another_postgresql_has_the_same_rows_whoever_is_killed() {
     let ran = stream(&dsn, &[&more[..], &["--until-caught-up"]].concat());
     assert_eq!(ran.code, 3);
     assert!(ran.err.contains("is further on than the sink"), "{}", ran.err);
+    // The source was: what it writes there once more would be passed over.
+    target
+        .batch_execute("UPDATE synod_stream.position SET lsn = 'FFFF/0', commit_lsn = 'FFFF/0'")
+        .unwrap();
+    let ran = stream(&dsn, &[&more[..], &["--until-caught-up"]].concat());
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("is behind the sink"), "{}", ran.err);
     streamed(&dsn, &["--drop-slot"]);
 }
 
@@ -324,5 +331,9 @@ fn several_servers_are_rolled_up_into_one_table() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(rows, ["one 7 new", "two 1 after", "two 2 two"]);
+    // A copy of a server has its identifier, database and slot, too.
+    let query = "SELECT right(source, 9) FROM synod_stream.position ORDER BY 1";
+    let sources: Vec<String> = target.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(sources, ["/shop/one", "/shop/two"]);
     streamed(&server.dsn_of("shop"), &["--drop-slot"]);
 }

@@ -9,7 +9,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -164,6 +164,14 @@ impl File {
         Ok(())
     }
 
+    /// Somebody has moved it (logrotate, say), cut it or deleted it: nobody would find there what is written.
+    fn is_elsewhere(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            let length = open.file.get_ref().metadata().map(|there| there.len());
+            !is_at(open.file.get_ref(), &self.path) || length.is_ok_and(|length| length != open.length)
+        })
+    }
+
     /// What could not be written whole is taken back, so that it can be written again and is not there twice.
     fn take_back(&mut self) -> io::Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
@@ -216,6 +224,11 @@ impl Carrier for File {
     }
 
     fn carry(&mut self, parcels: &[&Parcel]) -> Carried {
+        if self.is_elsewhere() {
+            let path = self.path.display();
+            eprintln!("WARNING:  \"{path}\" was moved, cut or deleted: what follows is written to a new one");
+            self.open = None;
+        }
         if self.open.is_none()
             && let Err(error) = self.open_file()
         {
@@ -238,6 +251,19 @@ impl Carrier for File {
             };
             return Carried::until(0, trouble);
         }
+        if !is_at(open.file.get_ref(), &self.path) {
+            let gone = format!("\"{}\" was moved or deleted while it was written", self.path.display());
+            return Carried::until(
+                0,
+                match self.take_back() {
+                    Ok(()) => Trouble::Down {
+                        reason: gone,
+                        retry_after: None,
+                    },
+                    Err(_) => Trouble::Again(gone),
+                },
+            );
+        }
         open.length += parcels.iter().map(|parcel| parcel.body.len() as u64 + 1).sum::<u64>();
         open.durable = open.length;
         Carried::all(parcels.len())
@@ -248,6 +274,13 @@ impl Carrier for File {
             // It is tried again at the next transaction; lines go on into the file that there is.
             eprintln!("WARNING:  \"{}\" could not be rotated: {error}", self.path.display());
         }
+    }
+
+    fn cuts_after(&self, bytes: usize) -> bool {
+        let Some((limit, open)) = self.rotation.bytes.zip(self.open.as_ref()) else {
+            return false;
+        };
+        bytes > 0 && open.length + bytes as u64 >= limit
     }
 
     fn at_once(&self) -> usize {
@@ -277,6 +310,14 @@ fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    let identity = |there: fs::Metadata| (there.dev(), there.ino());
+    match (file.metadata().map(identity), fs::metadata(path).map(identity)) {
+        (Ok(ours), Ok(there)) => ours == there,
+        _ => false,
     }
 }
 

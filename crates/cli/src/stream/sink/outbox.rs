@@ -65,6 +65,11 @@ pub trait Carrier {
     /// A transaction has ended: a place to cut.
     fn between_transactions(&mut self) {}
 
+    /// A cut is due with so many bytes more, at the end of this transaction and not at that of a later one.
+    fn cuts_after(&self, _bytes: usize) -> bool {
+        false
+    }
+
     /// Parcels carried at once.
     fn at_once(&self) -> usize;
 }
@@ -131,6 +136,7 @@ impl<C: Carrier> Sink for Outbox<C> {
     }
 
     fn take(&mut self, told: &Told<'_>) -> Result<(), Trouble> {
+        self.render.check(told)?;
         let mut body = Vec::new();
         let Some(subject) = self.render.render(told, &mut body) else {
             return Ok(());
@@ -151,7 +157,7 @@ impl<C: Carrier> Sink for Outbox<C> {
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= self.limit
+        self.bytes >= self.limit || (!self.inside && self.carrier.cuts_after(self.bytes))
     }
 
     fn flush(&mut self, lsn: u64) -> Result<u64, Trouble> {
