@@ -98,6 +98,10 @@ fn definitions_that_run_outside_of_a_block_are_replayed_there() {
         "SET check_function_bodies = off",
         "CREATE FUNCTION early() RETURNS integer LANGUAGE sql AS 'SELECT x FROM not_there'",
         "INSERT INTO t VALUES (1, 'after')",
+        "CREATE ROLE owner; GRANT CREATE ON SCHEMA public TO owner",
+        "CREATE TABLE owned (id integer)",
+        "ALTER TABLE owned OWNER TO owner",
+        "DROP OWNED BY owner",
     ] {
         client
             .batch_execute(statement)
@@ -112,7 +116,7 @@ fn definitions_that_run_outside_of_a_block_are_replayed_there() {
     let mut there = server.client_to("alone_again");
     let [here, again] =
         [&mut client, &mut there].map(|client| client.query_one(shape, &[]).unwrap().get::<_, String>(0));
-    assert_eq!(again, here);
+    assert_eq!(again, here, "{script}");
     assert!(here.contains("other.i i") && !here.contains("j i"), "{here}");
     assert_eq!(
         there.query_one("SELECT v FROM t", &[]).unwrap().get::<_, String>(0),

@@ -82,7 +82,10 @@ pub unsafe fn kind(statement: *mut pg_sys::Node) -> Option<Kind> {
             | Tag::T_DropStmt => Kind::CreateOrDrop,
             _ => Kind::Other,
         };
-        if pg_sys::GetCommandLogLevel(statement) != pg_sys::LogStmtLevel::LOGSTMT_DDL || is_left_out(statement) {
+        // For the server's log these two are no DDL.
+        let is_of_owner = matches!((*statement).type_, Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt);
+        let is_ddl = pg_sys::GetCommandLogLevel(statement) == pg_sys::LogStmtLevel::LOGSTMT_DDL;
+        if !is_ddl && !is_of_owner || is_left_out(statement) {
             return None;
         }
         Some(kind)
