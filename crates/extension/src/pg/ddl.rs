@@ -27,6 +27,7 @@ use crate::settings::{self, DdlMode};
 mod checks;
 mod create;
 mod environment;
+mod index;
 mod lock;
 mod plan;
 pub mod replay;
@@ -120,6 +121,7 @@ pub unsafe fn before(
         }
         let mut statement = environment::capture(text, need.of_group);
         statement.settings.extend(taken_over);
+        statement.settings.extend(index::tables(utility));
         let number = note(statement, rows, true);
         begins(number);
         REACHED.set(false);

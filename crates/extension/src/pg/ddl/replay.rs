@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use synod_change::DdlStatement;
 
-use super::{environment, session};
+use super::{environment, index, session};
 use crate::errors::UserError;
 
 thread_local! {
@@ -145,7 +145,8 @@ fn execute(statement: &DdlStatement) {
         pg_sys::SetUserIdAndSecContext(role, context | restrictions(role));
         (user, context, level)
     };
-    if let Err(error) = pgrx::Spi::run(&statement.text) {
+    let done = index::text_here(statement).map_or(Ok(()), |text| pgrx::Spi::run(&text));
+    if let Err(error) = done {
         UserError::new(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not run a statement of another node: {error}"),
