@@ -31,7 +31,7 @@ fn tables_that_are_changed_while_the_snapshot_is_taken_come_whole() {
     for index in 0..2 {
         wait_for_waiter(&mut source, "transactionid");
         let begin = match index {
-            1 => "BEGIN; LOCK TABLE b",
+            1 => "BEGIN; LOCK TABLE a, b",
             _ => "BEGIN; SELECT pg_current_xact_id()",
         };
         others[index + 1].batch_execute(begin).unwrap();
