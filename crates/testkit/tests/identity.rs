@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use synod_testkit::{Cluster, Ledger, StopMode, assert_converged, checksum, sqlstate, wait_until};
+use synod_testkit::{Cluster, Ledger, StopMode, assert_converged, checksum, refused, sqlstate, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -199,6 +199,55 @@ fn a_damaged_number_of_starts_is_refused() {
         client.batch_execute("INSERT INTO started VALUES (2)").ok()
     });
     assert!(std::fs::read(&file).unwrap() != sound, "two starts with one number");
+}
+
+/// A configuration that lost the line took writes for this node alone; and so did all nodes once one had dropped the schema.
+#[test]
+fn a_member_without_the_library_or_the_extension_does_not_write() {
+    let mut cluster = Cluster::start(3);
+    cluster.create_table("kept", "CREATE TABLE kept (id int PRIMARY KEY, v int)");
+    cluster.create_table("keyless", "CREATE TABLE keyless (v int)");
+    let mut client = cluster.client(2);
+    client
+        .batch_execute("INSERT INTO kept VALUES (1, 1); INSERT INTO keyless VALUES (1)")
+        .unwrap();
+    for drop in ["DROP SCHEMA synod CASCADE", "DROP EXTENSION synod CASCADE"] {
+        let error = refused(drop, client.batch_execute(drop), &["55006"]);
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("leave_group")),
+            "{error:?}"
+        );
+    }
+    client
+        .batch_execute("ALTER SYSTEM SET shared_preload_libraries = plpgsql")
+        .unwrap();
+    cluster.server_mut(2).restart(StopMode::Fast);
+    let mut client = cluster.client(2);
+    for write in [
+        "INSERT INTO kept VALUES (2, 2)",
+        "UPDATE kept SET v = 3",
+        "DELETE FROM kept",
+        "TRUNCATE kept",
+        "INSERT INTO keyless VALUES (2)",
+        "COPY kept FROM PROGRAM 'echo 4,4' (FORMAT csv)",
+    ] {
+        let error = refused(write, client.batch_execute(write), &["55000"]);
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("shared_preload_libraries")),
+            "{error:?}"
+        );
+    }
+    client
+        .batch_execute("ALTER SYSTEM RESET shared_preload_libraries")
+        .unwrap();
+    cluster.server_mut(2).restart(StopMode::Fast);
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO kept VALUES (2, 5)")
+        .unwrap();
+    assert_converged(&cluster, &["kept", "keyless"]);
 }
 
 #[test]

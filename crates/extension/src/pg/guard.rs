@@ -168,10 +168,11 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
             NodeTag::T_CreateStmt => create_table(&*statement.cast(), travels),
             NodeTag::T_DropStmt => {
                 let statement = &*statement.cast::<pg_sys::DropStmt>();
-                if statement.removeType == pg_sys::ObjectType::OBJECT_TRIGGER {
-                    return drop_triggers(statement);
+                match statement.removeType {
+                    pg_sys::ObjectType::OBJECT_TRIGGER => drop_triggers(statement),
+                    pg_sys::ObjectType::OBJECT_EXTENSION | pg_sys::ObjectType::OBJECT_SCHEMA => drop_ours(statement),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             NodeTag::T_TruncateStmt => {
                 let statement = &*statement.cast::<pg_sys::TruncateStmt>();
@@ -189,6 +190,25 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
             _ => Ok(()),
         }
     }
+}
+
+/// Neither the extension nor its schema, which would take it along, and the capture triggers of every node with it.
+unsafe fn drop_ours(statement: &pg_sys::DropStmt) -> Result<(), UserError> {
+    // SAFETY: the names of extensions and schemas are String nodes.
+    let is_ours = unsafe {
+        list::pointers::<pg_sys::String>(statement.objects)
+            .into_iter()
+            .any(|name| super::relcache::c_text((*name).sval) == "synod")
+    };
+    if !is_ours || super::shmem::my_node().is_none() {
+        return Ok(());
+    }
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        "cannot drop synod while this database is a member of a group",
+        "What is written to the replicated tables here would reach no other node.",
+        "Call synod.leave_group() first.",
+    ))
 }
 
 /// Ours go with their table only.

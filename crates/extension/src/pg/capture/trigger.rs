@@ -7,7 +7,7 @@ use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::events::{Event, Tid};
 use super::{APPLYING, PENDING, REPAIRING, RESTART_IDENTITY, SEALED, TableChange};
-use crate::errors::UserError;
+use crate::errors::{self, UserError};
 use crate::pg::partition;
 use crate::pg::relation::triggers;
 use crate::pg::relcache::Relation;
@@ -48,6 +48,10 @@ pub unsafe extern "C-unwind" fn synod_capture(call: pg_sys::FunctionCallInfo) ->
 unsafe fn capture(data: &pg_sys::TriggerData) {
     if SEALED.get() {
         sealed_already().raise();
+    }
+    if crate::pg::shmem::shared().is_none() {
+        // Without the library at the server's start nothing would come of what is noted, and the write would be this node's alone.
+        errors::not_preloaded().raise();
     }
     // SAFETY: reads this process' own global; 0 is InvalidRepOriginId.
     if unsafe { pg_sys::replorigin_session_origin } != 0 {
