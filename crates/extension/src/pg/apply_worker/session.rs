@@ -10,7 +10,7 @@ use crate::pg::turn::origin_name;
 use crate::pg::worker;
 
 /// What applying depends on, whatever the database or the role says.
-const SETTINGS: [worker::Setting; 14] = [
+const SETTINGS: [worker::Setting; 15] = [
     (c"application_name", c"synod apply"),
     (c"search_path", c""),
     (c"session_replication_role", c"replica"),
@@ -25,6 +25,7 @@ const SETTINGS: [worker::Setting; 14] = [
     (c"IntervalStyle", c"postgres"),
     (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"3"),
+    (c"xmloption", c"content"),
 ];
 
 /// Connect to the database.
