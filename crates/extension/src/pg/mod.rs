@@ -44,6 +44,7 @@ pub mod owner;
 pub mod partition;
 pub mod peers;
 pub mod poller;
+pub mod portable;
 pub mod progress;
 pub mod protect;
 pub mod random;

@@ -3,7 +3,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, name_text};
-use super::{catalog, encoding, partition};
+use super::{catalog, encoding, partition, portable};
 use crate::errors::UserError;
 
 const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
@@ -25,7 +25,8 @@ pub fn check(relation: &Relation) -> Result<(), UserError> {
         "Replicate the partitioned table, or detach the partition first.",
     ));
     refuse(relation, partition)?;
-    check_member(relation)
+    check_member(relation)?;
+    portable::check(vec![relation.oid()])
 }
 
 /// The same for a table that may be a partition of one that is replicated, too.

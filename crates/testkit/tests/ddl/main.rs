@@ -12,6 +12,7 @@ mod migrations;
 mod replicate;
 mod sessions;
 mod since_18;
+mod types;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::errors::UserError;
 use crate::pg::relcache::{Relation, c_text};
-use crate::pg::{catalog, guard, list, relation, replicate};
+use crate::pg::{catalog, guard, list, portable, relation, replicate};
 
 /// Before a statement that travels runs.
 ///
@@ -73,6 +73,7 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
             return Ok(());
         }
         let statement = &*statement.cast::<pg_sys::AlterTableStmt>();
+        check_types(statement)?;
         let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
             return Ok(());
         };
@@ -96,6 +97,34 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         }
     }
     Ok(())
+}
+
+/// A column, or an attribute of a composite type, that came or has another type now.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn check_types(statement: &pg_sys::AlterTableStmt) -> Result<(), UserError> {
+    use pg_sys::AlterTableType as Kind;
+    // SAFETY: by contract.
+    let (commands, oid) = unsafe {
+        let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
+        (commands, guard::named(statement.relation))
+    };
+    let changes = commands.into_iter().any(|command| {
+        // SAFETY: by contract.
+        let kind = unsafe { (*command).subtype };
+        matches!(kind, Kind::AT_AddColumn | Kind::AT_AlterColumnType)
+    });
+    if !changes {
+        return Ok(());
+    }
+    if statement.objtype == pg_sys::ObjectType::OBJECT_TYPE {
+        return portable::check(catalog::all().into_iter().map(|(_, table)| table).collect());
+    }
+    match oid.filter(|oid| relation::is_strong(*oid)) {
+        Some(oid) => portable::check(vec![oid]),
+        None => Ok(()),
+    }
 }
 
 fn differs(what: &str, oid: pg_sys::Oid, detail: &str, hint: &str) -> UserError {
