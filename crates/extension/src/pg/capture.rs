@@ -251,6 +251,17 @@ pub fn note_added(relation: pg_sys::Oid, id: TableId) {
     note_table(relation, TableChange::Added { id });
 }
 
+/// Whether it is replicated from this transaction on.
+pub fn added(relation: pg_sys::Oid) -> bool {
+    PENDING.with_borrow(|pending| {
+        pending.tables.iter().any(|event| {
+            event.relation == relation
+                && matches!(event.what, TableChange::Added { .. })
+                && pending.subtransactions.counts(event.subtransaction)
+        })
+    })
+}
+
 /// A table is no longer replicated from this transaction on.
 pub fn note_removed(relation: pg_sys::Oid, id: TableId, schema: String, name: String) {
     note_table(relation, TableChange::Removed { id, schema, name });

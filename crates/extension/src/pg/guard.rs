@@ -418,27 +418,37 @@ unsafe fn has_rows(range: *mut pg_sys::RangeVar) -> bool {
 /// A table that has rows and is not replicated must not begin to refer to one that is: rows removed elsewhere would leave
 /// it dangling.
 unsafe fn refuse_references(node: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: by contract of `references`.
+    unsafe {
+        for table in references(node) {
+            refuse_if_strong(table, "add a foreign key to")?;
+        }
+    }
+    Ok(())
+}
+
+/// The tables to which the foreign keys in a part of a definition refer; of anything else than a constraint or a column: none.
+pub(super) unsafe fn references(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::RangeVar> {
     if node.is_null() {
-        return Ok(());
+        return Vec::new();
     }
     // SAFETY: the tag says what the node is.
     unsafe {
         match (*node).type_ {
             pg_sys::NodeTag::T_Constraint => {
                 let constraint = &*node.cast::<pg_sys::Constraint>();
-                if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN {
-                    return Ok(());
-                }
-                refuse_if_strong(constraint.pktable, "add a foreign key to")
+                let refers = constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN;
+                refers.then_some(constraint.pktable).into_iter().collect()
             }
             pg_sys::NodeTag::T_ColumnDef => {
                 let column = &*node.cast::<pg_sys::ColumnDef>();
-                for constraint in list::pointers::<pg_sys::Node>(column.constraints) {
-                    refuse_references(constraint)?;
-                }
-                Ok(())
+                let constraints = list::pointers::<pg_sys::Node>(column.constraints);
+                constraints
+                    .into_iter()
+                    .flat_map(|constraint| references(constraint))
+                    .collect()
             }
-            _ => Ok(()),
+            _ => Vec::new(),
         }
     }
 }

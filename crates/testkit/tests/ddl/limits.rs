@@ -1,5 +1,6 @@
 //! What is refused, and what a statement may not do.
 
+use postgres::Client;
 use synod_testkit::{Cluster, assert_converged, failed, sqlstate, wait_until};
 
 use crate::{CLUSTER, DEADLINE, Load, apply_state, same_definition};
@@ -62,6 +63,68 @@ fn refusals_say_what_to_do_instead() {
         .unwrap();
     same_definition(&cluster, "marker");
     assert_converged(&cluster, &["refusing"]);
+}
+
+/// Rows that refer to a row which the other nodes do not have would be there without it.
+#[test]
+fn a_foreign_key_does_not_leave_the_group() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "referring_row",
+        "CREATE TABLE referring_row (id int PRIMARY KEY, o int)",
+    );
+    let mut client = cluster.client(0);
+    client
+        .batch_execute(
+            "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1);
+             CREATE TABLE child (id int, part int) PARTITION BY LIST (part);
+             CREATE TABLE child_with_rows (id int, part int); INSERT INTO child_with_rows VALUES (1, 1)",
+        )
+        .unwrap();
+    client.batch_execute("INSERT INTO referring_row VALUES (1, 1)").unwrap();
+    client
+        .batch_execute("ALTER TABLE child ADD FOREIGN KEY (id) REFERENCES referring_row")
+        .unwrap();
+    let before = same_definition(&cluster, "referring_row");
+    let lies_between = |sql: &str, other: &str, client: &mut Client| {
+        let error = failed(sql, client.batch_execute(sql), &["0A000"]);
+        let told = format!("a foreign key lies between table public.referring_row, which is replicated, and {other}");
+        assert!(error.message().starts_with(&told), "{sql}: {error:?}");
+        client.batch_execute("ROLLBACK").unwrap();
+    };
+    for (sql, other) in [
+        ("ALTER TABLE referring_row ADD FOREIGN KEY (o) REFERENCES parent", "public.parent"),
+        (
+            "ALTER TABLE referring_row ADD FOREIGN KEY (o) REFERENCES parent NOT VALID",
+            "public.parent",
+        ),
+        ("ALTER TABLE referring_row ADD COLUMN z int REFERENCES parent", "public.parent"),
+        (
+            "BEGIN; SAVEPOINT s; ALTER TABLE referring_row ADD COLUMN z int; ALTER TABLE referring_row ADD FOREIGN KEY (z) REFERENCES parent;
+             RELEASE s; INSERT INTO referring_row VALUES (2, 2, NULL); COMMIT",
+            "public.parent",
+        ),
+        (
+            "ALTER TABLE child ATTACH PARTITION child_with_rows FOR VALUES IN (1)",
+            "public.child",
+        ),
+    ] {
+        lies_between(sql, other, &mut client);
+    }
+    assert_eq!(same_definition(&cluster, "referring_row"), before);
+    // The rows of a table come behind the statements of the transaction that begins to replicate it.
+    let sql = "BEGIN; SELECT synod.replicate_table('parent'); ALTER TABLE referring_row ADD FOREIGN KEY (o) REFERENCES parent; COMMIT";
+    let error = failed(sql, client.batch_execute(sql), &["0A000"]);
+    assert_eq!(error.hint(), Some("Commit first."), "{error:?}");
+    for sql in [
+        "ROLLBACK",
+        "SELECT synod.replicate_table('parent')",
+        "ALTER TABLE referring_row ADD FOREIGN KEY (o) REFERENCES parent",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    assert_ne!(same_definition(&cluster, "referring_row"), before);
+    assert_converged(&cluster, &["referring_row", "parent"]);
 }
 
 /// What a role's functions do while its statement runs on the other nodes, they do as that role, and nothing is left for later.

@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::errors::UserError;
 use crate::pg::relcache::{Relation, c_text};
-use crate::pg::{catalog, guard, list, portable, relation, replicate};
+use crate::pg::{capture, catalog, guard, list, portable, relation, replicate};
 
 /// Before a statement that travels runs.
 ///
@@ -74,9 +74,15 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         }
         let statement = &*statement.cast::<pg_sys::AlterTableStmt>();
         check_types(statement)?;
-        let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
+        let Some(oid) = guard::named(statement.relation) else {
             return Ok(());
         };
+        for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
+            check_foreign_keys(oid, &*command)?;
+        }
+        if !relation::is_strong(oid) {
+            return Ok(());
+        }
         for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
             let command = &*command;
             if command.subtype == pg_sys::AlterTableType::AT_AttachPartition {
@@ -125,6 +131,45 @@ unsafe fn check_types(statement: &pg_sys::AlterTableStmt) -> Result<(), UserErro
         Some(oid) => portable::check(vec![oid]),
         None => Ok(()),
     }
+}
+
+/// A new key must not leave the group, nor must a partition bring rows under one that does.
+///
+/// # Safety
+/// A part of a statement that has altered the table.
+unsafe fn check_foreign_keys(oid: pg_sys::Oid, command: &pg_sys::AlterTableCmd) -> Result<(), UserError> {
+    // SAFETY: by contract.
+    let referenced = unsafe { guard::references(command.def) };
+    // A partition of a table of the group is looked at when it has become the group's, too.
+    let attaches = command.subtype == pg_sys::AlterTableType::AT_AttachPartition && !relation::is_strong(oid);
+    if referenced.is_empty() && !attaches {
+        return Ok(());
+    }
+    replicate::check_foreign_keys(oid)?;
+    if capture::added(oid) || !relation::is_strong(oid) {
+        return Ok(());
+    }
+    for table in referenced {
+        // SAFETY: by contract.
+        let Some(table) = (unsafe { guard::named(table) }).filter(|table| capture::added(*table)) else {
+            continue;
+        };
+        // The rows of a table that is replicated in this transaction come behind all statements of its record.
+        if has_rows(oid) && has_rows(table) {
+            let name = |oid| relation::by_oid(oid).map_or_else(String::new, |table| table.name.clone());
+            return Err(UserError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "cannot add a foreign key from table {} to {}, which this transaction has begun to replicate",
+                    name(oid),
+                    name(table)
+                ),
+                "The other nodes do not have its rows yet when they add the key.",
+                "Commit first.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn differs(what: &str, oid: pg_sys::Oid, detail: &str, hint: &str) -> UserError {

@@ -229,27 +229,12 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt, need: &mut Need) -> Resul
 
 /// The tables that a new foreign key refers to.
 unsafe fn references(node: *mut pg_sys::Node, need: &mut Need) {
-    if node.is_null() {
-        return;
-    }
-    // SAFETY: the tag says what the node is.
+    // SAFETY: a part of a valid statement.
     unsafe {
-        match (*node).type_ {
-            pg_sys::NodeTag::T_Constraint => {
-                let constraint = &*node.cast::<pg_sys::Constraint>();
-                if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN
-                    && let Some(oid) = guard::named(constraint.pktable)
-                {
-                    need.table(oid);
-                }
+        for table in guard::references(node) {
+            if let Some(oid) = guard::named(table) {
+                need.table(oid);
             }
-            pg_sys::NodeTag::T_ColumnDef => {
-                let column = &*node.cast::<pg_sys::ColumnDef>();
-                for constraint in list::pointers::<pg_sys::Node>(column.constraints) {
-                    references(constraint, need);
-                }
-            }
-            _ => {}
         }
     }
 }
