@@ -282,6 +282,18 @@ fn named_by(class: pg_sys::Oid, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         .collect()
 }
 
+/// The objects, with their catalogs, that depend on an object directly.
+pub fn dependents(class: pg_sys::Oid, object: pg_sys::Oid) -> Vec<(pg_sys::Oid, pg_sys::Oid)> {
+    let keys = [
+        (ATTRIBUTE_REFERENCED_CLASS, pg_sys::F_OIDEQ, pg_sys::Datum::from(class)),
+        (ATTRIBUTE_REFERENCED, pg_sys::F_OIDEQ, pg_sys::Datum::from(object)),
+    ];
+    scan(PG_DEPEND, PG_DEPEND_BY_REFERENCE, &keys, |value| {
+        let oid = |number| pg_sys::Oid::from(value(number).value() as u32);
+        (oid(1), oid(2))
+    })
+}
+
 /// The rows of a catalog that an index finds by these columns, as `read` takes them.
 fn scan<T>(
     catalog: pg_sys::Oid,
@@ -444,50 +456,13 @@ pub fn referring_tables(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// The first columns of `FormData_pg_depend`.
-#[repr(C)]
-struct Dependency {
-    class: pg_sys::Oid,
-    object: pg_sys::Oid,
-}
-
 /// The functions of this extension.
 pub fn own_functions() -> Vec<pg_sys::Oid> {
-    let mut found = Vec::new();
-    // SAFETY: inside a transaction; pg_depend's first columns are of fixed length and not null.
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"synod".as_ptr(), true);
-        let Some(table) = Relation::open_locked(PG_DEPEND, pg_sys::AccessShareLock) else {
-            return found;
-        };
-        let mut keys = [pg_sys::ScanKeyData::default(); 2];
-        let wanted = [
-            (ATTRIBUTE_REFERENCED_CLASS, PG_EXTENSION),
-            (ATTRIBUTE_REFERENCED, extension),
-        ];
-        for (key, (attribute, value)) in keys.iter_mut().zip(wanted) {
-            let equal = pg_sys::BTEqualStrategyNumber as u16;
-            pg_sys::ScanKeyInit(key, attribute, equal, pg_sys::F_OIDEQ.into(), value.into());
-        }
-        let scan = pg_sys::systable_beginscan(
-            table.raw(),
-            PG_DEPEND_BY_REFERENCE,
-            true,
-            std::ptr::null_mut(),
-            2,
-            keys.as_mut_ptr(),
-        );
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let row = &*pg_sys::GETSTRUCT(tuple).cast::<Dependency>();
-            if row.class == PG_PROC {
-                found.push(row.object);
-            }
-        }
-        pg_sys::systable_endscan(scan);
-    }
-    found
+    // SAFETY: a look-up inside a transaction.
+    let extension = unsafe { pg_sys::get_extension_oid(c"synod".as_ptr(), true) };
+    let members = dependents(PG_EXTENSION, extension).into_iter();
+    members
+        .filter(|(class, _)| *class == PG_PROC)
+        .map(|(_, function)| function)
+        .collect()
 }

@@ -30,6 +30,7 @@ mod environment;
 mod index;
 mod lock;
 mod plan;
+pub mod replaced;
 pub mod replay;
 mod rights;
 mod session;

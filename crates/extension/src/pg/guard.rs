@@ -1,7 +1,7 @@
 //! Keeping strong tables as the group knows them: their definition changes on every node (`pg/ddl.rs`) or not at all.
 //!
 //! Two doors: utility statements are looked at before they run ([`check_utility`], called by the ProcessUtility hook), and
-//! every drop, also by CASCADE or DROP OWNED, passes the object access hook ([`init`]). What only one node sees and what changes
+//! every drop, also by CASCADE or DROP OWNED, passes the object access hook ([`init`]), as do functions that are replaced. What only one node sees and what changes
 //! no row stays allowed: plain indexes, ANALYZE, VACUUM, CLUSTER, REINDEX, COMMENT, GRANT, owners, storage parameters,
 //! triggers and policies of users.
 
@@ -46,6 +46,13 @@ unsafe extern "C-unwind" fn object_access(
         error.raise();
     }
     super::stream_ddl::touched(access, class, object, part);
+    // Of a function that is replaced, too.
+    if access == pg_sys::ObjectAccessType::OAT_POST_CREATE
+        && class == pg_sys::ProcedureRelationId
+        && let Err(error) = super::ddl::replaced::check(object)
+    {
+        error.raise();
+    }
     if access == pg_sys::ObjectAccessType::OAT_DROP
         && let Err(error) = check_drop(class, object, part)
     {

@@ -127,6 +127,71 @@ fn a_foreign_key_does_not_leave_the_group() {
     assert_converged(&cluster, &["referring_row", "parent"]);
 }
 
+/// Each node computes generated columns and index entries for itself, when it writes a row: what they are computed from stays.
+#[test]
+fn functions_of_stored_results_are_not_replaced() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    for function in ["of_column", "of_index", "of_predicate", "of_nothing"] {
+        let sql = format!("CREATE FUNCTION {function}(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
+        client.batch_execute(&sql).unwrap();
+    }
+    client
+        .batch_execute(
+            "CREATE TABLE stores (id int PRIMARY KEY, o int, w int GENERATED ALWAYS AS (of_column(o)) STORED,
+                                  d int DEFAULT of_nothing(1), CHECK (of_nothing(o) > -1000));
+             CREATE UNIQUE INDEX stores_by_result ON stores (of_index(o));
+             CREATE INDEX stores_partly ON stores (id) WHERE of_predicate(o) > 0;
+             CREATE TABLE ordinary_stores (id int, w int GENERATED ALWAYS AS (of_nothing(id)) STORED)",
+        )
+        .unwrap();
+    client.batch_execute("SELECT synod.replicate_table('stores')").unwrap();
+    client
+        .batch_execute("INSERT INTO stores SELECT i, i FROM generate_series(1, 3) i")
+        .unwrap();
+    for (function, what, drop) in [
+        ("of_column", "Column \"w\"", "ALTER TABLE stores DROP COLUMN w"),
+        ("of_index", "Index \"stores_by_result\"", "DROP INDEX stores_by_result"),
+        ("of_predicate", "Index \"stores_partly\"", "DROP INDEX stores_partly"),
+    ] {
+        let replace =
+            format!("CREATE OR REPLACE FUNCTION {function}(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'");
+        for sql in [
+            replace.clone(),
+            format!("SET synod.ddl = local; {replace}"),
+            format!("DO $do$ BEGIN {replace}; END $do$"),
+        ] {
+            let error = failed(&sql, client.batch_execute(&sql), &["0A000"]);
+            let detail = format!("{what} of table public.stores is computed from it");
+            assert!(
+                error.detail().is_some_and(|told| told.starts_with(&detail)),
+                "{sql}: {error:?}"
+            );
+            assert!(
+                error
+                    .hint()
+                    .is_some_and(|hint| hint.starts_with("Drop the column or index first"))
+            );
+            client.batch_execute("ROLLBACK; RESET synod.ddl").unwrap();
+        }
+        // As the hint says.
+        client.batch_execute(&format!("{drop}; {replace}")).unwrap();
+    }
+    client
+        .batch_execute(
+            "CREATE OR REPLACE FUNCTION of_nothing(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1';
+             ALTER TABLE stores ADD COLUMN w int GENERATED ALWAYS AS (of_column(o)) STORED;
+             CREATE UNIQUE INDEX stores_by_result ON stores (of_index(o))",
+        )
+        .unwrap();
+    cluster
+        .client(1)
+        .batch_execute("UPDATE stores SET o = o + 10 WHERE id = 1")
+        .unwrap();
+    same_definition(&cluster, "stores");
+    assert_converged(&cluster, &["stores"]);
+}
+
 /// What a role's functions do while its statement runs on the other nodes, they do as that role, and nothing is left for later.
 #[test]
 fn replayed_statements_have_no_more_rights_than_their_role() {
