@@ -32,6 +32,8 @@ fn refusals_say_what_to_do_instead() {
         "ALTER TABLE refusing ADD COLUMN t text DEFAULT session_user",
         "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v + steady()",
         "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE text USING tableoid::text || xmin::text",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE text USING 'refusing'::regclass::oid::text",
         "CREATE UNIQUE INDEX CONCURRENTLY ON refusing (v)",
         "ALTER TABLE refusing SET UNLOGGED",
         "ALTER TABLE refusing DISABLE TRIGGER ALL",

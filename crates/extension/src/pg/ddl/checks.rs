@@ -247,6 +247,25 @@ const ALIKE: &str = "ARRAY['now', 'transaction_timestamp', 'date', 'time', 'time
 /// From `SESSION_USER` on (then the database, and the schema) the names of the standard say what differs from node to node.
 const FIRST_OF_NODE: u32 = pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER;
 
+/// Columns of the system and types that show where and when a node stored what, or by which number it knows an object.
+const OF_NODE: [&str; 15] = [
+    "tableoid",
+    "xmin",
+    "xmax",
+    "cmin",
+    "cmax",
+    "ctid",
+    "regclass",
+    "regproc",
+    "regprocedure",
+    "regoper",
+    "regoperator",
+    "regrole",
+    "regnamespace",
+    "regcollation",
+    "regtype",
+];
+
 /// What follows a label in the text of an expression.
 fn numbers(text: &str, label: &str) -> Vec<u32> {
     let found = text.split(label).skip(1);
@@ -286,6 +305,9 @@ unsafe fn calls_unlike(expression: *mut pg_sys::Node) -> bool {
         let text = pg_sys::nodeToString(expression.cast());
         c_text(text)
     };
+    if OF_NODE.iter().any(|name| text.contains(&format!("\"{name}\""))) {
+        return true;
+    }
     let mut names = Vec::new();
     for part in text.split(":funcname (").skip(1) {
         let inside = part.split(')').next().unwrap_or_default();
