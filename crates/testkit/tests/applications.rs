@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postgres::{Error, Transaction};
-use synod_testkit::{Cluster, Options, Outcome, Rng, Session, SharedCluster, assert_converged};
+use synod_testkit::{Cluster, Failure, Options, Outcome, Rng, Session, SharedCluster, assert_converged, sqlstate};
 
 /// The servers' own fsync does not matter here; without it, DDL is fast.
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
@@ -25,9 +25,13 @@ fn on_all_nodes(cluster: &Cluster, body: impl Fn(&mut Transaction<'_>, &mut Rng,
                 let mut rng = Rng::new(node as u64 + 1);
                 for round in 0..TRANSACTIONS {
                     let number = (node as u32 * TRANSACTIONS + round) as i32;
-                    match session.transact("", |transaction| body(transaction, &mut rng, number)) {
-                        Outcome::Committed(()) => {}
-                        other => panic!("transaction {number}: {other:?}"),
+                    loop {
+                        match session.transact("", |transaction| body(transaction, &mut rng, number)) {
+                            Outcome::Committed(()) => break,
+                            // Somebody else was first, between its SELECT and its INSERT; as on one server.
+                            Outcome::RolledBack(Failure::Permanent(error)) if sqlstate(&error) == Some("23505") => {}
+                            other => panic!("transaction {number}: {other:?}"),
+                        }
                     }
                 }
             });
