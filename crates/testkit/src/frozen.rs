@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::server::Server;
-use crate::{processes, wait_until};
+use crate::{processes, try_wait_until, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -19,11 +19,9 @@ impl Server {
     /// Waits until a process whose title contains `title` has frozen; its id.
     #[track_caller]
     pub fn frozen(&self, title: &str) -> i32 {
-        wait_until(
-            DEADLINE,
-            &format!("\"{title}\" to freeze: {}", self.log_tail(8)),
-            || self.titled(title).into_iter().find(|pid| is_frozen(*pid)),
-        )
+        let frozen = || self.titled(title).into_iter().find(|pid| is_frozen(*pid));
+        try_wait_until(DEADLINE, frozen)
+            .unwrap_or_else(|| panic!("\"{title}\" did not freeze; the server said {}", self.log_tail(20)))
     }
 
     fn titled(&self, title: &str) -> Vec<i32> {
