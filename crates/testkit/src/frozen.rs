@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::server::Server;
 use crate::{processes, try_wait_until, wait_until};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// The process whose title contains `title` (`walwriter`, `synod log worker`, ...).
