@@ -3,7 +3,7 @@
 --- since 18
 --- tables: computed, stay, booking, meeting, loose, lax, aged
 
-CREATE EXTENSION btree_gist;
+CREATE EXTENSION IF NOT EXISTS btree_gist;
 CREATE TABLE computed (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL, kept int GENERATED ALWAYS AS (a * 3) STORED, name text, big text GENERATED ALWAYS AS (upper(name)));
 CREATE TABLE stay (room int, during daterange, guest text, PRIMARY KEY (room, during WITHOUT OVERLAPS));
 CREATE TABLE booking (id int PRIMARY KEY, room int, during daterange, FOREIGN KEY (room, PERIOD during) REFERENCES stay (room, PERIOD during));
