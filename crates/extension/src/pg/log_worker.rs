@@ -47,10 +47,12 @@ pub extern "C-unwind" fn synod_log_worker_main(argument: pg_sys::Datum) {
     };
     node.state.store(NodeState::Starting as u32, Ordering::Release);
     node.log_worker.store(latch::my_number(), Ordering::Release);
-    if let Err(stop) = run(node, database) {
+    let outcome = run(node, database);
+    // Before the failure is told: who commits must not wait for a worker that does nothing any more.
+    node.log_worker.store(-1, Ordering::Release);
+    if let Err(stop) = outcome {
         fail(node, database, &stop);
     }
-    node.log_worker.store(-1, Ordering::Release);
 }
 
 /// What the worker is made of, in the order in which it is taken apart.
