@@ -374,7 +374,7 @@ fn rule(cluster: &Cluster, node: usize) -> (i64, Option<String>) {
     (row.get(0), row.get(1))
 }
 
-/// A leader's sync was waited for by who answers the others: they had to elect another one first. (Seen to fail with that.)
+/// A leader's sync was waited for by who answers the others: they had to elect another one first.
 #[test]
 fn a_disk_that_hangs_stops_nobody_else() {
     let cluster = CLUSTER.lease();

@@ -13,8 +13,8 @@ use super::definition::SysCacheRow;
 /// The first OID that does not belong to the server itself (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16384;
 
-/// Types that name objects by OID, or whose binary form the server does not promise to keep.
-const NOT_PORTABLE: [pg_sys::Oid; 14] = [
+/// Types that are numbers of objects and are printed as their names.
+pub const NAMED_NUMBERS: [pg_sys::Oid; 11] = [
     pg_sys::REGPROCOID,
     pg_sys::REGPROCEDUREOID,
     pg_sys::REGOPEROID,
@@ -26,10 +26,10 @@ const NOT_PORTABLE: [pg_sys::Oid; 14] = [
     pg_sys::REGCONFIGOID,
     pg_sys::REGDICTIONARYOID,
     pg_sys::REGCOLLATIONOID,
-    pg_sys::ACLITEMOID,
-    pg_sys::PG_NODE_TREEOID,
-    pg_sys::RECORDOID,
 ];
+
+/// Others whose binary form names objects by OID, or is not one that the server promises to keep.
+const NOT_PORTABLE: [pg_sys::Oid; 3] = [pg_sys::ACLITEMOID, pg_sys::PG_NODE_TREEOID, pg_sys::RECORDOID];
 
 /// The type under all domains.
 pub fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
@@ -40,7 +40,7 @@ pub fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
 /// Whether values of this type travel in binary.
 pub fn is_binary(oid: pg_sys::Oid) -> bool {
     let base = base_type(oid);
-    if u32::from(base) >= FIRST_USER_OID || NOT_PORTABLE.contains(&base) {
+    if u32::from(base) >= FIRST_USER_OID || NAMED_NUMBERS.contains(&base) || NOT_PORTABLE.contains(&base) {
         return false;
     }
     // SAFETY: inside a transaction; returns InvalidOid for what is no array.

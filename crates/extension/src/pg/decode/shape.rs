@@ -19,7 +19,7 @@ use super::values::Output;
 use crate::decode::Options;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
-use crate::pg::{compat, encoding, partition};
+use crate::pg::{compat, encoding, partition, wire};
 
 /// A table, and how its rows are read.
 pub struct Shape {
@@ -252,22 +252,9 @@ const QUALIFIED: u16 = 4;
 /// Whether `column = 'text'` does not read the text as a value of the column's type: there, `=` is one of another type (`record`, `oid`), or
 /// of any enum, which a domain is not.
 unsafe fn needs_typed_literal(type_oid: pg_sys::Oid, base: pg_sys::Oid) -> bool {
-    let named_numbers = [
-        pg_sys::REGPROCOID,
-        pg_sys::REGPROCEDUREOID,
-        pg_sys::REGOPEROID,
-        pg_sys::REGOPERATOROID,
-        pg_sys::REGCLASSOID,
-        pg_sys::REGTYPEOID,
-        pg_sys::REGCONFIGOID,
-        pg_sys::REGDICTIONARYOID,
-        pg_sys::REGNAMESPACEOID,
-        pg_sys::REGROLEOID,
-        pg_sys::REGCOLLATIONOID,
-    ];
     // SAFETY: types that exist in the catalog of the transaction.
     unsafe {
-        named_numbers.contains(&base)
+        wire::NAMED_NUMBERS.contains(&base)
             || type_oid.to_u32() >= pg_sys::FirstNormalObjectId
                 && (pg_sys::type_is_rowtype(base) || type_oid != base && pg_sys::type_is_enum(base))
     }
