@@ -16,14 +16,15 @@ mod status;
 mod stream;
 mod top;
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::Parser;
+use signal_hook::low_level;
 
 use arguments::{Arguments, Command};
 use failure::exit;
 
-fn main() -> ExitCode {
+fn main() {
     let arguments = Arguments::parse();
     let common = &arguments.common;
     let done = match &arguments.command {
@@ -47,5 +48,9 @@ fn main() -> ExitCode {
         }
         exit::FAILED
     });
-    ExitCode::from(code)
+    // What cannot be written has no reader, as everywhere else in what is printed.
+    let _ = std::io::stdout().flush();
+    // Not through the handlers of libraries at exit: a thread that waits for a node that does not answer may still be within one of them, and
+    // would find its locks gone.
+    low_level::exit(code.into());
 }

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::lsn;
@@ -40,7 +40,7 @@ const DECIDED: &str = "SELECT decided_csn FROM synod.stat_apply";
 /// The other nodes, kept up on a thread's side while one is read.
 pub struct Followers {
     told: Arc<Told>,
-    thread: Option<Thread>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// What the two threads tell each other.
@@ -127,7 +127,7 @@ impl Followers {
                 others,
                 marks: Vec::new(),
             };
-            thread::spawn(move || rounds.run()).thread().clone()
+            thread::spawn(move || rounds.run())
         });
         Self { told, thread }
     }
@@ -146,7 +146,7 @@ impl Followers {
     pub fn close(&self) {
         self.told.closing.store(true, Ordering::SeqCst);
         if let Some(thread) = &self.thread {
-            thread.unpark();
+            thread.thread().unpark();
         }
     }
 }
@@ -247,12 +247,16 @@ mod tests {
         let port = silent.local_addr().unwrap().port();
         let dsn = format!("host=127.0.0.1 port={port} dbname=x sslmode=disable");
         let target = Target::given(Some(&dsn), Duration::from_secs(1_000)).unwrap();
-        let followers = Followers::new("s", &[target.clone(), target], 0, 7);
+        let mut followers = Followers::new("s", &[target.clone(), target], 0, 7);
         followers.confirm(1);
-        // It is asked, and never answers.
-        let (_asked, _) = silent.accept().unwrap();
+        // It is asked, and does not answer.
+        let (asked, _) = silent.accept().unwrap();
         followers.confirm(2);
         assert_eq!(followers.delivered(), 7);
-        drop(followers);
+        let thread = followers.thread.take().unwrap();
+        followers.close();
+        // The harness ends as programs do: libraries tear down what a thread within them still uses.
+        drop((asked, silent));
+        thread.join().unwrap();
     }
 }
