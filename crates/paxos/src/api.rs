@@ -232,6 +232,10 @@ pub enum Event {
         /// The first position to keep.
         below: Position,
     },
+    /// This process is about to end. If it leads, and another one can, it proposes nothing more, and that one is told to lead as soon
+    /// as it holds everything; at once, when this comes a second time. The host goes on until [`crate::Paxos::is_to_lead_on`] says no, or
+    /// for as long as it likes.
+    HandOver,
     /// The damage reported in [`Recovered::damaged`] is undone: every position that this disk ever acknowledged is
     /// chosen and here again (`chosen()` has passed it), and `promised` is at least every ballot this disk ever
     /// promised (for instance the highest that *all* other voters report).

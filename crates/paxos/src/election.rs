@@ -150,11 +150,7 @@ impl Paxos {
 
     /// Who cannot vote asks all the same: the answers tell where to fetch what is chosen.
     fn start_pre_vote(&mut self) {
-        let round = self.seen_round.max(self.acceptor.promised.round).saturating_add(1);
-        let ballot = Ballot {
-            round,
-            node: self.options.id,
-        };
+        let ballot = self.next_ballot();
         let peers: Vec<_> = self
             .membership
             .voters()
@@ -231,7 +227,14 @@ impl Paxos {
         }
     }
 
-    fn stand(&mut self, ballot: Ballot) {
+    /// Higher than every one heard of.
+    pub(crate) fn next_ballot(&self) -> Ballot {
+        let round = self.seen_round.max(self.acceptor.promised.round).saturating_add(1);
+        let node = self.options.id;
+        Ballot { round, node }
+    }
+
+    pub(crate) fn stand(&mut self, ballot: Ballot) {
         if self.is_bound() || !self.acceptor.promise(ballot) {
             // Another candidate, or a leader, got our promise in the meantime.
             self.role = Role::Follower;

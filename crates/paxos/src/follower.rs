@@ -53,7 +53,7 @@ impl Paxos {
     }
 
     /// The leader of the promised ballot knows everything up to `chosen` to be chosen.
-    fn follow_watermark(&mut self, chosen: Position) {
+    pub(crate) fn follow_watermark(&mut self, chosen: Position) {
         if chosen <= self.acceptor.chosen {
             self.moved_on();
         }

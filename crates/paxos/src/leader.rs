@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::api::{Action, DurableRecord, MembershipChange};
 use crate::codec::{command_bytes, value_bytes};
+use crate::handover::{Handing, Writers};
 use crate::lease::Held;
 use crate::message::Body;
 use crate::mutant::Mutant;
@@ -57,6 +58,9 @@ pub(crate) struct Leader {
     disk: (Position, u64),
     pub(crate) waiters: VecDeque<Waiter>,
     pub(crate) lease: Held,
+    pub(crate) writers: Writers,
+    /// Another node is to lead.
+    pub(crate) handing: Option<Handing>,
 }
 
 impl Leader {
@@ -81,6 +85,8 @@ impl Leader {
             disk: (0, now_ms),
             waiters: VecDeque::new(),
             lease: Held::default(),
+            writers: Writers::default(),
+            handing: None,
         }
     }
 
@@ -117,6 +123,10 @@ impl Leader {
         }
         let command = self.queue.pop_front()?;
         self.queue_bytes -= command_bytes(&command);
+        self.writers.proposed += 1;
+        if let Some(peer) = self.peers.get_mut(&command.id.node) {
+            peer.proposed += 1;
+        }
         Some(Value::Command(command))
     }
 }
@@ -167,7 +177,7 @@ impl Paxos {
                     .get(&id)
                     .is_some_and(|peer| peer.heard_within(now_ms, timeout_ms))
         };
-        // A leader that is no longer a member must not go before the others know (`hand_over`): without it they could not
+        // A leader that is no longer a member must not go before the others know (`leave_when_known`): without it they could not
         // choose the next one.
         let member = self.membership.member(me).is_some();
         let cut_off = now_ms >= leader.since_ms + timeout_ms && !self.is_quorum(heard);
@@ -175,8 +185,9 @@ impl Paxos {
         // Asked each time: it remembers when the disk did something.
         let hung = self.disk_hangs() && others;
         if member && (cut_off || hung) {
-            self.step_down();
+            return self.step_down();
         }
+        self.tick_handover();
     }
 
     /// The leader's disk has done nothing for long, although there is something to do. The others go on without it; but what waits for
@@ -227,7 +238,8 @@ impl Paxos {
         self.feed_peers();
         self.start_round();
         self.tell_chosen();
-        self.hand_over();
+        self.tell_successor();
+        self.leave_when_known();
     }
 
     fn propose(&mut self) {
@@ -235,7 +247,7 @@ impl Paxos {
             let Role::Leader(leader) = &mut self.role else { return };
             // A leader that has removed itself proposes nothing more.
             let is_out = self.membership.member(self.options.id).is_none();
-            if leader.barrier.is_some() || is_out {
+            if leader.barrier.is_some() || leader.handing.is_some() || is_out {
                 return;
             }
             if leader.is_established(self.acceptor.chosen)
@@ -374,7 +386,7 @@ impl Paxos {
     }
 
     /// A leader that has removed itself goes when a majority of the others knows.
-    fn hand_over(&mut self) {
+    fn leave_when_known(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let chosen = self.acceptor.chosen;
         let knows = |id| leader.peers.get(&id).is_some_and(|peer| peer.chosen >= chosen);

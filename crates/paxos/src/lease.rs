@@ -72,6 +72,11 @@ impl Paxos {
         }
     }
 
+    /// It does.
+    pub(crate) fn wants_lease(&self) -> bool {
+        self.leases.wanted
+    }
+
     /// The host's clock, in milliseconds: one that goes on while the process is stopped and while the machine sleeps. Leases
     /// work only if it is read, and passed here, *after* a message or a question came in and before it is handled.
     pub fn set_clock(&mut self, now_ms: u64) {

@@ -9,6 +9,7 @@ mod catch_up;
 mod codec;
 mod election;
 mod follower;
+mod handover;
 mod leader;
 mod lease;
 mod limits;

@@ -175,6 +175,13 @@ pub enum Body {
         /// Why.
         reason: String,
     },
+    /// The leader has proposed its last, and the receiver has it: stand for election, without asking whether a leader is heard.
+    TakeOver {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// Everything up to here is chosen, and nothing was proposed after it.
+        chosen: Position,
+    },
     /// The group does not know the receiver's log directory under its id.
     Fenced {
         /// The log directory that is refused.

@@ -61,6 +61,8 @@ pub struct Paxos {
     pub(crate) distrusted: BTreeSet<NodeId>,
     /// When a membership change sent to the leader counts as lost.
     pub(crate) change_deadline_ms: Option<u64>,
+    /// As leader, hand over to the node that writes.
+    pub(crate) follows_writers: bool,
     pub(crate) now_ms: u64,
     host_ms: Option<u64>,
     random: u64,
@@ -91,6 +93,7 @@ impl Paxos {
             known_last: BTreeMap::new(),
             distrusted: BTreeSet::new(),
             change_deadline_ms: None,
+            follows_writers: false,
             now_ms: 0,
             host_ms: None,
             random: options.session,
@@ -125,6 +128,7 @@ impl Paxos {
             Event::EntriesRead { to, entries } => self.on_entries_read(to, entries),
             Event::ReadFailed { to } => self.on_read_failed(to),
             Event::Trim { below } => self.on_trim(below),
+            Event::HandOver => self.on_hand_over(),
             Event::Repaired { promised } => self.on_repaired(promised),
         }
         self.drain_reads(actions);
@@ -261,6 +265,7 @@ impl Paxos {
             } => self.on_tail_reply(session, token, position),
             Body::Change { change } => self.on_change(from, change),
             Body::ChangeRefused { reason } => self.on_change_refused(reason),
+            Body::TakeOver { ballot, chosen } => self.on_take_over(from, ballot, chosen),
             Body::Fenced { log, reason } => self.on_fenced(from, log, reason),
         }
     }

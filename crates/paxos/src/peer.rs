@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     /// The round before which `known_last` was learnt: an answer to a later one may not say less.
     pub(crate) last_round: u64,
     pub(crate) heard_ms: Option<u64>,
+    /// Of its own proposals, how many were proposed in this window (`handover.rs`).
+    pub(crate) proposed: u64,
     /// The last gap it reported, and when: one answer per gap is enough.
     pub(crate) gap: Option<(Position, u64)>,
 }
@@ -42,6 +44,7 @@ impl Peer {
             round: 0,
             last_round: 0,
             heard_ms: None,
+            proposed: 0,
             gap: None,
         }
     }

@@ -91,12 +91,13 @@ fn kind(body: &Body) -> u8 {
         Body::Change { .. } => 17,
         Body::ChangeRefused { .. } => 18,
         Body::Fenced { .. } => 19,
+        Body::TakeOver { .. } => 20,
     }
 }
 
 fn put_body(output: &mut BytesMut, body: &Body) {
     match body {
-        Body::PreVote { ballot, chosen } => {
+        Body::PreVote { ballot, chosen } | Body::TakeOver { ballot, chosen } => {
             codec::put_ballot(output, *ballot);
             output.put_u64_le(*chosen);
         }
@@ -303,6 +304,10 @@ fn get_body(kind: u8, input: &mut Bytes) -> Result<Body> {
         19 => Body::Fenced {
             log: codec::get_log(input)?,
             reason: codec::get_text(input)?,
+        },
+        20 => Body::TakeOver {
+            ballot: ballot(input)?,
+            chosen: number(input)?,
         },
         tag => return Err(DecodeError::Tag(tag)),
     })

@@ -5,6 +5,7 @@
 
 mod checks;
 mod disk;
+mod handover;
 mod mutants;
 mod schedules;
 mod storm;

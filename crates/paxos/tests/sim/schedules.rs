@@ -47,7 +47,7 @@ impl World {
     }
 
     /// These nodes talk and sync until nothing more happens.
-    fn flow(&mut self, nodes: &[u32]) {
+    pub fn flow(&mut self, nodes: &[u32]) {
         self.flow_syncing(nodes, nodes);
     }
 
@@ -143,8 +143,14 @@ impl World {
     }
 }
 
+/// Who leads, as it says itself; the one of the highest ballot.
+pub fn leader(world: &World) -> Option<u32> {
+    let leaders = (1..=world.machines.len() as u32).filter(|node| world.leads(*node));
+    leaders.max_by_key(|node| world.paxos(*node as usize - 1).map(|paxos| paxos.ballot()))
+}
+
 /// 1 leads; the no-op at 1 is chosen and known to everybody; the network is empty.
-fn led_by_1(voters: u32, mutant: Option<Mutant>) -> World {
+pub fn led_by_1(voters: u32, mutant: Option<Mutant>) -> World {
     let mut world = World::by_hand(voters, mutant);
     let others: Vec<u32> = (2..=voters).collect();
     world.elect(1, &others);

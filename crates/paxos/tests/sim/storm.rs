@@ -62,6 +62,7 @@ fn disturb(world: &mut World) {
             world.jump_clock(index, by_ms, back);
         }
         93..94 => lose_disk(world, index),
+        94..96 => world.step(index, Event::HandOver),
         _ => administer(world, index),
     }
 }
