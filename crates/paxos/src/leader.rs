@@ -337,7 +337,10 @@ impl Paxos {
         let (acceptor, options) = (&self.acceptor, &self.options);
         let Role::Leader(leader) = &mut self.role else { return };
         let mut batches: Vec<(Position, Vec<Entry>, usize, Vec<NodeId>)> = Vec::new();
+        let first = acceptor.first_in_memory();
         for (id, peer) in &mut leader.peers {
+            // What memory has let go since it was to be sent again: who lacks it says so, and is served from the disk.
+            peer.next = peer.next.max(first);
             while peer.next < leader.next && peer.in_flight_bytes < options.window_bytes {
                 let known = batches.iter().position(|(first, ..)| *first == peer.next);
                 let index = known.unwrap_or_else(|| {

@@ -40,7 +40,8 @@ fn seeds() {
     let count = if std::env::var("SYNOD_SEED").is_ok() {
         1
     } else {
-        number("SYNOD_SEEDS", 50)
+        // 86: a peer whose gap had left memory was sent nothing more.
+        number("SYNOD_SEEDS", 100)
     };
     let (mut acknowledged, mut tails, mut leased) = (0, 0, 0);
     for seed in first..first + count {
