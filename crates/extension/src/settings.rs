@@ -68,6 +68,9 @@ pub static SEQUENCE_RANGE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 /// `synod.leader_lease`
 pub static LEADER_LEASE: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// `synod.leader_follows_writers`
+pub static LEADER_FOLLOWS_WRITERS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 /// `synod.stream_context`
 pub static STREAM_CONTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `synod.stream_ddl`
@@ -158,6 +161,14 @@ pub fn define() {
         c"Lets the leader answer strong reads without asking a majority, for a time that it is promised.",
         c"Relies on clocks: those of two servers must not differ in rate by more than a part in twenty, also in virtual machines that are paused.",
         &LEADER_LEASE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"synod.leader_follows_writers",
+        c"Lets the leader hand over to the node whose clients write nearly everything.",
+        c"A commit there then costs one way less. Without effect while this node leads with synod.leader_lease.",
+        &LEADER_FOLLOWS_WRITERS,
         GucContext::Sighup,
         GucFlags::default(),
     );

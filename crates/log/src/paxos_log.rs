@@ -90,6 +90,23 @@ impl<T: Transport> PaxosLog<T> {
         self.paxos.want_lease(wanted && self.lease.is_some());
     }
 
+    /// Whether this node, when it leads, hands over to the node that proposes nearly everything ([`Paxos::follow_writers`]).
+    pub fn follow_writers(&mut self, wanted: bool) {
+        self.paxos.follow_writers(wanted);
+    }
+
+    /// This process is about to end: let another one lead ([`Event::HandOver`]). Takes effect with the next polls.
+    pub fn hand_over(&mut self) {
+        if !self.failed {
+            self.paxos.handle(Event::HandOver, &mut self.actions);
+        }
+    }
+
+    /// It leads, and has told nobody else to.
+    pub fn is_to_lead_on(&self) -> bool {
+        self.paxos.is_to_lead_on()
+    }
+
     /// The transport.
     pub fn transport(&self) -> &T {
         &self.transport

@@ -44,6 +44,23 @@ fn a_killed_leader_is_replaced_and_comes_back() {
     ledger.assert_kept(&cluster);
 }
 
+/// Its commits then need one way less; and who ends leaves the lead to another node, without waiting for silence to be noticed.
+#[test]
+fn the_lead_goes_to_the_node_that_writes_and_from_the_one_that_ends() {
+    let mut cluster = CLUSTER.lease();
+    let ledger = Ledger::on(&cluster);
+    let writer = cluster.follower();
+    wait_until(DEADLINE, "the writer leads", || {
+        ledger.write_until(&cluster, &[writer], PROGRESS);
+        (cluster.leader() == writer).then_some(())
+    });
+    ledger.while_writing(&mut cluster, &others(writer), PROGRESS, |cluster| {
+        cluster.server_mut(writer).stop(StopMode::Fast)
+    });
+    cluster.start_all();
+    ledger.assert_kept(&cluster);
+}
+
 #[test]
 fn a_stopped_follower_is_not_waited_for_and_catches_up() {
     let cluster = CLUSTER.lease();

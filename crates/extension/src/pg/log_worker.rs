@@ -27,6 +27,8 @@ use crate::transport::Links;
 
 /// How long a failed worker stays, so that the server log is not flooded.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// How long an orderly shutdown of a leader waits for what is under way before another one leads.
+const HAND_OVER: Duration = Duration::from_millis(100);
 /// How long an orderly shutdown waits for proposals on their way.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -80,6 +82,9 @@ fn run(node: &'static NodeShared, database: u32) -> Result<(), Stop> {
     while !worker::shutdown_requested() && !node.leaving.load(Ordering::Acquire) {
         running.round()?;
     }
+    if worker::shutdown_requested() {
+        running.hand_over()?;
+    }
     running.drain()?;
     running.engine.checkpoint_now()
 }
@@ -125,6 +130,13 @@ fn open(node: &'static NodeShared, directory: &Path) -> Result<Running, Stop> {
 
 impl Running {
     fn round(&mut self) -> Result<(), Stop> {
+        let next = self.step()?;
+        self.readable = self.waits.wait(next);
+        Ok(())
+    }
+
+    /// Everything that can be done now. How long to wait then, at most.
+    fn step(&mut self) -> Result<Duration, Stop> {
         latch::reset();
         if self.readable & PIPE != 0 {
             drain_pipe(&mut self.pipe);
@@ -135,6 +147,9 @@ impl Running {
         }
         DISK_HANGS.store(failpoint::armed("disk"), Ordering::Relaxed);
         self.engine.log_mut().want_lease(settings::LEADER_LEASE.get());
+        self.engine
+            .log_mut()
+            .follow_writers(settings::LEADER_FOLLOWS_WRITERS.get());
         let log = self.engine.run(self.clock.elapsed())?;
         let links = self.links.drive(self.clock.elapsed(), self.readable & LINKS != 0);
         if self.links.expelled() {
@@ -143,8 +158,24 @@ impl Running {
         let engine = &self.engine;
         let watch = self.watcher.look(self.node, &mut |slot| engine.abort_if_lost(slot));
         let watch = watch.unwrap_or(Duration::MAX);
-        let next = log.min(links).saturating_sub(self.clock.elapsed()).min(watch);
-        self.readable = self.waits.wait(next);
+        Ok(log.min(links).saturating_sub(self.clock.elapsed()).min(watch))
+    }
+
+    /// A leader lets another node lead, so that nobody waits until its silence is noticed. Where a shutdown has ended the links in, what is under
+    /// way is not waited for.
+    fn hand_over(&mut self) -> Result<(), Stop> {
+        for _ in 0..2 {
+            self.engine.log_mut().hand_over();
+            let deadline = Instant::now() + HAND_OVER;
+            while self.engine.log_mut().is_to_lead_on() {
+                let next = self.step()?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() || !self.engine.log_mut().is_to_lead_on() {
+                    break;
+                }
+                self.readable = self.waits.wait(next.min(left));
+            }
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use synod_testkit::pgbench::{Load, Pgbench};
 use synod_testkit::probe::Probe;
-use synod_testkit::{Cluster, Server, wait_until};
+use synod_testkit::{Cluster, Server, StopMode, wait_until};
 
 use crate::contestant::Contestant;
 use crate::slice::Workload;
@@ -48,6 +48,8 @@ impl CatchUp {
 pub struct Incidents {
     /// Longest time between two acknowledged writes of a client on a survivor.
     pub pauses: Vec<Duration>,
+    /// The same when the leader's server is stopped in an orderly way.
+    pub stops: Vec<Duration>,
     /// Returns.
     pub catch_ups: Vec<CatchUp>,
 }
@@ -56,6 +58,7 @@ impl Incidents {
     /// Adds another contestant's.
     pub fn extend(&mut self, other: Self) {
         self.pauses.extend(other.pauses);
+        self.stops.extend(other.stops);
         self.catch_ups.extend(other.catch_ups);
     }
 }
@@ -85,9 +88,13 @@ pub fn run(contestant: &mut Contestant, times: u32) -> Incidents {
         }
         Contestant::Synod(cluster) => {
             for number in 0..times {
-                let pause = kill_leader(cluster, i64::from(number) * PROBE_NUMBERS);
+                let first = 2 * i64::from(number) * PROBE_NUMBERS;
+                let pause = lose_leader(cluster, Server::kill9, first);
                 println!("leader killed: writes paused {pause:.0?}");
                 seen.pauses.push(pause);
+                let pause = lose_leader(cluster, |server| server.stop(StopMode::Fast), first + PROBE_NUMBERS);
+                println!("leader stopped: writes paused {pause:.0?}");
+                seen.stops.push(pause);
             }
             for _ in 0..returns {
                 let (leader, follower) = (cluster.leader(), cluster.follower());
@@ -114,21 +121,22 @@ impl Incidents {
     }
 }
 
-fn kill_leader(cluster: &mut Cluster, first: i64) -> Duration {
+/// `end` ends the leader's server; then it is started again.
+fn lose_leader(cluster: &mut Cluster, end: impl Fn(&mut Server), first: i64) -> Duration {
     let leader = cluster.leader();
     let witness = (leader + 1) % cluster.len();
     let probe = Probe::start(cluster.server(witness), first);
     wait_until(DEADLINE, "the probe's first writes", || {
         (probe.count() >= WARM_UP_WRITES).then_some(())
     });
-    let killed = Instant::now();
-    cluster.server_mut(leader).kill9();
-    wait_until(DEADLINE, "writes after the leader's death", || {
+    let ended = Instant::now();
+    end(cluster.server_mut(leader));
+    wait_until(DEADLINE, "writes after the leader's end", || {
         let last = probe.last_write()?;
-        (last > killed + AFTER && probe.pause_since(last) < AFTER).then_some(())
+        (last > ended + AFTER && probe.pause_since(last) < AFTER).then_some(())
     });
     let diary = probe.finish();
-    let pause = diary.longest_gap(killed, killed + DEADLINE);
+    let pause = diary.longest_gap(ended, ended + DEADLINE);
     cluster.server_mut(leader).start();
     caught_up(cluster, witness, leader, Instant::now());
     pause

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::Options;
 use crate::breakdown::Breakdown;
@@ -153,6 +153,17 @@ fn deaths(page: &mut String, incidents: &Incidents) {
             incidents.pauses.len()
         );
     }
+    if !incidents.stops.is_empty() {
+        let stops = spread(incidents.stops.iter().map(|pause| pause.as_secs_f64()).collect());
+        let _ = writeln!(
+            page,
+            "The same when its server is stopped (`pg_ctl stop -m fast`): median {:.2} s, {:.2} to {:.2} s in {} stops.\n",
+            stops.median,
+            stops.low,
+            stops.high,
+            incidents.stops.len()
+        );
+    }
     if !incidents.catch_ups.is_empty() {
         page.push_str(
             "## When a node comes back\n\nSIGKILL, eight seconds of single-row INSERT elsewhere, start. From the start \
@@ -239,11 +250,13 @@ fn json(measured: &[Measured], incidents: &Incidents) -> String {
             )
         })
         .collect();
-    let pauses: Vec<String> = incidents
-        .pauses
-        .iter()
-        .map(|pause| format!("{:.3}", pause.as_secs_f64()))
-        .collect();
+    let seconds = |pauses: &[Duration]| {
+        let pauses: Vec<String> = pauses
+            .iter()
+            .map(|pause| format!("{:.3}", pause.as_secs_f64()))
+            .collect();
+        pauses.join(", ")
+    };
     let returns: Vec<String> = incidents
         .catch_ups
         .iter()
@@ -258,9 +271,10 @@ fn json(measured: &[Measured], incidents: &Incidents) -> String {
         .collect();
     let _ = writeln!(
         text,
-        "{}\n],\n\"leader_killed_pause_s\": [{}],\n\"catch_ups\": [{}]\n}}",
+        "{}\n],\n\"leader_killed_pause_s\": [{}],\n\"leader_stopped_pause_s\": [{}],\n\"catch_ups\": [{}]\n}}",
         slices.join(",\n"),
-        pauses.join(", "),
+        seconds(&incidents.pauses),
+        seconds(&incidents.stops),
         returns.join(", ")
     );
     text
