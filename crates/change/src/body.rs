@@ -4,6 +4,9 @@
 //! last `USE_TABLE` item named, so that the table's number is not repeated with each row. The last item, `END`, holds the
 //! number of changes: a stream cut short at an item's edge does not pass for a whole one.
 //!
+//! Versions: from 2 on, new rows have the values of stored generated columns. In version 1 these are NULL, and each node computes
+//! them. What lies in logs is read in both; 2 is written. A node that knows 1 only stops at 2, rather than computing them.
+//!
 //! Memory: the reader holds one item, whose buffer grows only as bytes arrive.
 
 mod reader;
@@ -17,7 +20,12 @@ pub(crate) use writer::put_row;
 /// The largest item a reader takes unless told otherwise: two rows of the largest size that PostgreSQL can handle.
 pub const MAX_ITEM_BYTES: u64 = 2 << 30;
 
-pub(super) const VERSION: u8 = 1;
+/// Of what is written.
+pub(super) const VERSION: u8 = 2;
+/// The oldest that is read.
+pub(super) const OLDEST_VERSION: u8 = 1;
+/// From here on new rows have the values of stored generated columns.
+pub(super) const VERSION_WITH_GENERATED: u8 = 2;
 pub(super) const END: u8 = 0;
 pub(super) const USE_TABLE: u8 = 1;
 pub(super) const INSERT: u8 = 2;

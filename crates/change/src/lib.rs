@@ -7,12 +7,14 @@
 //!
 //! - [`Record`]: the payload of a log entry, checksummed;
 //! - [`BodyWriter`], [`BodyReader`]: the stream of [`Change`]s inside a write record;
+//! - [`CopyLine`]: a row as COPY sends it;
 //! - [`KeyHasher`]: canonical hashes of key values, the same on every node;
 //! - [`TableDefinition`]: what two nodes must agree on before a table is replicated.
 #![forbid(unsafe_code)]
 
 mod body;
 mod change;
+mod copy_line;
 mod ddl;
 mod definition;
 mod definition_codec;
@@ -27,6 +29,7 @@ pub mod wire;
 
 pub use body::{BodyReader, BodyWriter, MAX_ITEM_BYTES};
 pub use change::Change;
+pub use copy_line::CopyLine;
 pub use ddl::DdlStatement;
 pub use definition::{
     CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition, MAX_COLUMNS,

@@ -102,7 +102,7 @@ fn plan(from: &mut Session, node: &mut Session, tables: &[Table; 2], found: &[Di
 fn fetch(session: &mut Session, table: &Table, before: &str, keys: &str) -> Result<Vec<Row>, Failure> {
     let sql = format!(
         "SELECT {before}{} FROM ONLY {} WHERE {} = ANY ($1::text[])",
-        table.writable.join(", "),
+        table.columns.join(", "),
         table.name,
         table.key_text()
     );
@@ -124,13 +124,7 @@ fn mend(from: &mut Session, node: &mut Session, tables: &[Table; 2], csn: i64, p
             return Err(moved());
         }
     }
-    let values: Vec<String> = (1..=wrong.writable.len()).map(|number| format!("${number}")).collect();
-    let sql = format!(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-        wrong.name,
-        wrong.writable.join(", "),
-        values.join(", ")
-    );
+    let sql = put(wrong);
     for row in &plan.put {
         let cells: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
         node.rows(&sql, &cells)?;
@@ -141,6 +135,22 @@ fn mend(from: &mut Session, node: &mut Session, tables: &[Table; 2], csn: i64, p
         return Err(moved());
     }
     node.execute("COMMIT")
+}
+
+/// Writes a row whose values are the parameters, in the order of `columns`. Not an INSERT: that would compute generated columns
+/// anew, which may give something else here.
+fn put(table: &Table) -> String {
+    let values: Vec<String> = table
+        .row
+        .iter()
+        .map(
+            |name| match table.columns.iter().position(|column| Some(column) == name.as_ref()) {
+                Some(at) => format!("${}", at + 1),
+                None => "NULL".into(),
+            },
+        )
+        .collect();
+    format!("SELECT synod._put_row(ROW({})::{})", values.join(", "), table.name)
 }
 
 fn moved() -> Failure {
@@ -166,7 +176,7 @@ fn tell(common: &Common, options: &Repair, csn: i64, table: &Table, found: &[Dif
             "from": options.from,
             "done": options.yes,
             "differences": found.iter().map(|difference| difference_json(&names, difference)).collect::<Vec<_>>(),
-            "columns": table.writable,
+            "columns": table.columns,
             "removed": rows(&plan.remove, 1),
             "put": rows(&plan.put, 0),
         });

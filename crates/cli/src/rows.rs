@@ -28,8 +28,8 @@ pub struct Table {
     pub key: Vec<String>,
     /// All columns that are stored, in an order that does not depend on the node.
     pub columns: Vec<String>,
-    /// Those of them that can be written.
-    pub writable: Vec<String>,
+    /// The same in the order of the table; nothing for one that is not stored.
+    pub row: Vec<Option<String>>,
     /// As the planner estimates them.
     pub rows: i64,
 }
@@ -40,8 +40,8 @@ SELECT coalesce(json_agg(x ORDER BY x.name), '[]') FROM (
            (SELECT json_agg(quote_ident(i) ORDER BY i COLLATE \"C\") FROM unnest(t.identity) AS i) AS key,
            (SELECT json_agg(quote_ident(a.attname) ORDER BY a.attname COLLATE \"C\") FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') AS columns,
-           (SELECT json_agg(quote_ident(a.attname) ORDER BY a.attname COLLATE \"C\") FROM pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS writable
+           (SELECT json_agg(CASE WHEN a.attgenerated <> 'v' THEN quote_ident(a.attname) END ORDER BY a.attnum) FROM pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS row
       FROM synod.tables AS t JOIN pg_class AS c ON c.oid = t.table_name::regclass
      WHERE c.relkind = 'r') AS x";
 
@@ -75,7 +75,10 @@ impl Table {
             id: found["id"].as_i64().unwrap_or_default(),
             name: found["name"].as_str().unwrap_or_default().to_owned(),
             key: if key.is_empty() { columns.clone() } else { key },
-            writable: names(&found["writable"]),
+            row: found["row"]
+                .as_array()
+                .map(|row| row.iter().map(|name| name.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default(),
             rows: found["rows"].as_i64().unwrap_or_default(),
             columns,
         }

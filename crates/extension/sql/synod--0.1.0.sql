@@ -539,6 +539,13 @@ COMMENT ON FUNCTION synod._begin_repair(oid, bigint) IS
 REVOKE ALL ON FUNCTION synod._begin_repair(oid, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._begin_repair(oid, bigint) TO synod_admin;
 
+CREATE FUNCTION synod._put_row("row" record) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'put_row_wrapper';
+COMMENT ON FUNCTION synod._put_row(record) IS
+    'internal: writes a row into the table that this transaction repairs, values of generated columns included';
+REVOKE ALL ON FUNCTION synod._put_row(record) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._put_row(record) TO synod_admin;
+
 CREATE FUNCTION synod._disk(OUT log_bytes bigint, OUT free_bytes bigint, OUT total_bytes bigint)
     RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'disk_wrapper';
 COMMENT ON FUNCTION synod._disk() IS 'internal: what this node''s shared log takes on disk, and what is left there';

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::pg::{hold, relation};
+use crate::pg::arguments::Arguments;
+use crate::pg::{hold, relation, repair};
 
 /// `synod._hold`: stops this node until the transaction ends, at most for so long; the CSN at which it is.
 #[pg_extern(sql = false)]
@@ -48,6 +49,14 @@ fn begin_repair(table: pg_sys::Oid, csn: i64) {
         .raise();
     }
     hold::begin_repair(node, table, csn.unsigned_abs()).unwrap_or_else(|error| error.raise());
+}
+
+/// `synod._put_row`: writes a row of another node into the table that this transaction repairs.
+#[pg_extern(sql = false)]
+fn put_row(fcinfo: pg_sys::FunctionCallInfo) {
+    let row = Arguments::of(fcinfo).datum(0);
+    let put = row.map_or(Ok(()), repair::put);
+    put.unwrap_or_else(|error| error.raise());
 }
 
 /// `synod._disk`: how large the shared log of this node is on disk, and what is left there.

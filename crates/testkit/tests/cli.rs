@@ -125,10 +125,14 @@ fn damage(server: &Server, table: &str, statements: &str) {
 #[test]
 fn compare_finds_differences_under_load_and_repair_mends_them() {
     let cluster = CLUSTER.lease();
+    let answer =
+        "CREATE FUNCTION answer(int) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 || current_setting('port') $$";
+    cluster.client(0).batch_execute(answer).unwrap();
     cluster.create_table(
         "\"Odd orders\"",
-        "CREATE TABLE \"Odd orders\" (id int PRIMARY KEY, \"What\" text, at timestamptz DEFAULT now(), \
-         n int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+        "CREATE TABLE \"Odd orders\" (gone int, id int PRIMARY KEY, \"What\" text, at timestamptz DEFAULT now(), \
+         n int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (id * 2) STORED, \
+         \"By\" text GENERATED ALWAYS AS (public.answer(id)) STORED); ALTER TABLE \"Odd orders\" DROP COLUMN gone",
     );
     cluster.create_table("keyless", "CREATE TABLE keyless (a int, b float8)");
     let mut writer = cluster.client(0);

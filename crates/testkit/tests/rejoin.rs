@@ -74,7 +74,8 @@ fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     cluster
         .client(0)
         .batch_execute(
-            "CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+            "CREATE FUNCTION answer(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 || current_setting('port') $$;
+             CREATE TABLE parts (id int PRIMARY KEY, note text, w text GENERATED ALWAYS AS (answer(note)) STORED) PARTITION BY RANGE (id);
              CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);
              CREATE TABLE parts_rest PARTITION OF parts DEFAULT",
         )

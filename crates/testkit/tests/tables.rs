@@ -9,6 +9,8 @@ use synod_testkit::{
     Cluster, Options, PgInstall, SharedCluster, assert_converged, checksum, refused, run_script, sqlstate, wait_until,
 };
 
+#[path = "tables/generated.rs"]
+mod generated;
 #[path = "tables/rest.rs"]
 mod rest;
 
@@ -378,7 +380,10 @@ fn a_joining_member_gets_every_kind_of_table() {
     let cluster = CLUSTER.lease();
     let server = cluster.server(0);
     let schema = "
-        CREATE TABLE split (id serial PRIMARY KEY, v text, g int GENERATED ALWAYS AS (id + 1) STORED) PARTITION BY RANGE (id);
+        CREATE FUNCTION whose(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 || E'\\t' || current_database() $$;
+        CREATE TABLE split (id serial PRIMARY KEY, v text, g int GENERATED ALWAYS AS (id + 1) STORED,
+                            w text GENERATED ALWAYS AS (whose(v)) STORED) PARTITION BY RANGE (id);
+        CREATE TABLE only_computed (w text GENERATED ALWAYS AS (whose('x')) STORED);
         CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (50);
         CREATE TABLE split_2 PARTITION OF split DEFAULT;
         CREATE TABLE secret (id int PRIMARY KEY, split int REFERENCES split, v text);
@@ -400,8 +405,10 @@ fn a_joining_member_gets_every_kind_of_table() {
         .unwrap();
     for sql in [
         "INSERT INTO split (v) SELECT 'v' || i FROM generate_series(1, 60) i; INSERT INTO secret SELECT i, i, 's' FROM generate_series(1, 60) i;
-         INSERT INTO bare SELECT 'b' FROM generate_series(1, 3)",
-        "SELECT synod.replicate_table('split'), synod.replicate_table('secret'), synod.replicate_table('bare')",
+         INSERT INTO bare SELECT 'b' FROM generate_series(1, 3); INSERT INTO only_computed DEFAULT VALUES",
+        "SELECT synod.replicate_table('split'), synod.replicate_table('secret'), synod.replicate_table('bare'),
+                synod.replicate_table('only_computed')",
+        "UPDATE split SET v = NULL WHERE id = 3; UPDATE split SET v = E'\\\\N' WHERE id = 4",
         "DELETE FROM secret WHERE id > 50; UPDATE split SET id = 99 WHERE id = 60",
     ] {
         first.batch_execute(sql).unwrap();
@@ -416,7 +423,7 @@ fn a_joining_member_gets_every_kind_of_table() {
     second
         .batch_execute("UPDATE split SET id = 10 + 1000 WHERE id = 59; UPDATE secret SET v = 'changed' WHERE id = 7; DELETE FROM bare WHERE ctid = '(0,1)'; INSERT INTO split VALUES (2000, 'new')")
         .unwrap();
-    for table in ["split", "split_1", "split_2", "secret", "bare"] {
+    for table in ["split", "split_1", "split_2", "secret", "bare", "only_computed"] {
         let (there, here) = (
             checksum(&mut first, table).unwrap(),
             checksum(&mut second, table).unwrap(),

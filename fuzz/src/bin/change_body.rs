@@ -1,9 +1,9 @@
 //! The stream of changes in a record, in one piece and in fragments. Covers crates/change/src/body/reader.rs,
-//! crates/change/src/ddl.rs, crates/change/src/fragments.rs.
+//! crates/change/src/ddl.rs, crates/change/src/fragments.rs. Rows that are copied, crates/change/src/copy_line.rs, as well.
 #![no_main]
 
 use bytes::Bytes;
-use synod_change::{body_crc, AssembledBody, BodyReader, BodyWriter, Change};
+use synod_change::{body_crc, AssembledBody, BodyReader, BodyWriter, Change, CopyLine};
 
 /// What a change is, without what it borrows.
 fn written(data: &[u8]) -> Option<Vec<u8>> {
@@ -27,6 +27,8 @@ synod_fuzz::target!(|data: &[u8]| {
             "what was written reads differently"
         );
     }
+    let cells = data.iter().filter(|byte| **byte == b'\t').count() + 1;
+    assert_eq!(CopyLine::default().read(data).iter().count(), cells);
     // Through fragments: the same, or an error; never more than was promised.
     let size = usize::from(data.first().copied().unwrap_or(1)).max(1);
     let pieces = data.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece)));

@@ -3,8 +3,8 @@
 use std::io::Read;
 
 use super::{
-    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE,
-    USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, WHAT,
+    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, OLDEST_VERSION, REMOVE_TABLE, SEQUENCE, SERVICE,
+    TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, VERSION_WITH_GENERATED, WHAT,
 };
 use crate::row::Cell;
 use crate::wire::Decoder;
@@ -14,7 +14,8 @@ use crate::{Change, DdlStatement, DecodeError, MAX_COLUMNS, Row, Service, TableD
 pub struct BodyReader<R> {
     source: R,
     item_limit: u64,
-    begun: bool,
+    /// `None` before the first byte is read.
+    version: Option<u8>,
     ended: bool,
     table: Option<TableId>,
     changes: u64,
@@ -34,7 +35,7 @@ impl<R: Read> BodyReader<R> {
         Self {
             source,
             item_limit,
-            begun: false,
+            version: None,
             ended: false,
             table: None,
             changes: 0,
@@ -72,18 +73,28 @@ impl<R: Read> BodyReader<R> {
         }
     }
 
-    fn begin(&mut self) -> Result<(), DecodeError> {
-        if !self.begun {
-            self.begun = true;
-            let version = self.byte()?;
-            if version != VERSION {
-                return Err(DecodeError::Unknown {
-                    what: "write set version",
-                    number: version.into(),
-                });
-            }
+    /// Whether new rows have the values of stored generated columns. If not, who writes them has to compute these.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn has_generated(&mut self) -> Result<bool, DecodeError> {
+        Ok(self.begin()? >= VERSION_WITH_GENERATED)
+    }
+
+    fn begin(&mut self) -> Result<u8, DecodeError> {
+        if let Some(version) = self.version {
+            return Ok(version);
         }
-        Ok(())
+        let version = self.byte()?;
+        self.version = Some(version);
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+            self.ended = true;
+            return Err(DecodeError::Unknown {
+                what: "write set version",
+                number: version.into(),
+            });
+        }
+        Ok(version)
     }
 
     fn end(&mut self) -> Result<(), DecodeError> {

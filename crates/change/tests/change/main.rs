@@ -1,6 +1,7 @@
 //! What travels must arrive as it was sent, whatever is damaged must be noticed, and no bytes may panic.
 
 mod body;
+mod copy_line;
 mod definition;
 mod fixtures;
 mod key;

@@ -227,7 +227,7 @@ impl Table {
         self.definition.schema == "synod"
     }
 
-    /// Columns that are stored, in the order in which they travel.
+    /// Columns that are not generated, in the order in which they travel.
     fn columns(&self) -> Vec<String> {
         let stored = self
             .definition
@@ -324,16 +324,7 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
         if let Some(shown) = shown {
             shown.table.store(relation.oid().into(), Ordering::Relaxed);
         }
-        let columns = table.columns();
-        let list = columns
-            .iter()
-            .map(pgrx::spi::quote_identifier)
-            .collect::<Vec<_>>()
-            .join(", ");
-        client
-            .begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name()))
-            .map_err(told)?;
-        client = copy::copy_in(relation, &columns, client, &whom);
+        client = copy_table(client, table, relation, &whom)?;
         if let Some(shown) = shown {
             shown.tables_done.fetch_add(1, Ordering::Relaxed);
         }
@@ -351,6 +342,26 @@ fn copied(via: &str, snapshot: &str, node: &str, csn: i64, replace: bool) -> Res
     }
     copy::move_origin(&origin, csn as u64);
     Ok(())
+}
+
+/// Copy one table that has rows.
+fn copy_table(mut client: Client, table: &Table, relation: &Relation, whom: &str) -> Result<Client, UserError> {
+    let told = |error| explain(error, whom);
+    if let Some((whole, sql)) = copy::whole(table.definition.id, relation) {
+        client.begin_copy_out(&sql).map_err(told)?;
+        copy::copy_whole(whole, &mut client, whom)?;
+        return Ok(client);
+    }
+    let columns = table.columns();
+    let list = columns
+        .iter()
+        .map(pgrx::spi::quote_identifier)
+        .collect::<Vec<_>>()
+        .join(", ");
+    client
+        .begin_copy_out(&format!("COPY {} ({list}) TO STDOUT", table.name()))
+        .map_err(told)?;
+    Ok(copy::copy_in(relation, &columns, client, whom))
 }
 
 /// Take over a table of the extension: what an earlier membership left goes.

@@ -5,7 +5,7 @@
 //! constraint is checked but unique and exclusion indexes: what the group has committed was checked where it was made.
 //! Nothing is guessed: a row that is not found or a key that is there already means that the copies have diverged.
 //!
-//! Used by `pg/apply_worker.rs` only. Everything here dies with the transaction; a crash leaves nothing.
+//! Used by `pg/apply_worker.rs`; by what copies or mends rows ([`Filler`]), for rows alone. Everything here dies with the transaction; a crash leaves nothing.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -19,14 +19,17 @@ use super::catalog;
 use super::ddl;
 use super::format::FixedSettings;
 use super::relation::{self, StrongTable};
+use super::row::Generated;
 use super::teller::Teller;
 
 mod error;
+mod fill;
 mod find;
 mod tables;
 mod target;
 
 pub use error::ApplyError;
+pub use fill::Filler;
 pub use tables::truncate_relation;
 use target::Target;
 
@@ -88,11 +91,18 @@ impl Applier {
         doing: &dyn Fn(&Rc<StrongTable>),
     ) -> Result<(), ApplyError> {
         let mut body = BodyReader::new(body);
+        let generated = if body.has_generated()? {
+            Generated::Given
+        } else {
+            Generated::Computed
+        };
         let mut told = self.told.take();
         while let Some(change) = body.next()? {
             match change {
-                Change::Insert { table, new } => self.target(table, doing)?.insert(new, told.as_mut())?,
-                Change::Update { table, key, new } => self.target(table, doing)?.update(key, new, told.as_mut())?,
+                Change::Insert { table, new } => self.target(table, doing)?.insert(new, generated, told.as_mut())?,
+                Change::Update { table, key, new } => {
+                    self.target(table, doing)?.update(key, new, generated, told.as_mut())?;
+                }
                 Change::Delete { table, key } => self.target(table, doing)?.delete(key, told.as_mut())?,
                 Change::Service(service) => {
                     super::service::carry_out(*service, origin);

@@ -177,6 +177,11 @@ pub fn set_repairing(table: pg_sys::Oid) {
     REPAIRING.set(table);
 }
 
+/// The table that this transaction mends, if it is one.
+pub fn repairing() -> pg_sys::Oid {
+    REPAIRING.get()
+}
+
 /// Whether this process is an apply worker.
 pub fn applying() -> bool {
     APPLYING.get()

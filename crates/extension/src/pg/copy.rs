@@ -1,21 +1,28 @@
 //! Copying replicated tables to a node that joins: the snapshot there, `COPY FROM` here, and the applied CSN with it.
 //!
-//! What comes out of [`copy_in`] and [`move_origin`] is part of the caller's transaction: rows and applied CSN appear
+//! `COPY FROM` takes no values of stored generated columns and computes them, which could give others than there: tables that have
+//! some are written as applied rows are ([`copy_whole`]).
+//!
+//! What comes out of [`copy_in`], [`copy_whole`] and [`move_origin`] is part of the caller's transaction: rows and applied CSN appear
 //! together or not at all.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_change::{TableDefinition, TableId};
+use synod_change::{CopyLine, TableDefinition, TableId};
 
+use super::apply::{ApplyError, Filler};
 use super::capture::trigger;
 use super::client::{Client, explain};
+use super::format::FixedSettings;
 use super::owner::{AsOwner, Owner};
 use super::relcache::Relation;
 use super::service::draws;
 use super::shmem::{NodeLock, NodeShared};
+use super::strong_table::{self, StrongTable};
 use super::{catalog, compat, definition};
 use crate::errors::UserError;
 
@@ -172,6 +179,54 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
         )
         .raise(),
     }
+}
+
+/// What to ask another node for to fill a table with stored generated columns, all columns in group column order; `None`: the table has none.
+pub fn whole(id: TableId, relation: &Relation) -> Option<(StrongTable, String)> {
+    let table = strong_table::load(relation.oid(), id)?;
+    let has_stored = |table: &StrongTable| {
+        let mut columns = table.columns.iter();
+        columns.any(|column| column.generated && !column.is_virtual)
+    };
+    has_stored(&table).then(|| {
+        let listed: Vec<String> = table
+            .columns
+            .iter()
+            .map(|column| match column.is_virtual {
+                true => "NULL".to_owned(),
+                false => pgrx::spi::quote_identifier(&column.name),
+            })
+            .collect();
+        let sql = format!("COPY (SELECT {} FROM ONLY {}) TO STDOUT", listed.join(", "), table.name);
+        (table, sql)
+    })
+}
+
+/// Fill a table with the COPY data that `client` is receiving, asked for as [`whole`] says.
+pub fn copy_whole(table: StrongTable, client: &mut Client, whom: &str) -> Result<(), UserError> {
+    let _settings = FixedSettings::for_values();
+    let shown = super::progress::mine();
+    let name = table.name.clone();
+    let misfit = |error: ApplyError| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} could not be copied"),
+            format!("{error}."),
+            "Make the definitions equal, then try again.",
+        )
+    };
+    let mut filler = Filler::open(Rc::new(table)).map_err(misfit)?;
+    let mut line = CopyLine::default();
+    // One row each.
+    while let Some(chunk) = client.next_chunk().map_err(|error| explain(error, whom))? {
+        pgrx::check_for_interrupts!();
+        if let Some(shown) = shown {
+            shown.bytes_done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+        filler.write(line.read(&chunk)).map_err(misfit)?;
+    }
+    filler.close();
+    Ok(())
 }
 
 /// COPY's `data_source_cb`.

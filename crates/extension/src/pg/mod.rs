@@ -53,6 +53,7 @@ pub mod recent;
 pub mod rejoin_worker;
 pub mod relation;
 pub mod relcache;
+pub mod repair;
 pub mod replicable;
 pub mod replicate;
 pub mod ring;

@@ -10,6 +10,15 @@ use synod_change::{Row, Value, Wire};
 use super::relation::{Column, StrongTable};
 use super::wire::varlena_bytes;
 
+/// Where the values of stored generated columns of a new row come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generated {
+    /// The row has them, as they were stored where it was made.
+    Given,
+    /// They are computed here: records from before they travelled do not have them.
+    Computed,
+}
+
 /// A row that does not fit the table. Only a defect or a definition that differs makes one.
 #[derive(Debug, thiserror::Error)]
 pub enum RowError {
@@ -105,8 +114,8 @@ unsafe fn terminated_copy(bytes: &[u8]) -> pg_sys::StringInfoData {
     }
 }
 
-/// Put a whole new row into `slot` as a virtual tuple. Generated and dropped columns are NULL (the executor computes
-/// the former); `Same` comes from `old`, which must be deformed already and outlive the slot's contents.
+/// Put a whole new row into `slot` as a virtual tuple. Dropped and virtual columns are NULL, generated ones, too, if they are
+/// to be computed; `Same` comes from `old`, which must be deformed already and outlive the slot's contents.
 ///
 /// # Safety
 /// `slot` and `old` (or null) are slots of the table's row type; see the module.
@@ -115,13 +124,14 @@ pub unsafe fn fill_slot(
     row: Row<'_>,
     old: *mut pg_sys::TupleTableSlot,
     slot: *mut pg_sys::TupleTableSlot,
+    generated: Generated,
 ) -> Result<(), RowError> {
     check_count(table, table.columns.len(), row.len())?;
     // SAFETY: the slots have one value and flag per attribute.
     unsafe {
         clear(table, slot);
         for (column, value) in table.columns.iter().zip(row.iter()) {
-            if column.generated {
+            if column.is_virtual || column.generated && generated == Generated::Computed {
                 continue;
             }
             let (datum, is_null) = match value {
@@ -138,6 +148,27 @@ pub unsafe fn fill_slot(
         pg_sys::ExecStoreVirtualTuple(slot);
     }
     Ok(())
+}
+
+/// Put a row's values into `slot` as a virtual tuple, but those of dropped and virtual columns.
+///
+/// # Safety
+/// `slot` is one of the table's row type; values and flags are those of its attributes, and outlive its contents.
+pub unsafe fn fill_stored(
+    table: &StrongTable,
+    values: &[pg_sys::Datum],
+    nulls: &[bool],
+    slot: *mut pg_sys::TupleTableSlot,
+) {
+    // SAFETY: the slot has one value and flag per attribute.
+    unsafe {
+        clear(table, slot);
+        for column in table.columns.iter().filter(|column| !column.is_virtual) {
+            *(*slot).tts_values.add(column.index) = values[column.index];
+            *(*slot).tts_isnull.add(column.index) = nulls[column.index];
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+    }
 }
 
 /// Put the identity of a row into `slot` as a virtual tuple: the identity columns, or the whole row for a table without

@@ -12,7 +12,7 @@ use super::definition::{self, NumberedIndex};
 use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
-use super::{catalog, list, partition, told_row};
+use super::{catalog, compat, list, partition, told_row};
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -45,8 +45,10 @@ pub struct Column {
     pub typmod: i32,
     /// Its collation.
     pub collation: pg_sys::Oid,
-    /// Computed from the others: does not travel in new rows.
+    /// Computed from the others.
     pub generated: bool,
+    /// So when it is read: no row has it, and it does not travel. The values of a stored one do, as they are where the row was made.
+    pub is_virtual: bool,
     /// How its values travel.
     pub wire: Wire,
     /// The binary form is the payload of the varlena.
@@ -265,6 +267,7 @@ pub unsafe fn column(relation: &Relation, index: usize, context: pg_sys::MemoryC
             typmod: attribute.atttypmod,
             collation: attribute.attcollation,
             generated: attribute.attgenerated != 0,
+            is_virtual: compat::is_virtual(attribute),
             wire,
             plain_bytes: wire::is_plain_bytes(base),
             sent: !told_row::is_stored(base),

@@ -166,6 +166,7 @@ fn what_is_not_listed_is_refused() {
             "SELECT synod.unreplicate_table('kept')",
             "SELECT synod._hold(1000)",
             "SELECT synod._begin_repair('kept'::regclass, 1)",
+            "SELECT synod._put_row(ROW(1, 'x'))",
             "SELECT synod._disk()",
             "SELECT pg_read_file('synod')",
             "SET session_replication_role = replica",

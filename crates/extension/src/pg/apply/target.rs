@@ -11,7 +11,7 @@ use crate::pg::compat::{self, IndexUpdate};
 use crate::pg::owner::{AsOwner, Owner};
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
-use crate::pg::row::{self, RowError};
+use crate::pg::row::{self, Generated, RowError};
 use crate::pg::teller::{Columns, Teller};
 
 unsafe extern "C-unwind" {
@@ -101,25 +101,44 @@ impl Target {
     }
 
     /// A new row. A unique violation is raised as such.
-    pub fn insert(&mut self, new: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
+    pub fn insert(&mut self, new: Row<'_>, generated: Generated, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         // SAFETY: `row` is a virtual slot of this table; the memory of its values lives until the next row.
         unsafe {
-            row::fill_slot(&self.table, new, std::ptr::null_mut(), self.row)
+            row::fill_slot(&self.table, new, std::ptr::null_mut(), self.row, generated)
                 .map_err(|error| misfit(&self.table, error))?;
-            self.generate();
+            self.generate(generated);
             if let Some(told) = told {
                 told.insert(&self.relation, &self.table, Columns::of_slot(self.row));
             }
-            pg_sys::simple_table_tuple_insert(self.relation.raw(), self.row);
-            self.index_entries(false, IndexUpdate::All);
+            self.store();
         }
         Ok(())
     }
 
+    /// A new row of which this node has the values. A unique violation is raised as such.
+    ///
+    /// # Safety
+    /// Values and flags are those of the relation's attributes.
+    pub unsafe fn put(&mut self, new: Columns<'_>) {
+        let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
+        // SAFETY: by contract; `row` is a virtual slot of this table, with one value and flag per attribute.
+        unsafe {
+            row::fill_stored(&self.table, new.values, new.nulls, self.row);
+            self.store();
+        }
+    }
+
     /// Change the row with this identity.
-    pub fn update(&mut self, key: Row<'_>, new: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
+    pub fn update(
+        &mut self,
+        key: Row<'_>,
+        new: Row<'_>,
+        generated: Generated,
+        told: Option<&mut Teller>,
+    ) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         loop {
@@ -127,8 +146,9 @@ impl Target {
             // SAFETY: as in `insert`; `found` holds the row, whose values the new one may share.
             unsafe {
                 pg_sys::slot_getallattrs(self.found);
-                row::fill_slot(&self.table, new, self.found, self.row).map_err(|error| misfit(&self.table, error))?;
-                self.generate();
+                row::fill_slot(&self.table, new, self.found, self.row, generated)
+                    .map_err(|error| misfit(&self.table, error))?;
+                self.generate(generated);
                 let mut tid = (*self.found).tts_tid;
                 let (result, indexes) = compat::tuple_update(self.relation.raw(), &mut tid, self.row);
                 if !self.is_done(result, "update")? {
@@ -225,9 +245,9 @@ impl Target {
         }
     }
 
-    /// Compute the generated columns of `row`.
-    unsafe fn generate(&mut self) {
-        if !self.generated {
+    /// Compute the generated columns of `row`, if it lacks them.
+    unsafe fn generate(&mut self, generated: Generated) {
+        if !self.generated || generated == Generated::Given {
             return;
         }
         let (info, state, slot) = (self.info, self.state, self.row);
@@ -237,6 +257,15 @@ impl Target {
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 compute_generated_raw(info, state, slot, pg_sys::CmdType::CMD_INSERT);
             });
+        }
+    }
+
+    /// Store `row`, with its index entries.
+    unsafe fn store(&mut self) {
+        // SAFETY: `row` is filled; the memory of its values lives until the next row.
+        unsafe {
+            pg_sys::simple_table_tuple_insert(self.relation.raw(), self.row);
+            self.index_entries(false, IndexUpdate::All);
         }
     }
 

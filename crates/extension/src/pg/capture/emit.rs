@@ -266,7 +266,8 @@ impl Emitter {
         columns.map(|column| unsafe { encode(column, image) }).collect()
     }
 
-    /// All columns of a new row; unchanged ones as `Same`, generated ones left out as NULL.
+    /// All columns of a new row, stored generated ones as they are stored here: their functions may give something else elsewhere, or
+    /// later. Unchanged ones as `Same`, virtual ones, which no row has, as NULL.
     fn new_values<'i>(&self, new: &'i Image<'_>, old: Option<&Image<'_>>) -> Vec<Value<'i>> {
         self.table
             .columns
@@ -274,7 +275,7 @@ impl Emitter {
             .map(|column| {
                 let unchanged = |old: &Image<'_>| self.same(column.index as i16 + 1, old, new);
                 match old {
-                    _ if column.generated => Value::Null,
+                    _ if column.is_virtual => Value::Null,
                     // Only where it saves something.
                     Some(old) if !column.by_value && !new.nulls[column.index] && unchanged(old) => Value::Same,
                     // SAFETY: as above.
