@@ -21,6 +21,8 @@ pub struct Options {
     pub format_name: String,
     /// Transactions that changed nothing that the reader is told are not told either.
     pub skip_empty: bool,
+    /// A message may hold several events of a transaction, a line or more each.
+    pub join_messages: bool,
     /// Which tables, columns, rows, operations, origins; and how they are masked.
     pub filters: Filters,
     /// Rows of partitions are told as rows of the table that they are partitions of.
@@ -38,10 +40,11 @@ pub struct Options {
 }
 
 /// Those of all formats.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
     "format",
     "include-context",
     "include-ddl",
+    "join-messages",
     "only-relations",
     "skip-empty-xacts",
     "only-local",
@@ -111,6 +114,7 @@ impl Options {
             format,
             skip_empty: name != "text" && name != "json",
             format_name: name,
+            join_messages: false,
             filters: Filters::default(),
             publish_via_root: false,
             include_rewrites: false,
@@ -134,6 +138,7 @@ impl Options {
             "stream-changes" => self.stream_changes = named(value)?,
             "include-context" => self.include_context = boolean(name, value)?,
             "include-ddl" => self.include_ddl = boolean(name, value)?,
+            "join-messages" => self.join_messages = boolean(name, value)?,
             "only-relations" => self.only_relations = Some(oids(name, value)?),
             _ if self.format.options().contains(&name) => self.format.set(name, value)?,
             _ if OF_WAL2JSON.iter().any(|(theirs, _)| *theirs == name) && self.format_name != "json" => {

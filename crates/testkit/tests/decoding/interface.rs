@@ -242,7 +242,25 @@ fn transactions_of_all_kinds() {
             ("include-timestamp", "1"),
         ],
     ] {
-        same(&mut stream, options);
+        let alone = same(&mut stream, options);
+        let joined: Vec<_> = options.iter().copied().chain([("join-messages", "on")]).collect();
+        let messages = stream.try_get("peek", &joined).unwrap();
+        assert!(
+            messages.len() < alone.len() / 2,
+            "{} of {}",
+            messages.len(),
+            alone.len()
+        );
+        assert_eq!(messages.join("\n"), alone.join("\n"), "{joined:?}");
+    }
+    for format in ["json", "sql", "keys"] {
+        let alone = stream.try_get("peek", &[("format", format)]).unwrap();
+        let joined = [("format", format), ("join-messages", "on")];
+        assert_eq!(
+            stream.try_get("peek", &joined).unwrap().join("\n"),
+            alone.join("\n"),
+            "{format}"
+        );
     }
     let streamed = same(&mut stream, &[("stream-changes", "1")]);
     for part in [

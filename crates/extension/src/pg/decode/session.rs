@@ -23,7 +23,7 @@ use crate::pg::compat;
 /// A bound on what a reader's buffer keeps from one message to the next.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// Messages of a format that does not mind are joined until they have so many bytes: about what a walsender sends at once. Each costs it two
+/// Messages of a format that does not mind, or of a reader that asked for it, are joined until they have so many bytes: about what a walsender sends at once. Each costs it two
 /// calls of the system, more than a row costs to decode.
 const JOINED_BYTES: usize = 8000;
 
@@ -258,12 +258,24 @@ impl Session {
     /// Invariant: between two records of the WAL nothing waits, as what a walsender says of its position then means that it was sent.
     pub unsafe fn tell(&mut self, call: Call, event: &Event<'_>, last: bool) {
         let (format, message) = (&mut self.options.format, &mut self.message);
+        let joins = format.joins_messages();
+        let lines = self.options.join_messages && !joins;
+        let before = message.len();
+        if lines && before != 0 {
+            message.push(b'\n');
+        }
+        let empty = message.len();
         if self.converts {
             utf8::converted(event, |event| format.write(event, message));
         } else {
             format.write(event, message);
         }
-        let waits = self.options.format.joins_messages() && self.message.len() < JOINED_BYTES && goes_on(event);
+        if message.len() == empty {
+            message.truncate(before);
+        }
+        // A message may hold a zero byte, which ends a text that is asked for by SQL: nothing follows it there.
+        let lines = lines && !matches!(event, Event::Message(..));
+        let waits = (joins || lines) && self.message.len() < JOINED_BYTES && goes_on(event);
         if waits || self.message.is_empty() {
             return;
         }

@@ -17,7 +17,7 @@ pub struct Contestant {
 }
 
 /// Everyone.
-pub const ALL: [Contestant; 8] = [
+pub const ALL: [Contestant; 10] = [
     Contestant {
         name: "test_decoding",
         plugin: "test_decoding",
@@ -42,6 +42,16 @@ pub const ALL: [Contestant; 8] = [
         name: "synod json",
         plugin: "synod",
         options: &["format=json"],
+    },
+    Contestant {
+        name: "synod text, joined",
+        plugin: "synod",
+        options: &["format=text", "join-messages=on"],
+    },
+    Contestant {
+        name: "synod json, joined",
+        plugin: "synod",
+        options: &["format=json", "join-messages=on"],
     },
     Contestant {
         name: "synod sql",
