@@ -32,6 +32,7 @@ pub mod skip;
 mod snapshot;
 mod start;
 pub mod wait;
+mod workers;
 
 /// What this process remembers between two calls of its hooks.
 struct Session {
@@ -85,6 +86,16 @@ pub fn lost_to_another() {
 /// `query` is the hook's argument.
 pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     skip::forget(query);
+    // SAFETY: the hook's argument has a plan.
+    unsafe {
+        before_query(query, flags);
+        workers::tell((*query).plannedstmt);
+    }
+}
+
+/// # Safety
+/// As for [`before_executor_start`].
+unsafe fn before_query(query: *mut pg_sys::QueryDesc, flags: i32) {
     let session_ready = SESSION.with(|session| {
         if is_outermost() {
             session.command.set(session.command.get() + 1);
@@ -92,7 +103,12 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
         !session.exempt.get() && session.planning.get() == 0
     });
     let explain_only = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
-    if !session_ready || explain_only || is_parallel_worker() {
+    if !session_ready || explain_only {
+        return;
+    }
+    if workers::is_one() {
+        // SAFETY: by contract.
+        unsafe { workers::before_executor_start(query) }.unwrap_or_else(|error| error.raise());
         return;
     }
     // SAFETY: the hook's argument has a plan.
@@ -483,11 +499,6 @@ fn is_working(node: &NodeShared) -> bool {
     node.quorum.load(Ordering::SeqCst)
         && node.state() == NodeState::Running
         && node.apply_state() == ApplyState::Running
-}
-
-fn is_parallel_worker() -> bool {
-    // SAFETY: reads a global of this process.
-    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
 /// # Safety

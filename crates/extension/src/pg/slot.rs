@@ -123,6 +123,8 @@ pub struct Slot {
     pub awaits_applied: AtomicU64,
     /// The process waits for this tail ticket; 0: it does not.
     pub awaits_tail: AtomicU64,
+    /// For the parallel workers of the process' query: up to where it has passed the read barrier, and one more; 0: it has not.
+    pub passed: AtomicU64,
     /// The process waits for the DDL lock to be free.
     pub awaits_ddl_lock: AtomicBool,
     /// What the running statement may draw from sequences of the group, each `sequence << 32 | values`; 0: unused.

@@ -68,6 +68,9 @@ fn plain_reads() {
     never_stale(&cluster, "parallel workers", parallel, |client| {
         simple(client, "SELECT max(v) FROM seen")
     });
+    never_stale(&cluster, "a function in parallel workers", parallel, |client| {
+        simple(client, "SELECT max(seen_in_worker()) FROM others")
+    });
     never_stale(&cluster, "SELECT FOR UPDATE", "", |client| {
         simple(client, "SELECT v FROM seen WHERE id = 1 FOR SHARE")
     });

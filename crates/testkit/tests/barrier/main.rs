@@ -30,6 +30,9 @@ fn make_table(cluster: &Cluster) {
          CREATE FUNCTION seen_volatile() RETURNS int VOLATILE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT v FROM seen WHERE id = 1); END';
          CREATE PROCEDURE seen_after_commit(INOUT v int) LANGUAGE plpgsql AS
              'BEGIN COMMIT; SELECT s.v INTO v FROM seen s WHERE s.id = 1; END';
+         CREATE TABLE others AS SELECT i FROM generate_series(1, 100) i;
+         CREATE FUNCTION seen_in_worker() RETURNS int STABLE PARALLEL SAFE LANGUAGE plpgsql AS
+             'BEGIN RETURN (SELECT v FROM seen WHERE id = 1); END';
          CREATE VIEW seen_view AS SELECT * FROM seen",
     );
 }

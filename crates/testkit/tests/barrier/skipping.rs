@@ -294,3 +294,45 @@ fn under_a_lease_a_leader_asks_nobody() {
         (!reads_frozen("50ms")).then_some(())
     });
 }
+
+/// The leader of parallel workers does not see what functions in them read: neither that they do, nor whether it is up to date.
+#[test]
+fn functions_in_parallel_workers_read_strongly() {
+    const PARALLEL: &str = "SET synod.read_timeout = '500ms'; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; \
+                            SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off";
+    const LOOK: &str = "SELECT max(seen_by_worker(i > 0)) FROM driver";
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    cluster.on_all(
+        "CREATE TABLE driver AS SELECT i FROM generate_series(1, 500) i; ANALYZE driver;
+         CREATE FUNCTION seen_by_worker(look bool) RETURNS int STABLE PARALLEL SAFE LANGUAGE plpgsql AS
+             'BEGIN RETURN CASE WHEN look THEN (SELECT v FROM seen WHERE id = 1) END; END'",
+    );
+    let node = cluster.follower();
+    let mut sessions = [(); 4].map(|()| cluster.client(node));
+    sessions
+        .iter_mut()
+        .for_each(|session| session.batch_execute(PARALLEL).unwrap());
+    let [in_workers, nowhere, fresh, fixed] = &mut sessions;
+    // What the session has seen its function do.
+    for _ in 0..3 {
+        simple(in_workers, LOOK);
+    }
+    nowhere.batch_execute("SELECT seen_by_worker(false)").unwrap();
+    let deaf = Deaf::new(&cluster);
+    assert_eq!(deaf.node, node, "the leader has changed");
+    deaf.elsewhere("UPDATE seen SET v = v + 1 WHERE id = 1");
+    fixed.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    failed("a function seen in workers", in_workers.simple_query(LOOK), &["57P03"]);
+    failed("a function seen to read nothing", nowhere.simple_query(LOOK), &["57P03"]);
+    failed("an unknown function", fresh.simple_query(LOOK), &["57P03"]);
+    failed("a snapshot of before", fixed.simple_query(LOOK), &["57P03"]);
+    deaf.hears();
+    let written = simple(&mut cluster.client(deaf.cluster.leader()), READ);
+    for session in &mut sessions {
+        session
+            .batch_execute("ROLLBACK; SET synod.read_timeout = '20s'")
+            .unwrap();
+        assert_eq!(simple(session, LOOK), written);
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! A plan does not say what its functions read. A function that is not known yet is taken for one that reads, so that the
 //! barrier comes before the query's snapshot is in use; a query that ran without such a read clears its functions of the
-//! suspicion. A wrong guess is safe: a read without the barrier passes it then, and fails with 40001 if it came too late.
+//! suspicion, unless parallel workers may have run them, whose reads are not seen here (`workers`). A wrong guess is safe: a
+//! read without the barrier passes it then, and fails with 40001 if it came too late.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys;
 
 use super::super::{catalog, list};
-use super::snapshot;
+use super::{snapshot, workers};
 
 /// Functions remembered; beyond it all are forgotten.
 const FUNCTIONS: usize = 4096;
@@ -78,6 +79,7 @@ pub unsafe fn calls_any(plan: *const pg_sys::PlannedStmt) -> bool {
 pub struct Watch {
     functions: Vec<u32>,
     reads_before: u64,
+    has_workers: bool,
 }
 
 impl Watch {
@@ -95,6 +97,8 @@ impl Watch {
         Self {
             functions,
             reads_before: READS.get(),
+            // SAFETY: by contract.
+            has_workers: unsafe { workers::are_in(plan) },
         }
     }
 }
@@ -103,7 +107,7 @@ impl Watch {
     /// The query returned, or failed.
     pub fn end(self, failed: bool) {
         let read = READS.get() != self.reads_before;
-        if self.functions.is_empty() || (failed && !read) {
+        if self.functions.is_empty() || (!read && (failed || self.has_workers)) {
             return;
         }
         KNOWN.with_borrow_mut(|known| {
