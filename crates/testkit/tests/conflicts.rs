@@ -74,6 +74,36 @@ fn a_hot_row_of_one_node_never_conflicts_with_itself() {
     assert_converged(&cluster, &["hot"]);
 }
 
+/// What a node stores of an index as it likes is no part of what the index is called in the group.
+#[test]
+fn storage_parameters_of_one_node_change_no_key() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "stored",
+        "CREATE TABLE stored (id int PRIMARY KEY, a int CONSTRAINT stored_a UNIQUE, b int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("CREATE UNIQUE INDEX stored_partial ON stored (a) WHERE b > 0")
+        .unwrap();
+    let race_for = |a: i32| {
+        let insert = |id: i32| format!("INSERT INTO stored VALUES ({id}, {a}, 0)");
+        race(&cluster, &[&insert(3 * a), &insert(3 * a + 1), &insert(3 * a + 2)])
+    };
+    assert_eq!(race_for(1), 1);
+    cluster
+        .client(1)
+        .batch_execute("SET synod.ddl = local; ALTER INDEX stored_a SET (fillfactor = 50, deduplicate_items = on)")
+        .unwrap();
+    assert_eq!(race_for(2), 1, "with a fill factor of its own on one node");
+    cluster
+        .client(2)
+        .batch_execute("ALTER INDEX stored_a SET (fillfactor = 60)")
+        .unwrap();
+    assert_eq!(race_for(3), 1, "with one on every node");
+    assert_converged(&cluster, &["stored"]);
+}
+
 #[test]
 fn one_update_of_a_row_wins() {
     let cluster = CLUSTER.lease();

@@ -2,12 +2,12 @@
 //!
 //! Column numbers are positions among the live columns, index numbers positions among the unique and exclusion indexes
 //! sorted by their definitions; so equal definitions give equal numbers on every node, whatever the local names of
-//! indexes, OIDs and dropped columns are. Both stay fixed while a table is replicated because changes of its
+//! indexes, their storage parameters, OIDs and dropped columns are. Both stay fixed while a table is replicated because changes of its
 //! definition are refused (`pg/guard.rs`).
 
 use std::ffi::CString;
 
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::{FromDatum, IntoDatum, pg_sys};
 use synod_change::{
     CheckDefinition, ColumnDefinition, ForeignKeyAction, ForeignKeyDefinition, Identity, IndexDefinition,
     TableDefinition, TableId, Wire,
@@ -154,14 +154,17 @@ pub fn numbered_indexes(relation: &Relation) -> Vec<NumberedIndex> {
     found
 }
 
-/// `pg_get_indexdef` from USING on, and whether it is checked late. Only called under [`FixedSettings::for_definitions`]
-/// when the text is kept; elsewhere it only orders.
+/// `pg_get_indexdef` from USING on, without storage parameters, and whether it is checked late. Only called under
+/// [`FixedSettings::for_definitions`] when the text is kept; elsewhere it only orders.
 fn index_text(relation: &Relation, index: &Relation) -> String {
     // SAFETY: inside a transaction; InvalidOid when no constraint owns the index.
     let constraint = unsafe { pg_sys::get_index_constraint(index.oid()) };
     if index.index_form().is_some_and(|form| form.indisexclusion) && constraint != pg_sys::InvalidOid {
         // Only there are the operators.
-        return call_text(pg_sys::pg_get_constraintdef, &[constraint.into_datum()]);
+        return without_storage(
+            call_text(pg_sys::pg_get_constraintdef, &[constraint.into_datum()]),
+            index,
+        );
     }
     let whole = call_text(pg_sys::pg_get_indexdef, &[index.oid().into_datum()]);
     let unique = index.index_form().is_some_and(|form| form.indisunique);
@@ -175,8 +178,32 @@ fn index_text(relation: &Relation, index: &Relation) -> String {
     let text = whole
         .strip_prefix(&head)
         .map_or_else(|| after_using(&whole), str::to_owned);
+    let text = without_storage(text, index);
     let late = index.index_form().is_some_and(|form| !form.indimmediate);
     if late { format!("{text} DEFERRABLE") } else { text }
+}
+
+/// Without `WITH (fillfactor='70')`: a node may have its own, and they change while the table is written.
+fn without_storage(text: String, index: &Relation) -> String {
+    let cache = pg_sys::SysCacheIdentifier::RELOID;
+    let options = SysCacheRow::find(cache, index.oid())
+        .and_then(|row| row.nullable(cache, pg_sys::Anum_pg_class_reloptions as i16))
+        // SAFETY: an array of texts, while the row is held.
+        .and_then(|datum| unsafe { Vec::<String>::from_datum(datum, false) });
+    let Some(options) = options else { return text };
+    // As flatten_reloptions (utils/adt/ruleutils.c) writes them.
+    let written = options.iter().map(|option| {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let plain = quoted(value) == value;
+        let value = if plain {
+            value.to_owned()
+        } else {
+            format!("'{}'", value.replace('\'', "''"))
+        };
+        format!("{}={value}", quoted(name))
+    });
+    let clause = format!(" WITH ({})", written.collect::<Vec<_>>().join(", "));
+    text.replacen(&clause, "", 1)
 }
 
 /// The text from the access method on, for a definition that does not begin as expected.
@@ -358,9 +385,15 @@ impl SysCacheRow {
 
     /// One of its columns that are never NULL.
     pub fn attribute(&self, cache: pg_sys::SysCacheIdentifier::Type, number: i16) -> pg_sys::Datum {
+        self.nullable(cache, number).unwrap_or(pg_sys::Datum::from(0))
+    }
+
+    /// One of its columns.
+    pub fn nullable(&self, cache: pg_sys::SysCacheIdentifier::Type, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the row is of this cache and held.
-        unsafe { pg_sys::SysCacheGetAttr(cache as i32, self.0, number, &mut is_null) }
+        let value = unsafe { pg_sys::SysCacheGetAttr(cache as i32, self.0, number, &mut is_null) };
+        (!is_null).then_some(value)
     }
 
     /// Its fixed part.
