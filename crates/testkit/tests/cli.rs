@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use synod_testkit::command::{Ran, synod};
-use synod_testkit::{Options, Server, SharedCluster, StopMode, assert_converged, wait_until};
+use synod_testkit::{Options, Server, SharedCluster, StopMode, assert_converged, failed, wait_until};
 
 use std::time::Duration;
 
@@ -120,6 +120,31 @@ fn damage(server: &Server, table: &str, statements: &str) {
             "SELECT synod._begin_repair('{table}'::regclass, {csn}); {statements}; COMMIT"
         ))
         .unwrap();
+}
+
+/// A row that somebody has locked may be waited for until the hold is over, and be another one then.
+#[test]
+fn a_repair_that_outlives_its_hold_changes_nothing() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("outlived", "CREATE TABLE outlived (id int PRIMARY KEY, v int)");
+    let (mut writer, mut repair) = (cluster.client(2), cluster.client(2));
+    writer.batch_execute("INSERT INTO outlived VALUES (1, 0)").unwrap();
+    writer.batch_execute("BEGIN; UPDATE outlived SET v = 1").unwrap();
+    repair
+        .batch_execute("SET synod.read_consistency = local; BEGIN")
+        .unwrap();
+    let csn: i64 = repair.query_one("SELECT synod._hold(2000)", &[]).unwrap().get(0);
+    repair
+        .batch_execute(&format!("SELECT synod._begin_repair('outlived'::regclass, {csn})"))
+        .unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.batch_execute("COMMIT").unwrap());
+        repair
+            .batch_execute("DELETE FROM outlived WHERE id = 1; INSERT INTO outlived VALUES (1, 0)")
+            .unwrap();
+    });
+    failed("a repair after its hold", repair.batch_execute("COMMIT"), &["55000"]);
+    assert_converged(&cluster, &["outlived"]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ const LONGEST: Duration = Duration::from_secs(600);
 thread_local! {
     /// This transaction holds its node.
     static MINE: Cell<bool> = const { Cell::new(false) };
+    /// The CSN of the state that this transaction repairs.
+    static REPAIRS: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 fn active(node: &NodeShared) -> bool {
@@ -96,6 +98,7 @@ pub fn at(node: &NodeShared, csn: u64) -> Result<(), UserError> {
 
 /// End the hold of this transaction, if there is one. Also at its end. Never raises.
 pub fn end() {
+    REPAIRS.set(None);
     if !MINE.replace(false) {
         return;
     }
@@ -147,10 +150,20 @@ pub fn begin_repair(node: &NodeShared, table: pg_sys::Oid, csn: u64) -> Result<(
         ));
     }
     super::capture::set_repairing(table);
+    REPAIRS.set(Some(csn));
     // What this node had to mend was told right already.
     if super::teller::is_read() {
         super::teller::nothing();
     }
     copy::write_as_replica_locally();
     Ok(())
+}
+
+/// Before the commit: a repair has written what was right after its CSN. Had the hold ended before, it may have waited for a row that was
+/// changed meanwhile, and written over that; from here on it has what it wrote locked.
+pub fn check_repair() -> Result<(), UserError> {
+    let (Some(csn), Some(node)) = (REPAIRS.get(), super::shmem::my_node()) else {
+        return Ok(());
+    };
+    at(node, csn)
 }

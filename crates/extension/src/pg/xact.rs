@@ -96,6 +96,7 @@ fn serializable_refused() -> UserError {
 }
 
 fn before_commit() -> Result<(), UserError> {
+    super::hold::check_repair()?;
     if !capture::pending() && !ddl::pending() {
         return Ok(());
     }
