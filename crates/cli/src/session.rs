@@ -109,6 +109,7 @@ impl Target {
             .execute(
                 "SET search_path = pg_catalog, pg_temp; SET DateStyle = ISO; SET IntervalStyle = postgres; \
                  SET extra_float_digits = 3; SET bytea_output = hex; SET TimeZone = UTC; SET lc_monetary = \"C\"; \
+                 SET array_nulls = on; \
                  SET quote_all_identifiers = off; SET row_security = off; \
                  SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
                  SET synod.read_consistency = local",

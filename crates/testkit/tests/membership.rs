@@ -125,6 +125,40 @@ fn a_node_joins_while_definitions_change() {
     });
 }
 
+/// What a node's own settings make of the text of a value: it is copied and applied as it was written.
+#[test]
+fn nulls_in_arrays_stay_nulls_whatever_a_node_reads_by_default() {
+    let mut cluster = Cluster::start(1);
+    cluster.on_all("CREATE TYPE word AS (w text)");
+    cluster.create_table(
+        "listed",
+        "CREATE TABLE listed (id int PRIMARY KEY, plain text[], words word[])",
+    );
+    let insert =
+        |id: i32| format!("INSERT INTO listed VALUES ({id}, ARRAY['a', NULL, 'NULL'], ARRAY[ROW('a')::word, NULL])");
+    cluster.client(0).batch_execute(&insert(1)).unwrap();
+    let node = cluster.add_server();
+    let mut client = cluster.client(node);
+    for sql in [
+        "CREATE EXTENSION synod",
+        "ALTER SYSTEM SET array_nulls = off",
+        "SELECT pg_reload_conf()",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    wait_until(DEADLINE, "the setting", || {
+        let mut client = cluster.client(node);
+        let row = client.query_one("SHOW array_nulls", &[]).unwrap();
+        (row.get::<_, String>(0) == "off").then_some(())
+    });
+    join(&cluster, 0, node).unwrap_or_else(|error| panic!("{error:?}"));
+    cluster.client(0).batch_execute(&insert(2)).unwrap();
+    let right = "SELECT count(*) FROM listed WHERE plain[2] IS NULL AND plain[3] = 'NULL' AND words[2] IS NULL";
+    let count: i64 = cluster.client(node).query_one(right, &[]).unwrap().get(0);
+    assert_eq!(count, 2);
+    assert_converged(&cluster, &["listed"]);
+}
+
 /// Three nodes become five and three again, the two that were there first gone, while everybody writes.
 #[test]
 fn three_become_five_and_three_again_under_load() {

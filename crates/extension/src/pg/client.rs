@@ -17,6 +17,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long each step of a clean-up may take.
 const HASTY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a session depends on, whatever is set for the role, the database or the server: neither how long anything may take, nor how
+/// values are written and read.
+const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0; \
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'; \
+    SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3; SET array_nulls = on; \
+    SET lc_monetary = 'C'; SET xmloption = content; SET row_security = off";
+
 /// One row, in text format.
 pub type Row = Vec<Option<String>>;
 
@@ -74,11 +82,7 @@ impl Client {
         }
         client.conn.set_nonblocking()?;
         // Whatever is set for the role or database: ours take as long as they take, and read what is there.
-        client.execute(
-            "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-             SET search_path = pg_catalog, pg_temp; SET DateStyle = ISO; SET IntervalStyle = postgres; \
-             SET extra_float_digits = 3; SET row_security = off",
-        )?;
+        client.execute(SETTINGS)?;
         Ok(client)
     }
 

@@ -41,14 +41,16 @@ pub struct FixedSettings {
     nest_level: i32,
 }
 
-/// What text forms depend on; the last one, those of definitions only.
-const TEXT: [(&std::ffi::CStr, &std::ffi::CStr); 7] = [
+/// What text forms depend on, written and read; the last one, those of definitions only.
+const TEXT: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
     (c"search_path", c"pg_catalog"),
     (c"DateStyle", c"ISO, YMD"),
     (c"IntervalStyle", c"postgres"),
     (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"3"),
     (c"bytea_output", c"hex"),
+    (c"array_nulls", c"on"),
+    (c"lc_monetary", c"C"),
     (c"quote_all_identifiers", c"off"),
 ];
 

@@ -324,7 +324,11 @@ fn functions_in_parallel_workers_read_strongly() {
     deaf.elsewhere("UPDATE seen SET v = v + 1 WHERE id = 1");
     fixed.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
     failed("a function seen in workers", in_workers.simple_query(LOOK), &["57P03"]);
-    failed("a function seen to read nothing", nowhere.simple_query(LOOK), &["57P03"]);
+    failed(
+        "a function seen to read nothing",
+        nowhere.simple_query(LOOK),
+        &["57P03"],
+    );
     failed("an unknown function", fresh.simple_query(LOOK), &["57P03"]);
     failed("a snapshot of before", fixed.simple_query(LOOK), &["57P03"]);
     deaf.hears();
