@@ -46,6 +46,9 @@ pub type Setting = (&'static CStr, &'static CStr);
 pub fn connect(database: u32, settings: &[Setting]) {
     // SAFETY: start of a background worker with database access.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0) }
+    // What a worker does takes as long as it takes: begun anew for ever it would never be done.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    set(c"transaction_timeout", c"0");
     for (name, value) in settings {
         set(name, value);
     }
