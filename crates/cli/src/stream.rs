@@ -11,6 +11,7 @@
 //! connection (`run`), the next one (`attempt`) begins at the last position that is durable in the sink, and what the sink has
 //! beyond is passed over by its name (`resume`).
 
+mod continuity;
 mod destination;
 mod engine;
 mod envelope;
@@ -32,6 +33,7 @@ mod source;
 mod stop;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -41,6 +43,7 @@ use synod_sinks::{lsn, replication as wire, template};
 use crate::arguments::Common;
 use crate::failure::{Failure, exit};
 use crate::session::Target;
+use continuity::Continuity;
 use engine::{End, Engine, OnGap, Wishes};
 use group::Group;
 use nodes::Followers;
@@ -50,7 +53,7 @@ use queue::Queue;
 use reader::Shared;
 use report::{Lines, Report, in_short};
 use resume::{Gate, Resume};
-use sink::{Sink, Trouble};
+use sink::{Opening, Reached, Sink, Trouble};
 use slots::Filters;
 use source::Source;
 use stop::Stop;
@@ -84,7 +87,8 @@ pub fn run(common: &Common, options: &Stream) -> Result<u8, Failure> {
         stop: Stop::on_signals(lines)?,
         until: options.until_lsn,
         connected: false,
-        read: None,
+        gaps: BTreeSet::new(),
+        accepts_gap: options.accept_gap,
         delivered_csn: 0,
     };
     if options.replay_parked {
@@ -123,15 +127,17 @@ struct Running<'a> {
     sink: Option<Box<dyn Sink>>,
     /// System and database that was connected to first.
     system: Option<source::System>,
-    /// What a former connection has delivered durably.
+    /// What a former connection has delivered durably, and confirmed.
     delivered: Option<Resume>,
     parking: Parking,
     report: Report,
     stop: Stop,
     until: Option<u64>,
     connected: bool,
-    /// The node that was read last.
-    read: Option<usize>,
+    /// Nodes whose slot begins too late.
+    gaps: BTreeSet<usize>,
+    /// What is missing at the beginning is accepted.
+    accepts_gap: bool,
     /// All records of the group up to here are delivered.
     delivered_csn: u64,
 }
@@ -164,6 +170,7 @@ impl Running<'_> {
                     if self.report.counts.events > events {
                         pauses.reset();
                         failed = 0;
+                        self.gaps.clear();
                     }
                     // A server that was never there is rather a wrong address.
                     if !self.connected && failed >= self.targets.len() {
@@ -203,16 +210,20 @@ impl Running<'_> {
             return Err(End::Fatal(slots::missing(&self.options.slot)));
         }
         let resume = self.open_sink(&source, slot.is_none())?;
-        if self.group.is_none() {
-            let known = [resume.as_ref(), self.delivered.as_ref()].into_iter().flatten();
-            let furthest = known
-                .map(|known| known.lsn.max(known.start_lsn.unwrap_or_default()))
-                .max();
-            source.has_reached(furthest.unwrap_or_default()).map_err(again_or_not)?;
-        }
         let mut sink = self.sink.take().ok_or(End::Stopped)?;
-        // A sink with a memory that knows nothing of the slot: its snapshot was not finished.
-        if slot.is_some() && resume.is_none() && sink.remembers() && self.options.initial_snapshot {
+        if let (None, Some(known)) = (&self.group, resume.as_ref().or(self.delivered.as_ref())) {
+            let continuity = Continuity {
+                slot: &self.options.slot,
+                sink: &sink.name(),
+                known,
+            };
+            if let Some(missing) = continuity.check(&mut source, slot.as_ref(), self.accepts_gap)? {
+                self.report
+                    .note("WARNING", &format!("{missing}: what is missing is accepted"));
+            }
+        }
+        // Its snapshot was not finished.
+        if slot.is_some() && resume.is_none() && sink.rolls_back() && self.options.initial_snapshot {
             source.drop_slot(&self.options.slot).map_err(again_or_not)?;
             slot = None;
         }
@@ -236,30 +247,37 @@ impl Running<'_> {
                 self.make_slot(&mut source, sink, shared, begins)?
             }
         };
-        let start = match resume.as_ref().and_then(|resume| resume.start_lsn) {
-            Some(start) if start < confirmed && self.group.is_none() => {
-                return Err(End::Fatal(slots::gap(&self.options.slot, start, confirmed)));
-            }
-            Some(start) => start,
-            None => {
-                if sink.remembers() && (slot.is_some() || !self.options.initial_snapshot) {
-                    slots::remember(confirmed, sink, &mut self.report, &self.stop, shared)?;
-                }
-                confirmed
-            }
-        };
+        let mut known = resume.or_else(|| self.delivered.clone()).unwrap_or_default();
+        let start = known
+            .start_lsn
+            .filter(|start| *start >= confirmed || self.group.is_some());
+        if start.is_none() && sink.remembers() && (slot.is_some() || !self.options.initial_snapshot) {
+            let reached = Reached {
+                lsn: confirmed,
+                csn: self.delivered_csn,
+            };
+            slots::remember(reached, sink, &mut self.report, &self.stop, shared)?;
+        }
+        let start = start.unwrap_or(confirmed);
+        if self.group.is_none() {
+            // Also when the connection is lost before anything has come.
+            self.delivered.get_or_insert_with(|| Resume {
+                start_lsn: Some(start),
+                of: Some(source.of.clone()),
+                ..known.clone()
+            });
+        }
         if self.options.until_caught_up && self.until.is_none_or(|_| self.group.is_some()) {
             self.until = Some(source.flushed().map_err(again_or_not)?);
         }
-        let on_gap = match (&self.group, self.read) {
-            (None, _) => OnGap::Nothing,
-            (_, Some(read)) if read == self.current => OnGap::Nothing,
-            (_, Some(_)) => OnGap::Leave,
-            (_, None) if resume.is_some() => OnGap::Tell,
-            (_, None) => OnGap::Nothing,
+        let kept_csn = if sink.remembers() {
+            known.whole_csn()
+        } else {
+            self.delivered_csn
         };
-        let mut known = resume.or_else(|| self.delivered.clone()).unwrap_or_default();
+        let mut on_gap = OnGap::Nothing;
         if self.group.is_some() {
+            on_gap = continuity::on_gap(&known, &source.of, confirmed, self.accepts_gap);
             known = known.at_least(self.delivered_csn);
         }
         let gate = Gate::new(Some(known), self.group.is_some());
@@ -270,12 +288,18 @@ impl Running<'_> {
         let started = reader::start(&mut source.session, &command);
         started.map_err(|failure| again_or_not(slots::explain_options(failure)))?;
         self.report.over("streaming again");
-        let end = self.follow(source, sink, gate, shared, on_gap);
-        self.read = Some(self.current);
-        Ok(end)
+        self.accepts_gap = false;
+        Ok(self.follow(source, sink, gate, shared, (on_gap, kept_csn)))
     }
 
-    fn follow(&mut self, source: Source, sink: &mut dyn Sink, gate: Gate, shared: &Shared, on_gap: OnGap) -> End {
+    fn follow(
+        &mut self,
+        source: Source,
+        sink: &mut dyn Sink,
+        gate: Gate,
+        shared: &Shared,
+        (on_gap, kept_csn): (OnGap, u64),
+    ) -> End {
         let queue = Queue::new((self.options.max_memory / 4 * 3).max(1 << 16));
         let wishes = Wishes {
             until: self.until,
@@ -283,20 +307,41 @@ impl Running<'_> {
             group_only: self.group.is_some(),
             on_gap,
             delivered_csn: self.delivered_csn,
+            kept_csn,
         };
+        let of = source.of.clone();
         let followers = Followers::new(&self.options.slot, &self.targets, self.current, self.delivered_csn);
-        let (end, durable) = thread::scope(|scope| {
+        let (end, unproven, durable, gap) = thread::scope(|scope| {
             scope.spawn(|| reader::follow(source.session, &queue, shared));
             let mut engine = Engine::new(sink, gate, &self.parking, &mut self.report, &self.stop, &wishes, shared);
-            let end = engine.run(&queue, || {
+            let end = engine.run(&queue, |kept| {
                 followers.confirm(shared.confirmed.load(Ordering::Acquire));
+                followers.keep(kept);
+                followers.delivered()
             });
             followers.close();
             shared.closing.store(true, Ordering::Release);
-            (end, engine.durable)
+            (end, engine.may_leave(), engine.durable, engine.gap)
         });
-        self.delivered = Some(durable);
+        // Where a gap has still to be looked for, no position is one to go on from.
+        let (start_lsn, of) = match (unproven, self.delivered.take()) {
+            (false, _) => (Some(shared.confirmed.load(Ordering::Acquire)), Some(of)),
+            (true, Some(before)) => (before.start_lsn, before.of),
+            (true, None) => (None, None),
+        };
+        self.delivered = Some(Resume {
+            start_lsn,
+            of,
+            ..durable
+        });
         self.delivered_csn = followers.delivered();
+        if let Some(said) = gap {
+            self.gaps.insert(self.current);
+            // Any other one may have what is missing here.
+            if self.gaps.len() == self.targets.len() {
+                return End::Fatal(continuity::no_node(said));
+            }
+        }
         end
     }
 
@@ -334,9 +379,15 @@ impl Running<'_> {
             Some(sink) => sink,
             None => destination::sink(self.common, self.options, &place)?,
         };
+        let opening = Opening {
+            of: source.of.clone(),
+            fresh,
+            snapshot: self.options.initial_snapshot,
+            follows: true,
+        };
         let mut pauses = Pauses::default();
         let resume = loop {
-            match sink.open(fresh) {
+            match sink.open(&opening) {
                 Ok(resume) => break resume,
                 Err(Trouble::Fatal(failure)) => return Err(End::Fatal(failure)),
                 Err(Trouble::Down { reason, .. } | Trouble::Again(reason) | Trouble::Refused(reason)) => {

@@ -125,6 +125,17 @@ impl Template {
         })
     }
 
+    /// Whether all that a table lacks is a key: what every row of it has in its name still tells which names may be those of its rows. A name
+    /// that begins with a row's value tells nothing.
+    pub fn lacks_only_key(&self, table: &Table) -> bool {
+        let fixed = self
+            .0
+            .first()
+            .is_some_and(|part| matches!(part, Part::Text(_) | Part::Schema | Part::Table));
+        let others = Self(self.0.iter().filter(|part| **part != Part::Key).cloned().collect());
+        fixed && others.lacks(table).is_none()
+    }
+
     /// What matches every row of a table, for Redis: places for a row's values become `*`, everything else stands for itself.
     pub fn glob(&self, table: &Table) -> String {
         let mut glob = String::new();
@@ -240,6 +251,13 @@ mod tests {
         assert_eq!(fill("{{{part}}}/{op}").as_deref(), Some("{x}/insert"));
         assert_eq!(fill("{v}"), None, "it is NULL");
         assert_eq!(fill("{w}"), None, "there is no such column");
+        let keyless = Table {
+            columns: vec![],
+            ..table.clone()
+        };
+        let lacks_only_key = |text: &str| Template::parse(text, true).unwrap().lacks_only_key(&keyless);
+        assert!(lacks_only_key("{schema}.{table}:{key}") && lacks_only_key("row/{key}"));
+        assert!(!lacks_only_key("{key}") && !lacks_only_key("row/{key}/{v}"));
         let glob = Template::parse("{table}:{key}", true).unwrap().glob(&table);
         assert_eq!(glob, "a\\*b:*");
         let subject = Template::parse("cdc.{schema}.{table}", false).unwrap();

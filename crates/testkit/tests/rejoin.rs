@@ -65,7 +65,7 @@ fn a_node_moves_to_another_address() {
 fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     let mut cluster = Cluster::start_with(&Options {
         nodes: 3,
-        settings: &[("synod.log_retention", "1MB")],
+        settings: &[("synod.log_retention", "1MB"), ("wal_level", "logical")],
         ..Options::DEFAULT
     });
     let ledger = Ledger::on(&cluster);
@@ -90,6 +90,11 @@ fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     ledger.write_until(&cluster, &[0, 1, 2], 20);
     write_much(&cluster, 0, 2);
     assert_converged(&cluster, &["bulk", "parts"]);
+    let mut auditor = cluster.client(2);
+    auditor.batch_execute("SELECT synod.audit_table('parts')").unwrap();
+    rows.batch_execute("INSERT INTO parts VALUES (201, 'audited')").unwrap();
+    wait_for_audited(&mut auditor, &[201]);
+    drop(auditor);
     cluster.server_mut(2).configure(&[("synod.auto_rejoin", "off")]);
     cluster.server_mut(2).stop(StopMode::Fast);
     write_much(&cluster, 0, 50);
@@ -130,6 +135,7 @@ fn a_node_that_was_away_too_long_makes_a_fresh_copy() {
     ledger.write_until(&cluster, &[0, 1, 2], 10);
     ledger.assert_kept(&cluster);
     assert_converged(&cluster, &["bulk", "parts", "parts_high"]);
+    assert_audit_tells_what_it_missed(&mut client, &mut rows);
     assert_eq!(number(&mut client, "SELECT count(*) FROM synod.stat_progress_join"), 0);
     let outcome = client.batch_execute("SELECT synod.rejoin_group()");
     refused("rejoin_group", outcome, &["55000"]);
@@ -270,4 +276,28 @@ fn a_group_made_anew_has_another_secret() {
     cluster.wait_for_voters(3);
     ledger.write_until(&cluster, &[0, 1, 2], 5);
     ledger.assert_kept(&cluster);
+}
+
+/// The keys in the audit, in the order of their commits.
+fn wait_for_audited(client: &mut Client, expected: &[i32]) {
+    wait_until(DEADLINE, "the rows in the audit", || {
+        let sql = "SELECT (key->>'id')::int FROM synod.audit ORDER BY commit_lsn";
+        let keys: Vec<i32> = client.query(sql, &[]).ok()?.iter().map(|row| row.get(0)).collect();
+        (keys == expected).then_some(())
+    });
+}
+
+/// A copy of the tables has what was changed meanwhile, but not who changed it: auditing stops and says so, and goes on when that is accepted.
+fn assert_audit_tells_what_it_missed(client: &mut Client, elsewhere: &mut Client) {
+    let hint: String = wait_until(DEADLINE, "the audit to stop", || {
+        let sql = "SELECT hint FROM synod.stat_audit WHERE state = 'stopped' AND reason LIKE '%were copied from another node%'";
+        client.query_opt(sql, &[]).ok()?.map(|row| row.get(0))
+    });
+    elsewhere
+        .batch_execute("INSERT INTO parts VALUES (1002, 'after')")
+        .unwrap();
+    let begin = hint.find("SELECT synod.skip_audit").unwrap_or_else(|| panic!("{hint}"));
+    client.batch_execute(hint[begin..].trim_end_matches('.')).unwrap();
+    wait_for_audited(client, &[201, 1002]);
+    assert_eq!(number(client, "SELECT count(*) FROM synod.audit_gaps"), 1);
 }

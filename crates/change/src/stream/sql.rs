@@ -26,6 +26,8 @@ pub struct Sql {
     environment: Environment,
     /// Changes of which nothing says which row they are of become comments.
     skip_without_identity: bool,
+    /// A statement about a row fails on replay unless it hits exactly one.
+    check_rows: bool,
     /// Messages are emitted again; otherwise they become comments.
     emit_messages: bool,
     /// Replayed as replication is: no triggers, no checks of foreign keys.
@@ -41,6 +43,7 @@ pub struct Sql {
 
 const OPTIONS: &[&str] = &[
     "without-identity",
+    "check-rows",
     "messages",
     "replica-role",
     "include-header",
@@ -56,6 +59,7 @@ impl Sql {
         Self {
             environment,
             skip_without_identity: false,
+            check_rows: false,
             emit_messages: false,
             replica_role: false,
             include_header: true,
@@ -225,6 +229,7 @@ impl Format for Sql {
                 self.emit_messages = word(option, value, &["comment", "emit"])? == 1;
                 return Ok(());
             }
+            "check-rows" => &mut self.check_rows,
             "replica-role" => &mut self.replica_role,
             "include-header" => &mut self.include_header,
             "include-xids" => &mut self.include_xids,

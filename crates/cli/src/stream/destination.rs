@@ -86,8 +86,7 @@ fn file(options: &Stream, place: &Place<'_>, path: &str, limit: usize) -> Result
         bytes: options.rotate_size,
         age: options.rotate_after.map(Duration::from_secs),
     };
-    let source = serde_json::json!({ "source": place.source, "slot": options.slot }).to_string();
-    let carrier = sink::File::new(Path::new(path), rotation, options.envelope, source);
+    let carrier = sink::File::new(Path::new(path), rotation, options.envelope, place.source, &options.slot);
     let render = enveloped(options, place, "{schema}.{table}", str::to_owned)?;
     Ok(Box::new(Outbox::new(carrier, render, limit)))
 }

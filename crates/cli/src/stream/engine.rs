@@ -22,7 +22,7 @@ use super::queue::{Item, Queue};
 use super::reader::Shared;
 use super::report::Report;
 use super::resume::{Gate, Resume};
-use super::sink::{GivenUp, Sink, Told, Trouble};
+use super::sink::{GivenUp, Reached, Sink, Told, Trouble};
 use super::source;
 use crate::failure::{Failure, exit, sentence};
 use inside::Inside;
@@ -64,6 +64,12 @@ pub struct Engine<'a> {
     dirty_since: Option<Instant>,
     /// What had been let through when the sink was last flushed: a sink without a memory is gone on with from there.
     pub durable: Resume,
+    /// All records of the group up to here are delivered, or were not wanted.
+    delivered_csn: u64,
+    /// The sink knows that of those up to here.
+    kept_csn: u64,
+    /// The slot of this node of a group begins too late.
+    pub gap: Option<String>,
 }
 
 impl<'a> Engine<'a> {
@@ -90,18 +96,25 @@ impl<'a> Engine<'a> {
             inside: None,
             taken: shared.confirmed.load(Ordering::Acquire),
             first: true,
-            dirty_since: None,
+            dirty_since: (wishes.delivered_csn > wishes.kept_csn).then(Instant::now),
+            delivered_csn: wishes.delivered_csn,
+            kept_csn: wishes.kept_csn,
+            gap: None,
         }
     }
 
-    /// Until there is an end.
-    pub fn run(&mut self, queue: &Queue, mut beat: impl FnMut()) -> End {
+    /// Until there is an end. `beat` is told up to which CSN the sink knows that all is delivered, and tells up to which it is.
+    pub fn run(&mut self, queue: &Queue, mut beat: impl FnMut(u64) -> u64) -> End {
         let mut decoder = Decoder::new();
         loop {
             if let Err(end) = self.turn(queue, &mut decoder) {
                 return self.close(end);
             }
-            beat();
+            let delivered = beat(self.kept_csn);
+            if delivered > self.delivered_csn {
+                self.delivered_csn = delivered;
+                self.dirty_since.get_or_insert_with(Instant::now);
+            }
         }
     }
 
@@ -218,6 +231,7 @@ impl<'a> Engine<'a> {
             self.report.note("WARNING", &said);
             return Ok(());
         }
+        self.gap = Some(said.clone());
         Err(End::Again(Failure::new(said, "", "")))
     }
 
@@ -316,22 +330,26 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The first record of another node is under way and does not say before its end what was before it: should something be missing
-    /// there, nothing of the record may have been delivered.
-    fn may_leave(&self) -> bool {
-        let wanted = self.inside.as_ref().is_some_and(|inside| inside.wanted);
-        wanted && self.first && self.wishes.on_gap == OnGap::Leave
+    /// Whether something is missing before the first record of another node is not known yet; it may say so only at its end. Should that be
+    /// so, nothing of the record may have been delivered, and no position of this node been kept.
+    pub fn may_leave(&self) -> bool {
+        self.first && self.wishes.on_gap == OnGap::Leave
     }
 
     fn flush(&mut self) -> Result<(), End> {
-        let taken = self.taken;
         if self.dirty_since.is_none() && !self.sink.is_full() || self.may_leave() {
             return Ok(());
         }
-        let durable = self.settle(&mut |sink| sink.flush(taken))?;
+        let reached = Reached {
+            lsn: self.taken,
+            csn: self.delivered_csn.max(self.gate.whole_csn()),
+        };
+        let durable = self.settle(&mut |sink| sink.flush(reached))?;
         self.dirty_since = None;
         self.durable = self.gate.reached();
-        self.shared.confirmed.fetch_max(durable.min(taken), Ordering::AcqRel);
+        self.kept_csn = self.kept_csn.max(durable.csn);
+        let confirmed = durable.lsn.min(reached.lsn);
+        self.shared.confirmed.fetch_max(confirmed, Ordering::AcqRel);
         Ok(())
     }
 

@@ -157,7 +157,7 @@ pub fn last_event(envelope: Envelope, line: &[u8]) -> Option<Last> {
             lsn: lsn::parse(commit.as_str()?)?,
             csn: place.get("csn").and_then(Value::as_u64).unwrap_or_default(),
             last_id: Some(id),
-            start_lsn: None,
+            ..Resume::default()
         },
     })
 }
@@ -244,7 +244,7 @@ mod tests {
                     lsn: 255,
                     csn: 9,
                     last_id: Some(id.into()),
-                    start_lsn: None
+                    ..Resume::default()
                 }
             }
         );

@@ -5,8 +5,10 @@
 //! ```text
 //! on another node: every commit before position P has a CSN <= decided(read after P)
 //! on the node read: everything applied up to A lies before position Q (A read before Q)
-//! delivered up to Q => delivered up to A;  A >= decided => the other slot may advance to P
+//! delivered up to Q => delivered up to A;  the sink has kept that C is delivered, C >= decided => the other slot may advance to P
 //! ```
+//!
+//! Kept first: a later run that knows less than a slot has passed over would take that for a gap.
 //!
 //! When the node that is read dies, another one's slot still has everything that was not delivered, and what it has beside is told
 //! by its CSN.
@@ -49,6 +51,8 @@ struct Told {
     confirmed: AtomicU64,
     /// Everything up to this CSN is delivered.
     delivered: AtomicU64,
+    /// The sink knows that of everything up to here.
+    kept: AtomicU64,
     closing: AtomicBool,
 }
 
@@ -114,6 +118,7 @@ impl Followers {
         let told = Arc::new(Told {
             confirmed: AtomicU64::new(0),
             delivered: AtomicU64::new(delivered),
+            kept: AtomicU64::new(0),
             closing: AtomicBool::new(false),
         });
         let others = targets.iter().enumerate().filter(|(index, _)| *index != reading);
@@ -140,6 +145,11 @@ impl Followers {
     /// Everything before this position of the node that is read is durable in the sink.
     pub fn confirm(&self, position: u64) {
         self.told.confirmed.store(position, Ordering::SeqCst);
+    }
+
+    /// Everything up to this CSN is delivered, and the sink knows.
+    pub fn keep(&self, csn: u64) {
+        self.told.kept.store(csn, Ordering::SeqCst);
     }
 
     /// No slot is advanced any more beyond what [`Self::delivered`] says from now on.
@@ -184,14 +194,15 @@ impl Rounds {
             }
             self.marks.push(mark);
         }
-        let delivered = self.told.delivered.load(Ordering::SeqCst);
+        let kept = self.told.kept.load(Ordering::SeqCst);
+        self.told.delivered.fetch_max(kept, Ordering::SeqCst);
         for index in 0..self.others.len() {
             if self.is_over() {
                 return;
             }
             let (slot, other) = (&self.slot, &mut self.others[index]);
             match other.wanted {
-                Some((csn, position)) if csn <= delivered => {
+                Some((csn, position)) if csn <= kept => {
                     if other.ask(|session| advance(session, slot, position)).is_some() {
                         other.wanted = None;
                     }

@@ -45,6 +45,9 @@ pub struct Stream {
     /// Deliver the tables' rows as of the making of the slot first
     #[arg(long, requires = "create")]
     pub initial_snapshot: bool,
+    /// Go on although the slot begins behind what the sink has: what lies between is missing there
+    #[arg(long, conflicts_with = "initial_snapshot")]
+    pub accept_gap: bool,
     /// Drop the slot, on every --dsn, and end
     #[arg(long, conflicts_with_all = ["create", "to", "replay_parked"])]
     pub drop_slot: bool,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::sink::{Refused, Trouble};
+use super::sink::{Opening, Refused, Trouble};
 use super::source::Source;
 use super::{Running, destination};
 use crate::failure::{Failure, exit};
@@ -20,7 +20,8 @@ pub fn run(stream: &mut Running<'_>) -> Result<u8, Failure> {
     };
     drop(source.session);
     let mut sink = destination::sink(stream.common, stream.options, &place)?;
-    sink.open(false).map_err(|trouble| failure(sink.name(), trouble))?;
+    sink.open(&Opening::default())
+        .map_err(|trouble| failure(sink.name(), trouble))?;
     let own = sink.parked().map_err(|trouble| failure(sink.name(), trouble))?;
     let _lock = stream.parking.lock()?;
     let kept = stream.parking.all()?;

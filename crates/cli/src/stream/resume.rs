@@ -17,9 +17,25 @@ pub struct Resume {
     pub last_id: Option<String>,
     /// The stream may begin here; at least as far as the slot was ever told.
     pub start_lsn: Option<u64>,
+    /// Of which WAL that is a position.
+    pub of: Option<Timeline>,
+}
+
+/// In which WAL positions mean something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeline {
+    /// The system identifier.
+    pub system: String,
+    /// The timeline; 0: not known, as it is a standby's, which may become another one.
+    pub number: u32,
 }
 
 impl Resume {
+    /// All records of the group up to this one are there.
+    pub fn whole_csn(&self) -> u64 {
+        self.csn.saturating_sub(u64::from(self.last_id.is_some()))
+    }
+
     /// All records of the group up to this CSN are delivered, with the snapshot, or were not wanted: the sink may not know.
     pub fn at_least(self, csn: u64) -> Self {
         if csn <= self.csn {
@@ -75,8 +91,13 @@ impl Gate {
             lsn: self.current.0,
             csn: self.current.1,
             last_id: Some(self.passed.clone()),
-            start_lsn: None,
+            ..Resume::default()
         }
+    }
+
+    /// All records of the group up to this one have been let through, or were not wanted; 0 without a group.
+    pub fn whole_csn(&self) -> u64 {
+        if self.by_csn { self.resume.whole_csn() } else { 0 }
     }
 
     /// A transaction begins. False: nothing of it is wanted.
@@ -129,8 +150,7 @@ impl Gate {
             self.resume = Resume {
                 lsn,
                 csn: csn.max(if self.by_csn { self.resume.csn } else { 0 }),
-                last_id: None,
-                start_lsn: None,
+                ..Resume::default()
             };
         }
         Ok(())
@@ -146,7 +166,7 @@ mod tests {
             lsn,
             csn,
             last_id: last_id.map(str::to_owned),
-            start_lsn: None,
+            ..Resume::default()
         };
         Gate::new(Some(resume), by_csn)
     }
@@ -188,7 +208,9 @@ mod tests {
         assert!(gate.begin(30, 8) && gate.admits("g/8/1"));
         assert!(gate.commit(30, 8).is_ok());
         assert!(!gate.begin(1_000, 8));
-        assert_eq!(gate.reached().csn, 8);
+        assert_eq!((gate.reached().csn, gate.whole_csn()), (8, 8));
+        assert!(gate.begin(1_010, 9) && gate.admits("g/9/1"));
+        assert_eq!((gate.reached().csn, gate.whole_csn()), (9, 8));
     }
 
     /// The other nodes' slots were made before it.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use synod_change::stream::{Event, Transaction};
 
-use super::resume::Resume;
+use super::resume::{Resume, Timeline};
 use crate::failure::Failure;
 
 pub use file::{File, Rotation};
@@ -31,6 +31,9 @@ use outbox::{Carried, Carrier, Parcel};
 pub use postgres::{Mapping, Postgres};
 pub use redis::{Action as RedisAction, Address as RedisAddress, Keys, Redis};
 pub use standard_output::StandardOutput;
+
+/// A position without events is stored so often: nothing but the slot's advance hangs on it.
+const IDLE_EVERY: Duration = Duration::from_secs(5);
 
 /// What a sink is told of one event.
 #[derive(Clone, Copy)]
@@ -93,14 +96,36 @@ pub struct GivenUp {
     pub kept: bool,
 }
 
+/// What a sink is told when a connection begins.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// The WAL that is read.
+    pub of: Timeline,
+    /// The slot is about to be made.
+    pub fresh: bool,
+    /// With it comes a snapshot of the tables: what there is of an earlier one is void.
+    pub snapshot: bool,
+    /// The stream follows, and not only what was parked.
+    pub follows: bool,
+}
+
+/// Up to where whole transactions came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// In the WAL that is read.
+    pub lsn: u64,
+    /// All records of the group up to here; 0 without a group.
+    pub csn: u64,
+}
+
 /// A place for events.
 pub trait Sink {
     /// What it is, for people.
     fn name(&self) -> String;
 
     /// Get ready, and tell how far an earlier run came, if the sink itself knows. Called again whenever the stream begins anew: what
-    /// was taken and is not durable is forgotten. `fresh`: the slot is about to be made, so nothing can be gone on with.
-    fn open(&mut self, fresh: bool) -> Result<Option<Resume>, Trouble>;
+    /// was taken and is not durable is forgotten.
+    fn open(&mut self, opening: &Opening) -> Result<Option<Resume>, Trouble>;
 
     /// A transaction begins, or the initial snapshot does.
     fn begin(&mut self, transaction: &Transaction<'_>, snapshot: bool) -> Result<(), Trouble>;
@@ -114,9 +139,9 @@ pub trait Sink {
     /// As much waits as should: [`Self::flush`] is due.
     fn is_full(&self) -> bool;
 
-    /// Put where it belongs, durably, whatever was taken. `lsn`: up to where whole transactions were taken. Gives up to where it
-    /// vouches for them, which may be less.
-    fn flush(&mut self, lsn: u64) -> Result<u64, Trouble>;
+    /// Put where it belongs, durably, whatever was taken. `reached`: up to where whole transactions were taken. Gives up to where it
+    /// vouches for them, which may be less: a sink with a memory vouches for no more than it remembers.
+    fn flush(&mut self, reached: Reached) -> Result<Reached, Trouble>;
 
     /// After [`Trouble::Refused`]: forget that event. `None`: there was none.
     fn give_up(&mut self, reason: &str) -> Result<Option<GivenUp>, Trouble>;
@@ -141,6 +166,12 @@ pub trait Sink {
 
     /// It remembers where it is: a slot that is further on than that has lost something.
     fn remembers(&self) -> bool {
+        false
+    }
+
+    /// What it has not been told to keep is gone after a crash. A snapshot is finished when it remembers that; of another sink the slot that
+    /// lasts says so.
+    fn rolls_back(&self) -> bool {
         false
     }
 }

@@ -11,9 +11,9 @@ use super::group::{self, Group};
 use super::options::Stream;
 use super::reader::Shared;
 use super::report::Report;
-use super::sink::{Sink, Told, Trouble};
+use super::sink::{Reached, Sink, Told, Trouble};
 use super::source::Source;
-use super::{Stop, again_or_not, lsn, snapshot};
+use super::{Stop, again_or_not, snapshot};
 use crate::arguments::Common;
 use crate::failure::{Failure, exit, sentence};
 use crate::session::Target;
@@ -102,20 +102,6 @@ pub fn missing(name: &str) -> Failure {
     )
 }
 
-/// The slot is ahead of the sink.
-pub fn gap(name: &str, sink: u64, slot: u64) -> Failure {
-    Failure::new(
-        format!("replication slot \"{name}\" is further on than the sink"),
-        format!(
-            "The sink has everything up to {}, the slot gives only what follows {}.",
-            lsn::text(sink),
-            lsn::text(slot)
-        ),
-        "The sink was set back, or another reader used the slot. Drop the slot (--drop-slot), empty the sink's tables and its row in \
-         synod_stream.position, and begin anew with --create --initial-snapshot.",
-    )
-}
-
 /// On every node.
 pub fn drop_everywhere(common: &Common, options: &Stream, targets: &[Target]) -> Result<u8, Failure> {
     let mut dropped = Vec::new();
@@ -142,12 +128,18 @@ pub fn drop_everywhere(common: &Common, options: &Stream, targets: &[Target]) ->
 }
 
 /// A sink with a memory begins to remember where the slot begins, of which it knows nothing.
-pub fn remember(lsn: u64, sink: &mut dyn Sink, report: &mut Report, stop: &Stop, shared: &Shared) -> Result<(), End> {
+pub fn remember(
+    reached: Reached,
+    sink: &mut dyn Sink,
+    report: &mut Report,
+    stop: &Stop,
+    shared: &Shared,
+) -> Result<(), End> {
     let nothing = Transaction::default();
     patiently(sink, report, stop, shared, &mut |sink| {
         sink.begin(&nothing, false)?;
-        sink.commit(&nothing, lsn)?;
-        sink.flush(lsn).map(drop)
+        sink.commit(&nothing, reached.lsn)?;
+        sink.flush(reached).map(drop)
     })
 }
 
@@ -197,7 +189,7 @@ pub fn with_snapshot(
             report.counts.events += 1;
             report.counts.snapshot_rows += 1;
             if sink.is_full() {
-                patiently(sink, report, stop, shared, &mut |sink| sink.flush(0))?;
+                patiently(sink, report, stop, shared, &mut |sink| sink.flush(Reached::default()))?;
             }
             Ok(())
         };
@@ -221,11 +213,14 @@ pub fn with_snapshot(
         all.try_for_each(|source| source.keep_slot(temporary, &options.slot))
             .map_err(again_or_not)
     };
-    let flush = |sink: &mut dyn Sink, report: &mut Report| {
-        patiently(sink, report, stop, shared, &mut |sink| sink.flush(made.consistent))
+    let all = Reached {
+        lsn: made.consistent,
+        csn: csn.unwrap_or_default(),
     };
-    // A sink with a memory says by it that it is finished, the others by the slot that lasts.
-    if sink.remembers() {
+    let flush =
+        |sink: &mut dyn Sink, report: &mut Report| patiently(sink, report, stop, shared, &mut |sink| sink.flush(all));
+    // A sink that rolls back says by its memory that it is finished, the others by the slot that lasts.
+    if sink.rolls_back() {
         keep(source, others)?;
         flush(sink, report)?;
     } else {

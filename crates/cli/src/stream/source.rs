@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lsn;
+use super::resume::Timeline;
 use crate::failure::Failure;
 use crate::session::{Session, Target};
 
@@ -42,6 +43,12 @@ pub struct Source {
     pub session: Session,
     /// Where it is connected to.
     pub system: System,
+    /// What its positions are positions of.
+    pub of: Timeline,
+    /// The timeline it is on, a standby, too.
+    pub timeline: u32,
+    /// It is in recovery.
+    pub standby: bool,
 }
 
 impl Source {
@@ -50,7 +57,8 @@ impl Source {
         let mut session = target.connect_with("stream", &[("replication", "database")])?;
         let rows = session.query("IDENTIFY_SYSTEM")?;
         let mut fields = rows.into_iter().next().unwrap_or_default().into_iter();
-        let (identifier, database) = (fields.next().flatten(), fields.nth(2).flatten());
+        let (identifier, timeline) = (fields.next().flatten(), fields.next().flatten());
+        let database = fields.nth(1).flatten();
         let (Some(identifier), Some(database)) = (identifier, database) else {
             return Err(Failure::new(
                 format!("{} does not say which system it is", target.whom),
@@ -58,9 +66,19 @@ impl Source {
                 "Connect to a database of a PostgreSQL server.",
             ));
         };
+        let rows = session.query("SELECT pg_catalog.pg_is_in_recovery()")?;
+        let standby = rows.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+        let timeline = timeline.and_then(|number| number.parse().ok()).unwrap_or_default();
+        let of = Timeline {
+            system: identifier.clone(),
+            number: if standby { 0 } else { timeline },
+        };
         Ok(Self {
             session,
             system: System { identifier, database },
+            of,
+            timeline,
+            standby,
         })
     }
 
@@ -166,35 +184,8 @@ impl Source {
         Ok(flushed)
     }
 
-    /// The positions of a sink are ahead of a server that was set back, or that took over without the last of its predecessor's
-    /// WAL: it writes them once more, for other transactions, and those would be passed over.
-    pub fn has_reached(&mut self, sink: u64) -> Result<(), Failure> {
-        let rows = self.session.query("SELECT pg_catalog.pg_is_in_recovery()")?;
-        let standby = rows.first().and_then(|row| row.first()?.as_deref()) == Some("t");
-        let end = self.position(match standby {
-            true => "pg_last_wal_replay_lsn()",
-            false => "pg_current_wal_flush_lsn()",
-        })?;
-        if sink <= end {
-            return Ok(());
-        }
-        Err(Failure {
-            // A standby that has just been started may yet come there.
-            sqlstate: standby.then(|| "57P03".to_owned()),
-            ..Failure::new(
-                format!("{} is behind the sink", self.session.whom),
-                format!(
-                    "The sink has events up to {}, the WAL of the server ends at {}.",
-                    lsn::text(sink),
-                    lsn::text(end)
-                ),
-                "The server was restored, or took over without the last transactions of another one: what the sink has of those \
-                 never happened here. Drop the slot (--drop-slot) and begin anew with --create --initial-snapshot and an empty sink.",
-            )
-        })
-    }
-
-    fn position(&mut self, function: &str) -> Result<u64, Failure> {
+    /// What a function says of the WAL.
+    pub fn position(&mut self, function: &str) -> Result<u64, Failure> {
         let rows = self.session.query(&format!("SELECT pg_catalog.{function}"))?;
         let text = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
         text.and_then(|text| lsn::parse(&text)).ok_or_else(|| {
@@ -204,6 +195,13 @@ impl Source {
                 "",
             )
         })
+    }
+
+    /// Which timelines it left, and where, to come to this one.
+    pub fn history(&mut self, timeline: u32) -> Result<String, Failure> {
+        let rows = self.session.query(&format!("TIMELINE_HISTORY {timeline}"))?;
+        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1)).flatten();
+        Ok(content.unwrap_or_default())
     }
 
     /// The command that makes the session stream.

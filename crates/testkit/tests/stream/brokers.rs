@@ -173,6 +173,65 @@ fn redis(port: u16, command: &str) -> String {
     line.trim_end().to_owned()
 }
 
+/// It ended the run: no key says which row it was, and which keys are the table's was not asked.
+#[test]
+fn redis_loses_all_keys_of_a_table_without_a_key() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "keyless",
+        "CREATE TABLE \"a*[b]\" (v int); CREATE TABLE other (id int PRIMARY KEY)",
+    );
+    let dsn = server.dsn_of("keyless");
+    let broker = Broker::start(Kind::Redis);
+    let port = broker.port();
+    let to = format!("redis://127.0.0.1:{port}/0?action=unlink");
+    streamed(&dsn, &["--create", "--until-caught-up", "--to", &to]);
+    let left = || {
+        let names = ["public.a*[b]:1", "public.a*[b]:x:y", "public.aXb:1", "public.other:1"];
+        names.map(|name| redis(port, &format!("EXISTS {name}")) == ":1")
+    };
+    for change in [
+        "INSERT INTO \"a*[b]\" VALUES (1), (2)",
+        "UPDATE \"a*[b]\" SET v = 3",
+        "DELETE FROM \"a*[b]\" WHERE v = 3",
+        "TRUNCATE \"a*[b]\"",
+    ] {
+        // More than one SCAN looks at.
+        redis(
+            port,
+            "EVAL \"for i=1,3000 do redis.call('set','public.a*[b]:k'..i,'') end\" 0",
+        );
+        for name in ["public.a*[b]:1", "public.a*[b]:x:y", "public.aXb:1", "public.other:1"] {
+            redis(port, &format!("SET {name} cached"));
+        }
+        assert_eq!(left(), [true; 4]);
+        client.batch_execute(change).unwrap();
+        let ran = streamed(&dsn, &["--until-caught-up", "--to", &to]);
+        assert_eq!(left(), [false, false, true, true], "{change}");
+        assert_eq!(redis(port, "DBSIZE"), ":2", "{change}");
+        assert_eq!(
+            ran.err.contains("looked for with SCAN"),
+            !change.starts_with("TRUNCATE"),
+            "{}",
+            ran.err
+        );
+    }
+    // A pattern that would match whatever there is.
+    client.batch_execute("INSERT INTO \"a*[b]\" VALUES (1)").unwrap();
+    let ran = stream(
+        &dsn,
+        &[
+            "--until-caught-up",
+            "--to",
+            &format!("redis://127.0.0.1:{port}/0?key={{key}}"),
+        ],
+    );
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.err.contains("cannot be told to Redis"), "{}", ran.err);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
 #[test]
 fn redis_loses_the_keys_of_changed_rows_and_no_others() {
     let server = server();

@@ -202,10 +202,17 @@ fn a_file_that_is_moved_or_deleted_is_begun_anew() {
         client
             .batch_execute(&format!("INSERT INTO t VALUES ({number})"))
             .unwrap();
-        wait_until(DEADLINE, "the event", || {
-            let text = std::fs::read_to_string(name).ok()?;
-            text.ends_with('\n').then(|| text.lines().count())
-        })
+        let at: String = client
+            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+            .unwrap()
+            .get(0);
+        // Until it is confirmed, it is written again where the file is moved.
+        wait_until(DEADLINE, "the event to be confirmed", || {
+            let confirmed =
+                "SELECT FROM pg_replication_slots WHERE slot_name = 's' AND confirmed_flush_lsn >= $1::text::pg_lsn";
+            (client.query(confirmed, &[&at]).unwrap().len() == 1).then_some(())
+        });
+        std::fs::read_to_string(name).unwrap().lines().count()
     };
     assert_eq!(told("1", &file), 1);
     std::fs::rename(&file, place.join("events.jsonl.1")).unwrap();

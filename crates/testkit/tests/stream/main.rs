@@ -16,6 +16,7 @@ mod debezium;
 mod endpoint;
 mod exact_rows;
 mod files;
+mod gaps;
 mod hooks;
 mod nats_order;
 mod nodes;

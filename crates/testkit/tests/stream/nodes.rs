@@ -8,7 +8,7 @@ use synod_testkit::{Options, SharedCluster};
 use super::endpoint::Endpoint;
 use super::*;
 
-static CLUSTER: SharedCluster = SharedCluster::new(Options {
+pub static CLUSTER: SharedCluster = SharedCluster::new(Options {
     nodes: 3,
     partitions: false,
     settings: &[("wal_level", "logical"), ("fsync", "off")],
@@ -16,7 +16,7 @@ static CLUSTER: SharedCluster = SharedCluster::new(Options {
 });
 
 /// (id of the event, value of the row), in the order of the stream.
-fn events(file: &Path) -> Vec<(String, i64)> {
+pub fn events(file: &Path) -> Vec<(String, i64)> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -149,7 +149,8 @@ fn a_replay_gives_the_same_tables() {
         let target = format!("replay_{seed}_again");
         let mut there = database(&target, "UTF8");
         there.batch_execute(&setup).unwrap();
-        replay(&target, &source.peek("sql", &[]));
+        let checked = if seed % 2 == 0 { "off" } else { "on" };
+        replay(&target, &source.peek("sql", &[("check-rows", checked)]));
         for shape in &shapes {
             assert_eq!(
                 rows(&mut there, &shape.table),
@@ -159,5 +160,54 @@ fn a_replay_gives_the_same_tables() {
             );
         }
         assert_binary_is_json(&mut source);
+    }
+}
+
+/// A row that is not there was passed over.
+#[test]
+fn a_replay_that_hits_another_number_of_rows_fails_if_asked_to() {
+    let tables = "CREATE TABLE keyed (\"a'b\" int PRIMARY KEY, v text); CREATE TABLE whole (a int, v text);
+                  ALTER TABLE whole REPLICA IDENTITY FULL;
+                  CREATE TABLE numbered (n int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text)";
+    let rows = "TRUNCATE keyed, whole, numbered RESTART IDENTITY; INSERT INTO keyed VALUES (1, 'x'), (2, 'y');
+                INSERT INTO whole VALUES (1, 'x'), (2, 'y'); INSERT INTO numbered (v) VALUES ('x')";
+    let mut source = Source::new("hits", "UTF8", tables);
+    let mut targets = ["off", "on"].map(|check| {
+        let name = format!("hits_{check}");
+        let mut client = database(&name, "UTF8");
+        client.batch_execute(tables).unwrap();
+        (check, name, client)
+    });
+    for change in [
+        "UPDATE keyed SET v = 'z' WHERE v = 'x'",
+        "UPDATE keyed SET \"a'b\" = 7 WHERE v = 'x'",
+        "DELETE FROM keyed WHERE v = 'x'",
+        "UPDATE whole SET v = 'z' WHERE v = 'x'",
+        "DELETE FROM whole WHERE v = 'x'",
+        "UPDATE numbered SET n = DEFAULT",
+        "UPDATE numbered SET v = 'z'",
+    ] {
+        source.run(&[rows]);
+        let done = source.peek("sql", &[]).len();
+        source.run(&[change]);
+        for (check, name, there) in &mut targets {
+            there.batch_execute(rows).unwrap();
+            let messages = source.peek("sql", &[("check-rows", check)]).split_off(done);
+            replay(name, &messages);
+            for table in ["keyed", "whole", "numbered"] {
+                let (here, there) = (crate::rows(&mut source.client, table), crate::rows(there, table));
+                assert_eq!(here, there, "{change}");
+            }
+            // Somebody else has written there.
+            there
+                .batch_execute(
+                    "DELETE FROM keyed WHERE v <> 'y'; DELETE FROM whole WHERE v <> 'y'; DELETE FROM numbered",
+                )
+                .unwrap();
+            let script = messages.join("\n") + "\n";
+            let said = crate::server().psql(name, &["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"], &script);
+            assert_eq!(said.contains("hits 0 rows"), *check == "on", "{change}: {said}");
+            assert_eq!(said.is_empty(), *check == "off", "{change}: {said}");
+        }
     }
 }

@@ -19,12 +19,13 @@ impl Sql {
             } => return self.truncate(tables, cascade, restart_identity, out),
         };
         self.settings_for(table, out);
+        let check = self.check_rows;
         let prepared = self.tables.get(table.version, || Prepared::new(table));
         let start = out.len();
         let written = match (operation, new, old.or(new)) {
             ("INSERT", Some(new), _) => insert(prepared, new, out),
-            ("DELETE", _, Some(old)) => delete(prepared, old, out),
-            ("UPDATE", Some(new), Some(by)) => update(prepared, old, by, new, out),
+            ("DELETE", _, Some(old)) => delete(prepared, old, check, out),
+            ("UPDATE", Some(new), Some(by)) => update(prepared, old, by, new, check, out),
             _ => Err("its old version is not in the WAL"),
         };
         if let Err(why) = written {
@@ -76,12 +77,31 @@ fn insert(prepared: &Prepared, new: Row<'_>, out: &mut Vec<u8>) -> Result<(), &'
     Ok(())
 }
 
-fn delete(prepared: &Prepared, old: Row<'_>, out: &mut Vec<u8>) -> Result<(), &'static str> {
+fn delete(prepared: &Prepared, old: Row<'_>, check: bool, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    if check {
+        out.extend_from_slice(HIT);
+    }
     out.extend_from_slice(b"DELETE FROM ");
     out.extend_from_slice(&prepared.only);
     put_where(prepared, old, out)?;
-    out.extend_from_slice(b";\n");
+    end("DELETE", prepared, check, out);
     Ok(())
+}
+
+/// The rows that a statement hits are counted from here on.
+const HIT: &[u8] = b"WITH hit AS (";
+
+/// Any number of rows but one, in words, is no integer: plain SQL that fails and says why. No rows come of one that is right.
+fn end(operation: &str, prepared: &Prepared, check: bool, out: &mut Vec<u8>) {
+    if check {
+        let what = [operation.as_bytes(), b" of a row of ", &prepared.name, b" hits "].concat();
+        out.extend_from_slice(b" RETURNING 1) SELECT pg_catalog.concat(");
+        put_literal(out, &what);
+        out.extend_from_slice(
+            b", pg_catalog.count(*), ' rows')::pg_catalog.int4 FROM hit HAVING pg_catalog.count(*) <> 1",
+        );
+    }
+    out.extend_from_slice(b";\n");
 }
 
 /// `by` finds the row: its old version, or the new one if what identifies it did not change.
@@ -90,15 +110,19 @@ fn update(
     old: Option<Row<'_>>,
     by: Row<'_>,
     new: Row<'_>,
+    check: bool,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
     if old.is_some_and(|old| changes_always(prepared, old, new)) {
-        return replace(prepared, by, new, false, out);
+        return replace(prepared, by, new, Replaced::Always { check }, out);
     }
     if prepared.has_loose_always {
-        replace(prepared, by, new, true, out)?;
+        replace(prepared, by, new, Replaced::IfNeeded, out)?;
     }
     let start = out.len();
+    if check {
+        out.extend_from_slice(HIT);
+    }
     out.extend_from_slice(b"UPDATE ");
     out.extend_from_slice(&prepared.only);
     out.extend_from_slice(b" SET ");
@@ -119,7 +143,7 @@ fn update(
         // Nothing that can be written changed.
         out.truncate(start);
     } else {
-        out.extend_from_slice(b";\n");
+        end("UPDATE", prepared, check, out);
     }
     Ok(())
 }
@@ -130,19 +154,27 @@ fn changes_always(prepared: &Prepared, old: Row<'_>, new: Row<'_>) -> bool {
     columns.any(|(column, (old, new))| column.always && column.identifies && new != Value::Same && old != new)
 }
 
-/// A delete and an insert in one statement, with what did not change from the row that goes. `if_needed`: only if such a value of which
-/// the WAL has no old version is another one.
+/// When a row is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replaced {
+    /// `check`: it must be there.
+    Always { check: bool },
+    /// If a value that can only be inserted, and of which the WAL has no old version, is another one.
+    IfNeeded,
+}
+
+/// A delete and an insert in one statement, with what did not change from the row that goes.
 fn replace(
     prepared: &Prepared,
     by: Row<'_>,
     new: Row<'_>,
-    if_needed: bool,
+    when: Replaced,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
     out.extend_from_slice(b"WITH old AS (DELETE FROM ");
     out.extend_from_slice(&prepared.only);
     put_where(prepared, by, out)?;
-    if if_needed {
+    if when == Replaced::IfNeeded {
         let mut separator: &[u8] = b" AND (";
         for (column, value) in prepared.columns.iter().zip(new.iter()) {
             if column.always && !column.identifies {
@@ -155,7 +187,12 @@ fn replace(
         }
         out.push(b')');
     }
-    out.extend_from_slice(b" RETURNING *) INSERT INTO ");
+    let check = when == Replaced::Always { check: true };
+    out.extend_from_slice(if check {
+        b" RETURNING *), hit AS (INSERT INTO "
+    } else {
+        b" RETURNING *) INSERT INTO "
+    });
     out.extend_from_slice(&prepared.name);
     out.extend_from_slice(&prepared.insert);
     out.extend_from_slice(b" SELECT ");
@@ -173,7 +210,8 @@ fn replace(
         }
         separator = b", ";
     }
-    out.extend_from_slice(b" FROM old;\n");
+    out.extend_from_slice(b" FROM old");
+    end("UPDATE", prepared, check, out);
     Ok(())
 }
 

@@ -46,14 +46,16 @@ pub struct Wishes {
     pub on_gap: OnGap,
     /// All records of the group up to here are delivered.
     pub delivered_csn: u64,
+    /// The sink knows that of those up to here.
+    pub kept_csn: u64,
 }
 
 /// See [`Wishes::on_gap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
-    /// It is the same node as before, whose slot is never ahead.
+    /// The slot is where it was left, so nothing can be missing.
     Nothing,
-    /// An earlier run may have delivered what lies between: it does not say.
+    /// An earlier run may have delivered what lies between, and did not say; or the gap is accepted.
     Tell,
     /// Another node is tried.
     Leave,

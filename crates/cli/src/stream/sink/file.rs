@@ -1,22 +1,35 @@
 //! Lines in a file that is rotated by size and time.
 //!
-//! Exactly once. Lines are only appended, and synced before the server hears of them; so what is there is a prefix of the
-//! stream, and after a crash the last whole line says where it ends. A line torn by the crash is cut off.
+//! Exactly once. Lines are only appended; they are synced, then the position is, and only then does the server hear of them:
+//!
+//! ```text
+//! confirmed at the server <= events.jsonl.position <= whole lines in events.jsonl
+//! ```
+//!
+//! So what is there is a prefix of the stream, a slot that begins behind the position has lost something (`continuity`), and after a
+//! crash the last whole line says where to go on. A line torn by the crash is cut off.
 //!
 //! `events.jsonl` is written; when it is large or old enough, and a transaction ends, it becomes `events-000001.jsonl`,
-//! `events-000002.jsonl`, ... Beside it lies `events.jsonl.source`: of which server and slot the events are. The positions of
-//! another server mean nothing here, so another server is refused.
+//! `events-000002.jsonl`, ...; no number comes again, also when files are moved away. Beside it lies `events.jsonl.source`: of which
+//! server and slot the events are. The positions of another server mean nothing here, so another server is refused.
+
+mod kept;
+mod last_line;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Carried, Carrier, Parcel, Trouble};
+use synod_sinks::position::Position;
+
+use super::{Carried, Carrier, IDLE_EVERY, Opening, Parcel, Reached, Trouble};
 use crate::failure::{Failure, sentence};
-use crate::stream::envelope::{Envelope, last_event};
-use crate::stream::resume::Resume;
+use crate::stream::envelope::{Envelope, Last, last_event};
+use crate::stream::resume::{Resume, Timeline};
+use kept::Kept;
+use last_line::last_line;
 
 /// When to begin a new file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +47,15 @@ pub struct File {
     envelope: Envelope,
     /// One line of JSON that names server and slot.
     source: String,
+    slot: String,
     open: Option<Open>,
+    kept: Kept,
+    /// The WAL that is read.
+    of: Timeline,
+    /// What was kept since that began, and when.
+    vouched: Option<(Reached, Instant)>,
+    /// Something has come since then.
+    carried: bool,
 }
 
 struct Open {
@@ -45,27 +66,21 @@ struct Open {
     number: u64,
 }
 
-/// Read backwards in pieces of this size.
-const TAIL_BYTES: u64 = 1 << 16;
-/// No line of ours is longer: PostgreSQL has no larger value than 1 GB, JSON escapes and both images make more of it.
-const MAX_LINE_BYTES: u64 = 1 << 34;
-
 impl File {
-    /// `source` names server and slot.
-    pub fn new(path: &Path, rotation: Rotation, envelope: Envelope, source: String) -> Self {
+    /// Events of `slot` of `source`.
+    pub fn new(path: &Path, rotation: Rotation, envelope: Envelope, source: &str, slot: &str) -> Self {
         Self {
             path: path.to_owned(),
             rotation,
             envelope,
-            source,
+            source: serde_json::json!({ "source": source, "slot": slot }).to_string(),
+            slot: slot.to_owned(),
             open: None,
+            kept: Kept::new(beside(path, ".position")),
+            of: Timeline::default(),
+            vouched: None,
+            carried: false,
         }
-    }
-
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(suffix);
-        PathBuf::from(name)
     }
 
     fn rotated(&self, number: u64) -> PathBuf {
@@ -94,7 +109,7 @@ impl File {
     }
 
     fn check_source(&self) -> Result<(), Trouble> {
-        let beside = self.beside(".source");
+        let beside = beside(&self.path, ".source");
         match fs::read_to_string(&beside) {
             Ok(there) if there.trim_end() == self.source => Ok(()),
             Ok(there) => Err(Trouble::Fatal(Failure::new(
@@ -112,6 +127,29 @@ impl File {
         }
     }
 
+    /// What its last line says of its place.
+    fn understood(&self, line: &[u8]) -> Result<Last, Trouble> {
+        last_event(self.envelope, line).ok_or_else(|| {
+            Trouble::Fatal(Failure::new(
+                format!("\"{}\" does not end with an event", self.path.display()),
+                format!(
+                    "With envelope \"{}\" its last line names no event.",
+                    self.envelope.name()
+                ),
+                "Give the envelope that it was begun with, or another file.",
+            ))
+        })
+    }
+
+    /// A snapshot begins anew.
+    fn empty(&mut self) -> io::Result<()> {
+        self.kept.remove()?;
+        if let Some(open) = &self.open {
+            open.file.get_ref().set_len(0)?;
+        }
+        self.open_file().map(drop)
+    }
+
     /// Open to append, without a torn line; and the last whole line, here or in the newest rotated file.
     fn open_file(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut file = OpenOptions::new()
@@ -126,11 +164,13 @@ impl File {
             file.sync_all()?;
         }
         file.seek(SeekFrom::End(0))?;
+        // Those that were moved away had numbers, too.
         let number = self.newest()?;
         let last = match last {
             None if number > 0 => last_line(&fs::File::open(self.rotated(number))?)?.0,
             last => last,
         };
+        let number = number.max(self.kept.last().map_or(0, |position| position.files));
         self.open = Some(Open {
             began: began(&file),
             file: BufWriter::with_capacity(1 << 18, file),
@@ -151,6 +191,13 @@ impl File {
         open.file.flush()?;
         open.file.get_ref().sync_data()?;
         let number = open.number + 1;
+        // First: a number that is left out after a crash is none that comes twice.
+        if let Some(position) = self.kept.last().cloned() {
+            self.kept.write(Position {
+                files: number,
+                ..position
+            })?;
+        }
         fs::rename(&self.path, self.rotated(number))?;
         let file = OpenOptions::new().append(true).create_new(true).open(&self.path)?;
         sync_directory(&self.path)?;
@@ -187,40 +234,28 @@ impl Carrier for File {
         format!("file {}", self.path.display())
     }
 
-    fn open(&mut self, fresh: bool) -> Result<Option<Resume>, Trouble> {
-        self.open = None;
+    fn open(&mut self, opening: &Opening) -> Result<Option<Resume>, Trouble> {
+        (self.open, self.vouched, self.carried) = (None, None, false);
+        self.of = opening.of.clone();
         self.check_source()?;
+        self.kept.read().map_err(|error| self.kept.trouble(&error))?;
         let last = self.open_file().map_err(|error| trouble(&self.path, &error))?;
-        let Some(line) = last else { return Ok(None) };
-        let event = last_event(self.envelope, &line).ok_or_else(|| {
-            Trouble::Fatal(Failure::new(
-                format!("\"{}\" does not end with an event", self.path.display()),
-                format!(
-                    "With envelope \"{}\" its last line names no event.",
-                    self.envelope.name()
-                ),
-                "Give the envelope that it was begun with, or another file.",
-            ))
-        })?;
-        if event.snapshot {
-            // Its snapshot is not finished, or nothing has happened since: the slot tells which.
-            if fresh {
-                let emptied = self.open.as_mut().map_or(Ok(()), |open| open.file.get_ref().set_len(0));
-                emptied.map_err(|error| trouble(&self.path, &error))?;
-                self.open_file().map_err(|error| trouble(&self.path, &error))?;
-            }
-            // Another node's slot gives rows that the snapshot has, too.
-            let covered = Resume::default().at_least(event.resume.csn);
-            return Ok((!fresh && covered.csn > 0).then_some(covered));
+        let last = last.map(|line| self.understood(&line)).transpose()?;
+        let position = self.kept.last();
+        // A snapshot is finished when its slot lasts, and the slot is not there.
+        let unfinished = match (&last, position) {
+            (Some(last), _) => last.snapshot,
+            (None, position) => position.is_none_or(|position| position.snapshot),
+        };
+        if opening.fresh && opening.snapshot && unfinished {
+            self.empty().map_err(|error| trouble(&self.path, &error))?;
+            return Ok(None);
         }
-        if fresh {
-            return Err(Trouble::Fatal(Failure::new(
-                format!("\"{}\" holds events, but the slot is a new one", self.path.display()),
-                "What happened between its last event and the making of the slot is not in the stream.",
-                "Give another file, or move the old ones away together with the file .source.",
-            )));
+        if last.as_ref().is_some_and(|last| !last.snapshot) && position.is_none() {
+            let path = self.kept.path().display();
+            eprintln!("WARNING:  \"{path}\" is not there: whether the slot begins where the events end cannot be told");
         }
-        Ok(Some(event.resume))
+        Ok(resume(last, position, opening.fresh))
     }
 
     fn carry(&mut self, parcels: &[&Parcel]) -> Carried {
@@ -266,7 +301,40 @@ impl Carrier for File {
         }
         open.length += parcels.iter().map(|parcel| parcel.body.len() as u64 + 1).sum::<u64>();
         open.durable = open.length;
+        self.carried = true;
         Carried::all(parcels.len())
+    }
+
+    fn keep(&mut self, reached: Reached, snapshot: bool) -> Result<Reached, Trouble> {
+        // Of a snapshot that is under way.
+        if reached == Reached::default() {
+            return Ok(reached);
+        }
+        if let Some((vouched, at)) = self.vouched
+            && !self.carried
+            && reached.csn <= vouched.csn
+            && (reached.lsn <= vouched.lsn || at.elapsed() < IDLE_EVERY)
+        {
+            return Ok(vouched);
+        }
+        let files = self.open.as_ref().map_or(0, |open| open.number);
+        let written = self.kept.write(Position {
+            slot: self.slot.clone(),
+            system: self.of.system.clone(),
+            timeline: self.of.number,
+            lsn: reached.lsn,
+            csn: reached.csn,
+            files: files.max(self.kept.last().map_or(0, |position| position.files)),
+            snapshot,
+            ..Position::default()
+        });
+        written.map_err(|error| self.kept.trouble(&error))?;
+        (self.vouched, self.carried) = (Some((reached, Instant::now())), false);
+        Ok(reached)
+    }
+
+    fn remembers(&self) -> bool {
+        true
     }
 
     fn between_transactions(&mut self) {
@@ -288,6 +356,33 @@ impl Carrier for File {
     }
 }
 
+/// Where to go on, of the last event and the position, each if there is one. `fresh`: its slot is about to be made.
+fn resume(last: Option<Last>, position: Option<&Position>, fresh: bool) -> Option<Resume> {
+    let snapshot = last.as_ref().is_none_or(|last| last.snapshot);
+    let event = last.map_or_else(Resume::default, |last| last.resume);
+    let Some(position) = position else {
+        // Of a snapshot alone only another node has to know: its slot gives rows that the snapshot has, too.
+        let covered = Resume::default().at_least(event.csn);
+        return match snapshot {
+            true => (fresh && event.last_id.is_some() || covered.csn > 0).then_some(covered),
+            false => Some(event),
+        };
+    };
+    let event = if snapshot {
+        Resume::default().at_least(event.csn)
+    } else {
+        event
+    };
+    Some(Resume {
+        start_lsn: Some(position.lsn),
+        of: Some(Timeline {
+            system: position.system.clone(),
+            number: position.timeline,
+        }),
+        ..event.at_least(position.csn)
+    })
+}
+
 /// A full disk and its like pass; a directory that is not there does not.
 fn trouble(path: &Path, error: &io::Error) -> Trouble {
     use io::ErrorKind as Kind;
@@ -304,6 +399,12 @@ fn trouble(path: &Path, error: &io::Error) -> Trouble {
             retry_after: None,
         },
     }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn directory(path: &Path) -> &Path {
@@ -334,69 +435,4 @@ fn began(file: &fs::File) -> Instant {
         .and_then(|at| SystemTime::now().duration_since(at).ok())
         .unwrap_or_default();
     Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
-}
-
-/// The last line that ends with a line break, and the length of the file up to there.
-fn last_line(file: &fs::File) -> io::Result<(Option<Vec<u8>>, u64)> {
-    let Some(end) = last_break(file, file.metadata()?.len())? else {
-        return Ok((None, 0));
-    };
-    let begin = last_break(file, end)?.map_or(0, |at| at + 1);
-    if end - begin > MAX_LINE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "its last line has no end"));
-    }
-    let mut line = vec![0; (end - begin) as usize];
-    file.read_exact_at(&mut line, begin)?;
-    Ok((Some(line), end + 1))
-}
-
-/// Where the last line break before `end` is.
-fn last_break(file: &fs::File, end: u64) -> io::Result<Option<u64>> {
-    let mut buffer = vec![0; TAIL_BYTES as usize];
-    let mut end = end;
-    while end > 0 {
-        let begin = end.saturating_sub(TAIL_BYTES);
-        let piece = &mut buffer[..(end - begin) as usize];
-        file.read_exact_at(piece, begin)?;
-        if let Some(at) = piece.iter().rposition(|byte| *byte == b'\n') {
-            return Ok(Some(begin + at as u64));
-        }
-        end = begin;
-    }
-    Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file_with(content: &[u8]) -> fs::File {
-        let path = std::env::temp_dir().join(format!(
-            "synod-last-line-{}-{:?}",
-            std::process::id(),
-            std::thread::current().id()
-        ));
-        fs::write(&path, content).unwrap();
-        let file = fs::File::open(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        file
-    }
-
-    #[test]
-    fn the_last_whole_line_is_found_however_the_file_ends() {
-        let long = vec![b'x'; 3 * TAIL_BYTES as usize];
-        type Case<'a> = (&'a [u8], Option<&'a [u8]>, u64);
-        let cases: [Case<'_>; 6] = [
-            (b"", None, 0),
-            (b"torn", None, 0),
-            (b"one\n", Some(b"one"), 4),
-            (b"one\ntwo\nto", Some(b"two"), 8),
-            (b"\n", Some(b""), 1),
-            (&[&long[..], b"\n", &long].concat(), Some(&long), long.len() as u64 + 1),
-        ];
-        for (content, line, length) in cases {
-            let (found, end) = last_line(&file_with(content)).unwrap();
-            assert_eq!((found.as_deref(), end), (line, length));
-        }
-    }
 }

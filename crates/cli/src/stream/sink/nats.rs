@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::socket::{ANSWER_TIMEOUT, Socket};
-use super::{Carried, Carrier, Parcel, Trouble};
+use super::{Carried, Carrier, Opening, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
 use crate::stream::tls::Trust;
@@ -336,7 +336,7 @@ impl Carrier for Nats {
         format!("NATS server {}:{}", self.address.host, self.address.port)
     }
 
-    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+    fn open(&mut self, _: &Opening) -> Result<Option<Resume>, Trouble> {
         self.link = None;
         self.link().map(|_| None)
     }

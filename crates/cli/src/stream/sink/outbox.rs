@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use synod_change::stream::Transaction;
 
-use super::{GivenUp, Refused, Sink, Told, Trouble};
+use super::{GivenUp, Opening, Reached, Refused, Sink, Told, Trouble};
 use crate::stream::envelope::Render;
 use crate::stream::resume::Resume;
 
@@ -55,12 +55,22 @@ pub trait Carrier {
     fn name(&self) -> String;
 
     /// See [`Sink::open`].
-    fn open(&mut self, _fresh: bool) -> Result<Option<Resume>, Trouble> {
+    fn open(&mut self, _opening: &Opening) -> Result<Option<Resume>, Trouble> {
         Ok(None)
     }
 
     /// Bring them, in order, for good. Those that were brought before a trouble are not brought again.
     fn carry(&mut self, parcels: &[&Parcel]) -> Carried;
+
+    /// Everything up to there was carried. Gives what it vouches for: see [`Sink::flush`]. `snapshot`: nothing has come but a snapshot.
+    fn keep(&mut self, reached: Reached, _snapshot: bool) -> Result<Reached, Trouble> {
+        Ok(reached)
+    }
+
+    /// See [`Sink::remembers`].
+    fn remembers(&self) -> bool {
+        false
+    }
 
     /// A transaction has ended: a place to cut.
     fn between_transactions(&mut self) {}
@@ -120,11 +130,11 @@ impl<C: Carrier> Sink for Outbox<C> {
         self.carrier.name()
     }
 
-    fn open(&mut self, fresh: bool) -> Result<Option<Resume>, Trouble> {
+    fn open(&mut self, opening: &Opening) -> Result<Option<Resume>, Trouble> {
         self.waiting.clear();
         (self.bytes, self.inside) = (0, false);
         self.render.begin_anew()?;
-        self.carrier.open(fresh)
+        self.carrier.open(opening)
     }
 
     fn begin(&mut self, _: &Transaction<'_>, snapshot: bool) -> Result<(), Trouble> {
@@ -160,12 +170,13 @@ impl<C: Carrier> Sink for Outbox<C> {
         self.bytes >= self.limit || (!self.inside && self.carrier.cuts_after(self.bytes))
     }
 
-    fn flush(&mut self, lsn: u64) -> Result<u64, Trouble> {
+    fn flush(&mut self, reached: Reached) -> Result<Reached, Trouble> {
         self.carry()?;
+        let kept = self.carrier.keep(reached, self.snapshot)?;
         if !self.inside {
             self.carrier.between_transactions();
         }
-        Ok(lsn)
+        Ok(kept)
     }
 
     fn give_up(&mut self, reason: &str) -> Result<Option<GivenUp>, Trouble> {
@@ -189,6 +200,10 @@ impl<C: Carrier> Sink for Outbox<C> {
         };
         let carried = self.carrier.carry(&[&parcel]);
         carried.then.map_or(Ok(()), Err)
+    }
+
+    fn remembers(&self) -> bool {
+        self.carrier.remembers()
     }
 }
 
@@ -247,11 +262,15 @@ mod tests {
             };
             assert!(outbox.take(&told).is_ok());
         }
-        assert!(matches!(outbox.flush(1), Err(Trouble::Refused(_))));
-        assert!(matches!(outbox.flush(1), Err(Trouble::Refused(_))), "it stays refused");
+        let all = Reached { lsn: 1, csn: 0 };
+        assert!(matches!(outbox.flush(all), Err(Trouble::Refused(_))));
+        assert!(
+            matches!(outbox.flush(all), Err(Trouble::Refused(_))),
+            "it stays refused"
+        );
         let given_up = outbox.give_up("because").unwrap().unwrap();
         assert_eq!((given_up.refused.id.as_str(), given_up.kept), ("2", false));
-        assert!(outbox.flush(1).is_ok());
+        assert!(matches!(outbox.flush(all), Ok(kept) if kept == all));
         assert_eq!(outbox.carrier.brought, ["1", "3", "4"]);
         assert_eq!(outbox.bytes, 0);
     }

@@ -22,10 +22,10 @@ use synod_change::stream::literal::SETTINGS;
 use synod_change::stream::{Event, Transaction};
 use synod_libpq::PqError;
 
-use super::{GivenUp, Refused, Sink, Told, Trouble};
+use super::{GivenUp, IDLE_EVERY, Opening, Reached, Refused, Sink, Told, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::session::{Session, Target};
-use crate::stream::resume::Resume;
+use crate::stream::resume::{Resume, Timeline};
 use crate::stream::template::first_table;
 use batch::Batch;
 use parked::Parked;
@@ -39,8 +39,6 @@ pub use mapping::Mapping;
 const BATCH_BYTES: usize = 256 * 1024;
 /// A transaction of the target ends at the next end of one of the source, when so many bytes went into it.
 const TRANSACTION_BYTES: usize = 8 << 20;
-/// A position without rows is stored so often: nothing but the slot's advance hangs on it.
-const IDLE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a statement is refused that found nothing.
 const NOT_THERE: &str = "the row is not there";
@@ -54,6 +52,8 @@ pub struct Postgres {
     mapping: Mapping,
     source: String,
     slot: String,
+    /// The WAL that is read.
+    of: Timeline,
     session: Option<Session>,
     /// A transaction of the target is open.
     open: bool,
@@ -69,7 +69,7 @@ pub struct Postgres {
     stored_at: Option<Instant>,
     /// Everything before here is committed there. A position of the server that is read now, unlike that of `stored`, which may be
     /// one of another node of the group.
-    durable: u64,
+    durable: Reached,
     /// Up to this transaction every statement runs by itself.
     careful: Option<(u64, u64)>,
     /// Refused and not given up yet: the event and its statement, which is empty if there is none.
@@ -99,6 +99,7 @@ impl Postgres {
             mapping,
             source: source.to_owned(),
             slot: slot.to_owned(),
+            of: Timeline::default(),
             session: None,
             open: false,
             inside: false,
@@ -108,7 +109,7 @@ impl Postgres {
             last: Resume::default(),
             csn: None,
             stored_at: None,
-            durable: 0,
+            durable: Reached::default(),
             careful: None,
             refused: None,
             given_up: None,
@@ -138,7 +139,7 @@ impl Postgres {
         self.session = None;
         (self.open, self.inside, self.bytes, self.parks) = (false, false, 0, false);
         (self.batch, self.refused, self.given_up) = (Batch::default(), None, None);
-        (self.last, self.stored_at, self.durable) = (self.stored.clone(), None, 0);
+        (self.last, self.stored_at, self.durable) = (self.stored.clone(), None, Reached::default());
     }
 
     /// Run statements; how many rows each affected.
@@ -275,9 +276,13 @@ impl Sink for Postgres {
         "the target database".into()
     }
 
-    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+    fn open(&mut self, opening: &Opening) -> Result<Option<Resume>, Trouble> {
         self.forget();
+        self.of = opening.of.clone();
         let mut session = self.connect().map_err(|failure| later(&failure))?;
+        if opening.follows {
+            self.be_alone(&mut session)?;
+        }
         let position = self.position(&mut session).map_err(|failure| later(&failure))?;
         self.session = Some(session);
         self.stored = position.clone().unwrap_or_default();
@@ -337,20 +342,27 @@ impl Sink for Postgres {
         !self.inside && much && (self.open || !self.batch.sql.is_empty())
     }
 
-    fn flush(&mut self, lsn: u64) -> Result<u64, Trouble> {
+    fn flush(&mut self, reached: Reached) -> Result<Reached, Trouble> {
         self.send()?;
         let lately = self.stored_at.is_some_and(|at| at.elapsed() < IDLE_EVERY);
-        if self.inside || (!self.open && (lsn <= self.durable || lately)) {
+        let idle = !self.open && reached.csn <= self.durable.csn && (reached.lsn <= self.durable.lsn || lately);
+        if self.inside || idle {
             return Ok(self.durable);
         }
         self.begin_target()?;
-        let stored = self.stored.start_lsn.unwrap_or_default();
-        self.last.start_lsn = Some(lsn.max(stored));
+        // One of another node of the group is none here.
+        let stored = self
+            .stored
+            .start_lsn
+            .filter(|_| self.stored.of.as_ref() == Some(&self.of));
+        self.last.start_lsn = Some(reached.lsn.max(stored.unwrap_or_default()));
+        self.last.csn = self.last.csn.max(reached.csn);
+        self.last.of = Some(self.of.clone());
         let position = self.last.clone();
         self.store(&position).map_err(|undone| self.commit_failed(undone))?;
         self.run("COMMIT", &[]).map_err(|undone| self.commit_failed(undone))?;
         (self.open, self.bytes, self.given_up) = (false, 0, None);
-        (self.stored, self.stored_at, self.durable) = (position, Some(Instant::now()), lsn);
+        (self.stored, self.stored_at, self.durable) = (position, Some(Instant::now()), reached);
         if std::mem::take(&mut self.parks) {
             self.whole = None;
         }
@@ -398,6 +410,10 @@ impl Sink for Postgres {
     fn remembers(&self) -> bool {
         true
     }
+
+    fn rolls_back(&self) -> bool {
+        true
+    }
 }
 
 /// A target that cannot be reached may be later; one that does not let us in will not.
@@ -427,7 +443,8 @@ mod tests {
             ..Transaction::default()
         };
         assert!(sink.begin(&transaction, false).is_ok());
-        assert!(matches!(sink.flush(100), Ok(0)));
+        let nothing = Reached::default();
+        assert!(matches!(sink.flush(Reached { lsn: 100, csn: 0 }), Ok(kept) if kept == nothing));
     }
 
     #[test]

@@ -4,13 +4,14 @@
 
 mod keys;
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::socket::{ANSWER_TIMEOUT, Socket};
-use super::{Carried, Carrier, Parcel, Trouble};
+use super::{Carried, Carrier, Opening, Parcel, Trouble};
 use crate::failure::{Failure, sentence};
 use crate::stream::resume::Resume;
 use crate::stream::tls::Trust;
@@ -180,12 +181,17 @@ impl Redis {
 
     fn carry_through(&self, link: &mut Link, parcels: &[&Parcel]) -> Result<Carried, (usize, io::Error)> {
         let (mut done, mut out, mut answers) = (0, Vec::new(), Vec::new());
+        // All of these changes were committed before: one look at the keys of a table is enough for all that want one.
+        let mut emptied: HashSet<String> = HashSet::new();
         // A run of events with keys at once; one that empties tables by itself.
         for (index, parcel) in parcels.iter().enumerate() {
             let body: Value = serde_json::from_slice(&parcel.body).unwrap_or_default();
             if let Some(patterns) = body["match"].as_array() {
                 done = settle(link, &mut out, &mut answers, done)?;
                 for pattern in patterns.iter().filter_map(Value::as_str) {
+                    if !emptied.insert(pattern.to_owned()) {
+                        continue;
+                    }
                     if let Some(said) = self.empty(link, pattern).map_err(|error| (done, error))? {
                         return Ok(Carried::until(done, refusal(said)));
                     }
@@ -297,7 +303,7 @@ impl Carrier for Redis {
         format!("Redis server {}:{}", self.address.host, self.address.port)
     }
 
-    fn open(&mut self, _: bool) -> Result<Option<Resume>, Trouble> {
+    fn open(&mut self, _: &Opening) -> Result<Option<Resume>, Trouble> {
         self.link = None;
         self.link = Some(self.link()?);
         Ok(None)

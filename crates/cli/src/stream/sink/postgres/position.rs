@@ -1,10 +1,10 @@
 //! Where the stream is, in a table of the target (`synod_stream.position`), written in the same transactions as the rows.
 
-use super::{Postgres, Undone};
+use super::{Postgres, Trouble, Undone, later};
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::stream::lsn;
-use crate::stream::resume::Resume;
+use crate::stream::resume::{Resume, Timeline};
 use crate::stream::source::literal;
 
 /// A position that a crash of the target takes back is one that the slot is beyond already.
@@ -13,7 +13,11 @@ pub const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'o
 
 /// Whether [`SCHEMA`] is there, the newest column among it.
 pub const HAS_SCHEMA: &str = "SELECT attnum FROM pg_catalog.pg_attribute \
-                              WHERE attrelid = pg_catalog.to_regclass('synod_stream.parked') AND attname = 'transaction'";
+                              WHERE attrelid = pg_catalog.to_regclass('synod_stream.position') AND attname = 'timeline'";
+
+/// Copies of a server have the same identifier, database and slots: the position of one says nothing of the other one's WAL. Of two that run
+/// at the same time, the second waits, and says so.
+pub const ALONE: &str = "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1, 0))";
 
 /// What the target keeps for us.
 pub const SCHEMA: &str = "\
@@ -22,6 +26,9 @@ COMMENT ON SCHEMA synod_stream IS 'kept by synod stream: how far rows of other s
 CREATE TABLE IF NOT EXISTS synod_stream.position (
     source text, slot text, lsn pg_catalog.pg_lsn NOT NULL, commit_lsn pg_catalog.pg_lsn NOT NULL, csn bigint NOT NULL,
     updated_at timestamptz NOT NULL, PRIMARY KEY (source, slot));
+ALTER TABLE synod_stream.position ADD COLUMN IF NOT EXISTS system_identifier text;
+ALTER TABLE synod_stream.position ADD COLUMN IF NOT EXISTS timeline bigint;
+COMMENT ON COLUMN synod_stream.position.timeline IS 'in which the position is one; 0: not known, as a standby was read';
 COMMENT ON TABLE synod_stream.position IS 'up to where the stream of a slot has been written here, in the same transactions as its rows';
 CREATE TABLE IF NOT EXISTS synod_stream.parked (
     source text, slot text, event_id text, table_name text NOT NULL, statement text NOT NULL, reason text NOT NULL,
@@ -34,10 +41,32 @@ COMMENT ON COLUMN synod_stream.parked.rows IS 'so many rows must the statement a
 COMMENT ON TABLE synod_stream.parked IS 'changes that this database refused; synod stream --replay-parked runs them once more'";
 
 impl Postgres {
+    /// Wait, for a while, until no other session writes rows of this stream.
+    pub(super) fn be_alone(&self, session: &mut Session) -> Result<(), Trouble> {
+        let whom = format!("synod stream {} {}", self.source, self.slot);
+        session
+            .execute("SET lock_timeout = '1s'")
+            .map_err(|failure| later(&failure))?;
+        match session.value(ALONE, &[Some(&whom)]) {
+            Ok(_) => session
+                .execute("SET lock_timeout = '10s'")
+                .map_err(|failure| later(&failure)),
+            Err(failure) if failure.sqlstate.as_deref() == Some("55P03") => Err(Trouble::Down {
+                reason: format!(
+                    "another session writes there what comes from slot \"{}\" of a server with this identifier: where that server is a copy of \
+                     this one, give another --slot, or --source-column and --source",
+                    self.slot
+                ),
+                retry_after: None,
+            }),
+            Err(failure) => Err(later(&failure)),
+        }
+    }
+
     /// Where the stream of this slot is.
     pub(super) fn position(&self, session: &mut Session) -> Result<Option<Resume>, Failure> {
         let rows = session.rows(
-            "SELECT lsn, commit_lsn, csn FROM synod_stream.position WHERE source = $1 AND slot = $2",
+            "SELECT lsn, commit_lsn, csn, system_identifier, timeline FROM synod_stream.position WHERE source = $1 AND slot = $2",
             &[Some(&self.source), Some(&self.slot)],
         )?;
         Ok(rows.into_iter().next().map(|row| {
@@ -47,6 +76,10 @@ impl Postgres {
                 csn: field(2).parse().unwrap_or_default(),
                 last_id: None,
                 start_lsn: lsn::parse(&field(0)),
+                of: row.get(3).cloned().flatten().map(|system| Timeline {
+                    system,
+                    number: field(4).parse().unwrap_or_default(),
+                }),
             }
         }))
     }
@@ -58,13 +91,16 @@ impl Postgres {
             let start = lsn::text(position.start_lsn.unwrap_or_default());
             format!("'{start}', '{}', {}", lsn::text(position.lsn), position.csn)
         });
+        let of = position.of.clone().unwrap_or_default();
         let sql = format!(
-            "INSERT INTO synod_stream.position AS p (source, slot, lsn, commit_lsn, csn, updated_at) \
-             VALUES ({}, {}, {place}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
-             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, updated_at = EXCLUDED.updated_at \
-             WHERE (p.lsn, p.commit_lsn, p.csn) = ({known})",
+            "INSERT INTO synod_stream.position AS p (source, slot, lsn, commit_lsn, csn, system_identifier, timeline, updated_at) \
+             VALUES ({}, {}, {place}, {}, {}, pg_catalog.now()) ON CONFLICT (source, slot) DO UPDATE \
+             SET lsn = EXCLUDED.lsn, commit_lsn = EXCLUDED.commit_lsn, csn = EXCLUDED.csn, system_identifier = EXCLUDED.system_identifier, \
+             timeline = EXCLUDED.timeline, updated_at = EXCLUDED.updated_at WHERE (p.lsn, p.commit_lsn, p.csn) = ({known})",
             literal(&self.source),
             literal(&self.slot),
+            literal(&of.system),
+            of.number,
         );
         match self.counted(&sql)?.first() {
             Some(1) => Ok(()),

@@ -1,20 +1,29 @@
 //! Which keys an event is about.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::json;
-use synod_change::stream::{Change, Event};
+use synod_change::stream::{Change, Event, Table};
 
 use crate::failure::Failure;
 use crate::stream::envelope::Render;
 use crate::stream::sink::Told;
 use crate::stream::template::Template;
 
-/// The keys of an event, as JSON: an array of keys, or an object whose `match` is a pattern that all keys of a table match.
+/// The keys of an event, as JSON: an array of keys, or an object whose `match` has patterns that all keys of its tables match.
 pub struct Keys {
     template: Template,
-    /// Tables that have what it names, by `Table::version`.
-    checked: HashSet<u64>,
+    /// How a table's rows are named, by `Table::version`.
+    checked: HashMap<u64, Named>,
+}
+
+/// Which keys a change of a table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    /// Those of its row.
+    ByKey,
+    /// All of the table: nothing says which.
+    All,
 }
 
 impl Keys {
@@ -22,7 +31,7 @@ impl Keys {
     pub fn new(template: Template) -> Self {
         Self {
             template,
-            checked: HashSet::new(),
+            checked: HashMap::new(),
         }
     }
 }
@@ -40,22 +49,27 @@ impl Render for Keys {
         else {
             return Ok(());
         };
-        if self.checked.contains(&table.version) {
+        if self.checked.contains_key(&table.version) {
             return Ok(());
         }
-        if let Some(lack) = self.template.lacks(table) {
-            let text = String::from_utf8_lossy;
-            return Err(Failure::new(
-                format!(
-                    "keys of table \"{}.{}\" cannot be told to Redis",
-                    text(&table.schema),
-                    text(&table.name)
-                ),
-                lack,
-                "Correct key= in --to, leave the table out with --exclude-table, or give it another REPLICA IDENTITY.",
-            ));
-        }
-        self.checked.insert(table.version);
+        let named = match self.template.lacks(table) {
+            None => Named::ByKey,
+            Some(lack) if self.template.lacks_only_key(table) => {
+                let whose = name(table);
+                eprintln!(
+                    "WARNING:  {lack} So each change of table \"{whose}\" takes all keys of the table, looked for with SCAN"
+                );
+                Named::All
+            }
+            Some(lack) => {
+                return Err(Failure::new(
+                    format!("keys of table \"{}\" cannot be told to Redis", name(table)),
+                    lack,
+                    "Correct key= in --to, leave the table out with --exclude-table, or give it another REPLICA IDENTITY.",
+                ));
+            }
+        };
+        self.checked.insert(table.version, named);
         Ok(())
     }
 
@@ -71,14 +85,20 @@ impl Render for Keys {
                 return Some("truncate".into());
             }
         };
+        if self.checked.get(&table.version) == Some(&Named::All) {
+            out.extend_from_slice(json!({ "match": [self.template.glob(table)] }).to_string().as_bytes());
+            return Some(name(table));
+        }
         let fill = |row| self.template.fill_row(told.event, table, row);
         let mut keys: Vec<String> = rows.into_iter().flatten().filter_map(fill).collect();
         keys.dedup();
         out.extend_from_slice(json!(keys).to_string().as_bytes());
-        let (schema, name) = (
-            String::from_utf8_lossy(&table.schema),
-            String::from_utf8_lossy(&table.name),
-        );
-        Some(format!("{schema}.{name}"))
+        Some(name(table))
     }
+}
+
+/// For people.
+fn name(table: &Table) -> String {
+    let text = String::from_utf8_lossy;
+    format!("{}.{}", text(&table.schema), text(&table.name))
 }
