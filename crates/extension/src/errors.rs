@@ -86,6 +86,16 @@ pub fn gave_way_for_good() -> UserError {
     )
 }
 
+/// 40001: a session that has what a change of definitions cannot leave behind, and that the group does not wait for.
+pub fn temporary_object_in_the_way() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "terminating connection because of a conflict with a change of definitions committed on another node",
+        "The session had a temporary object that depends on what was dropped or altered.",
+        "In a moment you should be able to reconnect and repeat the command.",
+    )
+}
+
 /// 40001: the transaction is older than what certification remembers.
 pub fn too_old() -> UserError {
     UserError::new(

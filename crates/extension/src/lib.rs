@@ -37,6 +37,7 @@ pgrx::pg_module_magic!();
 #[allow(non_snake_case, reason = "PostgreSQL's name for it")]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::keep_backtraces_from_clients();
     settings::define();
     // SAFETY: reads a global of this process.
     if !pg::preloading() {

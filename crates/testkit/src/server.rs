@@ -276,6 +276,8 @@ impl Server {
             .expect("the log can be opened");
         let errors = log.try_clone().expect("a descriptor can be duplicated");
         let child = account::clean_command(&line)
+            // Whatever the environment: no backtrace may reach clients, and `refused` sees the DETAIL of many errors.
+            .env("RUST_BACKTRACE", "1")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log)

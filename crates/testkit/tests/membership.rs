@@ -504,6 +504,11 @@ fn databases_of_one_server_are_nodes_of_one_group() {
         .unwrap();
     let text: String = server.client().query_one("SELECT a FROM shared", &[]).unwrap().get(0);
     assert_eq!(text, "from the second");
+    // The group would go on counting a member that is dropped.
+    let drop_it = "DROP DATABASE second WITH (FORCE)";
+    refused(drop_it, server.client().batch_execute(drop_it), &["55006"]);
+    second.batch_execute("SELECT synod.leave_group()").unwrap();
+    server.client().batch_execute(drop_it).unwrap();
 }
 
 #[test]

@@ -29,11 +29,13 @@ use super::turn::{self, Turn};
 use super::{capture, failpoint, hold, latch, worker};
 
 mod failure;
+mod make_way;
 mod session;
 mod source;
 mod table_locks;
 
 use failure::{Failure, Pause};
+use make_way::Ways;
 use source::{Pending, Source, Work};
 use table_locks::TableLocks;
 
@@ -116,6 +118,7 @@ struct Worker {
     /// After a failure records are applied one by one, up to the one that failed.
     alone_until: u64,
     locks: TableLocks,
+    ways: Ways,
 }
 
 impl Worker {
@@ -127,6 +130,7 @@ impl Worker {
             pause: Pause::default(),
             alone_until: 0,
             locks: TableLocks::default(),
+            ways: Ways::default(),
         }
     }
 
@@ -211,11 +215,12 @@ impl Worker {
             doing,
             alone_until,
             locks,
+            ways,
             ..
         } = self;
         let outcome = guarded(|| apply_run(node, source, doing, locks, *alone_until, certified));
         timer::stop();
-        let applied = outcome.map_err(|failure| failure.while_doing(doing, node));
+        let applied = outcome.map_err(|failure| ways.make(failure).while_doing(doing, node));
         doing.table.replace(None);
         if applied.is_err() {
             // What fails now fails again before the next record.
@@ -256,6 +261,7 @@ impl Worker {
 
     fn running(&mut self) {
         self.pause = Pause::default();
+        self.ways = Ways::default();
         if self.node.apply_state() == ApplyState::Running {
             return;
         }

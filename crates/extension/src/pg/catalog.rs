@@ -23,7 +23,7 @@ const PG_DEPEND: pg_sys::Oid = pg_sys::Oid::from_u32(2608);
 const PG_DEPEND_BY_DEPENDER: pg_sys::Oid = pg_sys::Oid::from_u32(2673);
 
 /// `ConstraintRelationId` of catalog/pg_constraint.h, which the bindings lack.
-const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+pub const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 /// `Anum_pg_constraint_contype`
 const CONSTRAINT_TYPE: i16 = 4;
 

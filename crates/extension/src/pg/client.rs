@@ -40,21 +40,27 @@ pub struct Client {
 impl Client {
     /// Connect. `application` becomes the session's `application_name`.
     pub fn connect(dsn: &str, application: &str) -> Result<Self, PqError> {
-        Self::open(dsn, application, false)
+        Self::open(dsn, application, false, None)
+    }
+
+    /// As [`Client::connect`], where nobody is to wait for one who does not answer.
+    pub fn connect_soon(dsn: &str, application: &str, patience: Duration) -> Result<Self, PqError> {
+        Self::open(dsn, application, false, Some(patience))
     }
 
     /// Connect in order to clean up after an error: no interrupts are looked at, and no wait is long.
     pub fn connect_hastily(dsn: &str, application: &str) -> Result<Self, PqError> {
-        Self::open(dsn, application, true)
+        Self::open(dsn, application, true, None)
     }
 
-    fn open(dsn: &str, application: &str, hasty: bool) -> Result<Self, PqError> {
+    fn open(dsn: &str, application: &str, hasty: bool, patience: Option<Duration>) -> Result<Self, PqError> {
         let parsed = parse_conninfo(dsn)?;
         let seconds = parsed.iter().find(|(keyword, _)| keyword == "connect_timeout");
         let timeout = seconds
             .and_then(|(_, value)| value.parse().ok())
             .filter(|seconds| *seconds > 0)
             .map_or(CONNECT_TIMEOUT, Duration::from_secs);
+        let timeout = patience.map_or(timeout, |patience| patience.min(timeout));
         let deadline = Instant::now() + timeout;
         let encoding = server::encoding();
         let conn = Conn::start(&[

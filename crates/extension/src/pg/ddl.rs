@@ -24,9 +24,11 @@ use super::teller::Teller;
 use crate::errors::UserError;
 use crate::settings::{self, DdlMode};
 
+mod ahead;
 mod checks;
 mod create;
 mod environment;
+pub mod in_the_way;
 mod index;
 mod lock;
 mod plan;
@@ -40,6 +42,7 @@ pub use lock::{
     forget as forget_lock, has as has_for_itself, incarnation as lock_incarnation, tables as locked_tables,
 };
 pub use plan::{Need, Plan};
+pub use types::{redefined as redefined_type, users as tables_of_type};
 
 /// A statement of this transaction.
 struct Noted {
@@ -104,6 +107,7 @@ pub unsafe fn before(
         session::check(utility)?;
         let taken_over = session::settings_taken_over(utility)?;
         let text = environment::text(statement, source)?;
+        ahead::check(node, utility, &need)?;
         // Once the lock is there a look again: what the statement names may have changed meanwhile.
         while !lock::covers(node, &need) {
             rights::check(utility, &need)?;

@@ -9,9 +9,13 @@
 //! On the node whose transaction replicates the table that transaction holds the locks; should it let go before it is decided, writers wait
 //! until it is (`expected_own`).
 //!
+//! TRUNCATE ... CASCADE need not be looked at beyond the tables that it names: what refers to a table of the group is without rows until it is
+//! the group's itself, and what refers to a table that is about to become it comes with that, or is without rows, too.
+//!
 //! So nothing but atomics is looked at as long as the worker runs; from the start of the server until the worker is where it was, the
 //! file is read by who writes a table that is not the group's. Such a write is refused at once: it has a lock that the worker needs.
-//! Called by `written.rs` and the read barrier.
+//! Called by `written.rs` and the read barrier. A subscription's worker writes past the executor: its transactions are looked at before
+//! they commit.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -61,6 +65,35 @@ fn wait_for_own(oid: pg_sys::Oid) -> Result<(), UserError> {
     Ok(())
 }
 
+/// Before the commit of a subscription's worker: it must not have written a table that may be the group's already. The lock for that it
+/// has still, so that the apply worker cannot have come to guard the table since.
+pub fn check_subscription() -> Result<(), UserError> {
+    unsafe extern "C-unwind" {
+        // replication/logicalworker.h
+        #[link_name = "IsLogicalWorker"]
+        fn is_logical_worker_raw() -> bool;
+    }
+    // SAFETY: reads a global of this process.
+    if !unsafe { is_logical_worker_raw() } || is_guarded() {
+        return Ok(());
+    }
+    for oid in in_file()? {
+        let written = Relation::open(oid).is_some_and(|relation| {
+            // SAFETY: an open relation.
+            unsafe {
+                pg_sys::CheckRelationLockedByMe(relation.raw(), pg_sys::RowExclusiveLock as pg_sys::LOCKMODE, true)
+            }
+        });
+        if written {
+            return Err(refused(
+                oid,
+                "The table was about to be replicated when this node stopped: what a subscription writes before the node has followed would be nobody else's.",
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn refused(oid: pg_sys::Oid, detail: &str) -> UserError {
     let name = Relation::open(oid).map_or_else(String::new, |relation| qualified(&relation.schema(), &relation.name()));
     UserError::new(
@@ -87,6 +120,10 @@ fn is_guarded() -> bool {
 }
 
 fn is_in_file(oid: pg_sys::Oid) -> Result<bool, UserError> {
+    Ok(in_file()?.contains(&oid))
+}
+
+fn in_file() -> Result<Vec<pg_sys::Oid>, UserError> {
     let expected = crate::node::expected_tables(&crate::node::directory(server::database())).map_err(|error| {
         UserError::new(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -95,5 +132,6 @@ fn is_in_file(oid: pg_sys::Oid) -> Result<bool, UserError> {
             "Remove the file if synod.replicate_table was not running then; else call synod.rejoin_group().",
         )
     })?;
-    Ok(expected.is_some_and(|expected| expected.relations.contains(&oid.into())))
+    let relations = expected.map(|expected| expected.relations).unwrap_or_default();
+    Ok(relations.into_iter().map(pg_sys::Oid::from).collect())
 }

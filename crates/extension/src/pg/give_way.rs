@@ -69,5 +69,15 @@ pub fn report_instead(code: i32, level: i32) -> Option<UserError> {
     if is(pgrx::PgLogLevel::FATAL, PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) && is_doomed() {
         return Some(errors::gave_way_for_good());
     }
+    if is(pgrx::PgLogLevel::FATAL, PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) && ends_for_temporary() {
+        return Some(errors::temporary_object_in_the_way());
+    }
     None
+}
+
+/// Whether the apply worker has told this process to end, for its temporary object's sake.
+fn ends_for_temporary() -> bool {
+    // SAFETY: reads a global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    shmem::slot(latch::my_number()).is_some_and(|slot| slot.ended_for_temporary.load(Ordering::SeqCst) == pid)
 }

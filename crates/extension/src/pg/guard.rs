@@ -155,7 +155,11 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
     let travels = travels || super::ddl::changes_group();
     // SAFETY: the tag says what each pointer may be cast to.
     unsafe {
+        if !travels && super::shmem::my_node().is_some() {
+            keep_types(statement)?;
+        }
         match (*statement).type_ {
+            NodeTag::T_DropdbStmt => drop_member(&*statement.cast()),
             NodeTag::T_AlterTableStmt => alter_table(&*statement.cast(), travels),
             NodeTag::T_RenameStmt => rename(&*statement.cast(), travels),
             NodeTag::T_AlterObjectSchemaStmt => {
@@ -197,6 +201,40 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
             _ => Ok(()),
         }
     }
+}
+
+/// Values of a type that another node knows otherwise would not be read there, or here.
+unsafe fn keep_types(statement: *mut pg_sys::Node) -> Result<(), UserError> {
+    // SAFETY: by contract of the caller: a valid utility statement.
+    let Some(kind) = (unsafe { super::ddl::redefined_type(statement) }) else {
+        return Ok(());
+    };
+    let users = super::ddl::tables_of_type(kind)?;
+    match users.first().and_then(|table| relation::by_oid(*table)) {
+        Some(table) => Err(refused(&table, "change a type of")),
+        None => Ok(()),
+    }
+}
+
+/// A member that is dropped would leave its place in the group behind, and its files.
+unsafe fn drop_member(statement: &pg_sys::DropdbStmt) -> Result<(), UserError> {
+    // SAFETY: a name; InvalidOid for what is not there.
+    let database = u32::from(unsafe { pg_sys::get_database_oid(statement.dbname, true) });
+    if database == 0
+        || !crate::node::directory(database)
+            .join(crate::identity::FILE_NAME)
+            .exists()
+    {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    let name = unsafe { super::relcache::c_text(statement.dbname) };
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        format!("cannot drop database \"{name}\" while it is a member of a group"),
+        "The group would go on counting it among its members.",
+        "Call synod.leave_group() in that database first; if the group does not matter any more, synod.leave_group(force => true).",
+    ))
 }
 
 /// Neither the extension nor its schema, which would take it along, and the capture triggers of every node with it.
@@ -391,8 +429,9 @@ unsafe fn rename(statement: &pg_sys::RenameStmt, travels: bool) -> Result<(), Us
     // SAFETY: `relation` is set for these kinds.
     unsafe {
         match statement.renameType {
-            Kind::OBJECT_TABLE | Kind::OBJECT_COLUMN | Kind::OBJECT_TABCONSTRAINT if !travels => {
-                refuse_if_strong(statement.relation, "rename (a part of)")
+            Kind::OBJECT_TABLE | Kind::OBJECT_INDEX | Kind::OBJECT_COLUMN | Kind::OBJECT_TABCONSTRAINT if !travels => {
+                refuse_if_strong(statement.relation, "rename (a part of)")?;
+                named(statement.relation).map_or(Ok(()), |oid| check_index(oid, "rename a unique index of"))
             }
             Kind::OBJECT_TRIGGER if trigger::is_our_name(&super::relcache::c_text(statement.subname)) => {
                 refuse_if_strong(statement.relation, "rename the capture triggers of")

@@ -94,6 +94,23 @@ pub fn reserve_prefix() {
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"synod".as_ptr()) }
 }
 
+/// Where RUST_BACKTRACE is set for the server, pgrx would put a backtrace into the DETAIL of each error that passes it, for clients to
+/// read. The standard library looks at its variables once, at the first backtrace that is asked for: that is now.
+pub fn keep_backtraces_from_clients() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(VARIABLE);
+    // SAFETY: inside _PG_init, in a process with one thread.
+    unsafe { std::env::set_var(VARIABLE, "0") };
+    drop(std::backtrace::Backtrace::capture());
+    // SAFETY: as above.
+    unsafe {
+        match before {
+            Some(before) => std::env::set_var(VARIABLE, before),
+            None => std::env::remove_var(VARIABLE),
+        }
+    }
+}
+
 /// The server's data directory.
 pub fn data_directory() -> std::path::PathBuf {
     // SAFETY: DataDir is set once at server start.

@@ -38,25 +38,27 @@ const UNANSWERED: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_E
 struct Objection {
     code: PgSqlErrorCode,
     what: String,
+    /// The node has yet to follow: this will pass.
+    behind: bool,
 }
 
 impl Objection {
     fn new(what: impl Into<String>) -> Self {
+        Self::coded(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, what)
+    }
+
+    fn coded(code: PgSqlErrorCode, what: impl Into<String>) -> Self {
         Self {
-            code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            code,
             what: what.into(),
+            behind: false,
         }
     }
 
     /// The node could not be asked, or did not answer.
     fn unanswered(error: &PqError) -> Self {
-        Self {
-            code: UNANSWERED,
-            what: format!(
-                "it could not be asked: {}",
-                error.message.lines().next().unwrap_or_default().trim_end_matches('.')
-            ),
-        }
+        let why = error.message.lines().next().unwrap_or_default().trim_end_matches('.');
+        Self::coded(UNANSWERED, format!("it could not be asked: {why}"))
     }
 }
 
@@ -74,7 +76,7 @@ pub fn check(node: &NodeShared, question: &Question<'_>) -> Result<(), UserError
         return Ok(());
     };
     let me = node.node_id.load(Ordering::Relaxed);
-    let (mut codes, mut objections) = (Vec::new(), Vec::new());
+    let (mut codes, mut objections, mut behind) = (Vec::new(), Vec::new(), false);
     for member in crate::membership::read(node).members {
         if member.id.0 == me {
             continue;
@@ -91,12 +93,13 @@ pub fn check(node: &NodeShared, question: &Question<'_>) -> Result<(), UserError
                 continue;
             }
             codes.push(objection.code);
+            behind |= objection.behind;
             objections.push(format!("On node {}: {}", info.name, objection.what));
         }
     }
     match codes.first() {
         None => Ok(()),
-        Some(code) => Err(not_ready(first, &codes, *code, &objections)),
+        Some(code) => Err(not_ready(first, &codes, *code, &objections, behind)),
     }
 }
 
@@ -105,10 +108,14 @@ fn not_ready(
     codes: &[PgSqlErrorCode],
     code: PgSqlErrorCode,
     objections: &[String],
+    behind: bool,
 ) -> UserError {
     let alike = codes.iter().all(|other| *other == code);
     let state = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-    let hint = if !alike || code == state {
+    let hint = if behind {
+        "Try again when the node has caught up: synod.stat_apply says there what it is doing, or why it has stopped; or take it out of \
+         the group with synod.remove_node."
+    } else if !alike || code == state {
         "Create the table on every node with the same definition, and without rows on all nodes but this one."
     } else if code == UNANSWERED {
         "Try again when the node is back; or take it out of the group with synod.remove_node; or set \
@@ -188,10 +195,8 @@ fn wait_for(node: &NodeShared, client: &mut Client) -> Result<Option<Objection>,
     loop {
         let rows = client.query(PROGRESS, &[])?;
         let Some([applied, reason]) = rows.first().and_then(|row| row.first_chunk::<2>()) else {
-            return Ok(Some(Objection {
-                code: UNANSWERED,
-                what: "it could not be asked: it is no member yet, or not any more".into(),
-            }));
+            let what = "it could not be asked: it is no member yet, or not any more";
+            return Ok(Some(Objection::coded(UNANSWERED, what)));
         };
         let applied = applied.as_ref().and_then(|applied| applied.parse::<u64>().ok());
         if applied.is_none_or(|applied| applied >= target) {
@@ -199,10 +204,11 @@ fn wait_for(node: &NodeShared, client: &mut Client) -> Result<Option<Objection>,
         }
         if Instant::now() >= deadline {
             let why = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-            return Ok(Some(Objection::new(format!(
-                "it has not applied in {} s what this node has{why}",
-                LAG.as_secs()
-            ))));
+            let what = format!("it has not applied in {} s what this node has{why}", LAG.as_secs());
+            return Ok(Some(Objection {
+                behind: true,
+                ..Objection::new(what)
+            }));
         }
         super::latch::reset();
         super::latch::wait(Duration::from_millis(10));

@@ -216,3 +216,14 @@ pub fn advance(oid: pg_sys::Oid, value: i64, keep: impl FnOnce() -> bool) {
         ((), change)
     });
 }
+
+/// The session gives up the values that the server keeps for it of sequences with CACHE, and with them what `currval` knows.
+pub fn forget_stored_values() {
+    unsafe extern "C-unwind" {
+        // commands/sequence.h; not bound by pgrx.
+        #[link_name = "ResetSequenceCaches"]
+        fn reset_raw();
+    }
+    // SAFETY: frees a table of this session; raises nothing.
+    unsafe { reset_raw() }
+}

@@ -15,7 +15,7 @@
 //! A detached record is nobody's any more: if the log decides that it commits, the apply worker applies it as if it
 //! came from another node. `generation` tells two uses of a slot apart.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// Records up to this many bytes (keys and body) travel in the slot itself, larger ones in a spill file.
 pub const INLINE_BYTES: usize = 16 * 1024;
@@ -132,6 +132,8 @@ pub struct Slot {
     /// Set by give-way: the transaction that must end with 40001, `pid << 32 | local transaction id`. One that has ended is
     /// not meant any more, so nobody clears it.
     pub doomed: AtomicU64,
+    /// Set by the apply worker: the process that ends for its temporary object's sake. One that has ended is not meant any more.
+    pub ended_for_temporary: AtomicI32,
 }
 
 impl Slot {

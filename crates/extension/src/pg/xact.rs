@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use super::service::draws;
 use super::shmem::{self, NodeShared};
 use super::slot::SlotState;
 use super::submit::{self, Submitted};
@@ -58,6 +59,11 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
             }
         }
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if capture::pending() || ddl::pending() => prepare_refused().raise(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            if let Err(error) = draws::settle() {
+                error.raise();
+            }
+        }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => after_commit(),
         pg_sys::XactEvent::XACT_EVENT_ABORT => after_abort(),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => cleanup(),
@@ -97,8 +103,9 @@ fn serializable_refused() -> UserError {
 
 fn before_commit() -> Result<(), UserError> {
     super::hold::check_repair()?;
+    super::expected::check_subscription()?;
     if !capture::pending() && !ddl::pending() {
-        return Ok(());
+        return draws::settle();
     }
     let node = crate::node::required()?;
     // It would wait for itself.

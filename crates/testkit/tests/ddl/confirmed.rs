@@ -2,7 +2,7 @@
 //! the table there as an ordinary one. Each test was seen to fail without the file `expected` (or, for the last, without locking again).
 
 use postgres::Client;
-use synod_testkit::{Cluster, StopMode, assert_converged, failed, wait_until};
+use synod_testkit::{Cluster, Server, StopMode, assert_converged, failed, wait_until};
 
 use crate::{CLUSTER, DEADLINE};
 
@@ -57,10 +57,28 @@ fn follows(cluster: &Cluster, node: usize, table: &str, rows_before: i64) {
     });
 }
 
+/// Has rows of another server's table of this name written here.
+fn subscribe(client: &mut Client, table: &str) -> Server {
+    let mut publisher = Server::new(
+        "publisher",
+        &[("shared_preload_libraries", ""), ("wal_level", "logical")],
+    );
+    publisher.start();
+    let sql = format!("CREATE TABLE {table} (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE {table}");
+    publisher.client().batch_execute(&sql).unwrap();
+    let sql = format!(
+        "CREATE SUBSCRIPTION outside CONNECTION '{}' PUBLICATION p WITH (copy_data = false)",
+        publisher.dsn()
+    );
+    client.batch_execute(&sql).unwrap();
+    publisher
+}
+
 #[test]
 fn a_member_that_crashes_before_it_has_followed_takes_no_writes_of_its_own() {
     let mut cluster = CLUSTER.lease();
     cluster.on_all("CREATE TABLE kept_word (id int PRIMARY KEY); CREATE TABLE IF NOT EXISTS ordinary (id int)");
+    let publisher = subscribe(&mut cluster.client(1), "kept_word");
     let mut client = cluster.client(0);
     client.batch_execute("INSERT INTO kept_word VALUES (1)").unwrap();
     client
@@ -69,10 +87,20 @@ fn a_member_that_crashes_before_it_has_followed_takes_no_writes_of_its_own() {
     // It has given its word; the table is the group's while it is away.
     cluster.server_mut(1).kill9();
     client.batch_execute("COMMIT").unwrap();
+    publisher
+        .client()
+        .batch_execute("INSERT INTO kept_word VALUES (300)")
+        .unwrap();
     cluster.server(1).configure(&[("synod.failpoint", BEFORE_IT_RESUMES)]);
     cluster.server_mut(1).start();
     cluster.server(1).frozen("synod apply worker");
     is_refused(&cluster, 1, "kept_word");
+    wait_until(DEADLINE, "the subscription to be refused", || {
+        let log = cluster.server(1).log();
+        log.contains("what a subscription writes before the node has followed")
+            .then_some(())
+    });
+    cluster.client(1).batch_execute("DROP SUBSCRIPTION outside").unwrap();
     is_not_read_too_early(&cluster, 1, "kept_word");
     follows(&cluster, 1, "kept_word", 1);
 }

@@ -1,7 +1,7 @@
 //! What is refused, and what a statement may not do.
 
 use postgres::Client;
-use synod_testkit::{Cluster, assert_converged, failed, sqlstate, wait_until};
+use synod_testkit::{Cluster, StopMode, assert_converged, failed, sqlstate, wait_until};
 
 use crate::{CLUSTER, DEADLINE, Load, apply_state, same_definition};
 
@@ -11,6 +11,11 @@ fn refusals_say_what_to_do_instead() {
     let cluster = CLUSTER.lease();
     cluster.create_table("refusing", "CREATE TABLE refusing (id int PRIMARY KEY, v int)");
     cluster.create_table("fed", "CREATE TABLE fed (first text, id bigserial, v bigint)");
+    cluster.create_table(
+        "typed",
+        "CREATE TYPE shade AS ENUM ('dark'); CREATE DOMAIN weight AS int; CREATE TYPE pairing AS (s shade, w weight);
+         CREATE TABLE typed (id int PRIMARY KEY, pairs pairing[])",
+    );
     let mut client = cluster.client(0);
     client
         .batch_execute("INSERT INTO refusing VALUES (1, 1); CREATE TABLE IF NOT EXISTS ordinary (id int)")
@@ -42,6 +47,14 @@ fn refusals_say_what_to_do_instead() {
         "SET synod.ddl = local; ALTER TABLE refusing ADD COLUMN c int",
         "SET synod.ddl = local; DROP TABLE refusing",
         "SET synod.ddl = local; ALTER TABLE refusing RENAME TO other",
+        "SET synod.ddl = local; ALTER INDEX refusing_pkey RENAME TO other",
+        "SET synod.ddl = local; ALTER TYPE shade ADD VALUE 'light'",
+        "SET synod.ddl = local; ALTER TYPE shade RENAME VALUE 'dark' TO 'light'",
+        "SET synod.ddl = local; ALTER TYPE pairing ADD ATTRIBUTE more int",
+        "SET synod.ddl = local; ALTER TYPE pairing RENAME ATTRIBUTE w TO more",
+        "SET synod.ddl = local; ALTER TYPE pairing SET SCHEMA pg_catalog",
+        "SET synod.ddl = local; ALTER DOMAIN weight ADD CHECK (VALUE > 0)",
+        "SET synod.ddl = local; ALTER DOMAIN weight RENAME TO mass",
     ] {
         let error = failed(sql, client.batch_execute(sql), &["0A000"]);
         assert!(error.hint().is_some(), "{sql}: {error:?}");
@@ -414,18 +427,20 @@ fn client_refuses(cluster: &Cluster) {
     }
 }
 
-/// Roles are each server's own: one that a node lacks stops it there, with its name, until it is made.
+/// Roles are each server's own: one that a node lacks, which could not be asked, stops it there, with its name, until it is made.
 #[test]
 fn a_role_that_a_node_lacks_stops_it_until_it_is_there() {
-    let cluster = CLUSTER.lease();
+    let mut cluster = CLUSTER.lease();
     cluster.create_table("handed_over", "CREATE TABLE handed_over (id int PRIMARY KEY)");
     for node in [0, 1] {
         cluster.client(node).batch_execute("CREATE ROLE late_heir").unwrap();
     }
     let mut client = cluster.client(0);
+    cluster.server_mut(2).stop(StopMode::Fast);
     client
         .batch_execute("ALTER TABLE handed_over OWNER TO late_heir; INSERT INTO handed_over VALUES (1)")
         .unwrap();
+    cluster.server_mut(2).start();
     wait_until(DEADLINE, "the node to say what it lacks", || {
         let state = apply_state(&cluster, 2);
         (state.contains("stopped") && state.contains("late_heir")).then_some(())

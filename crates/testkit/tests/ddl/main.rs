@@ -6,6 +6,7 @@ use std::time::Duration;
 use synod_testkit::{Cluster, Options, Outcome, Session, SharedCluster, try_wait_until, wait_until};
 
 mod confirmed;
+mod dependents;
 mod indexes;
 mod limits;
 mod migrations;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postgres::Client;
+use postgres::{Client, Error};
 use synod_testkit::{Cluster, assert_converged, failed, sqlstate, wait_until};
 
 use crate::CLUSTER;
@@ -154,6 +154,87 @@ fn values_behind_the_end_of_a_range_are_noticed_after_the_last_value_was_granted
         .expect("a value of its own needs none of the sequence");
     failed(insert, first.batch_execute(insert), &["2200H"]);
     none_twice(&cluster, "used_up");
+}
+
+/// What a client was only told, or gave to another table, was given to two nodes: nobody looked at it, as nothing of it was the log's.
+#[test]
+fn values_that_are_in_no_row_are_given_to_one_node_too() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all("CREATE TABLE aside_told (id bigint)");
+    for (table, sql) in [
+        ("told", "SELECT draw_many('told', 40)"),
+        (
+            "told_aside",
+            "INSERT INTO aside_told VALUES (draw_many('told_aside', 40))",
+        ),
+        (
+            "told_beside",
+            "INSERT INTO told_beside VALUES (-1); SELECT draw_many('told_beside', 40)",
+        ),
+    ] {
+        let (mut first, mut other) = (drawing(&cluster, table, "1"), small(&cluster, 1));
+        let insert = format!("INSERT INTO {table} (v) VALUES (1)");
+        first.batch_execute(&insert).unwrap();
+        // The next values are another node's.
+        other
+            .batch_execute(&format!(
+                "{insert}; INSERT INTO {table} (v) SELECT generate_series(1, 200)"
+            ))
+            .unwrap();
+        failed(sql, first.batch_execute(sql), &["40001"]);
+        // As many as there are values for.
+        first.batch_execute("SET synod.sequence_range = 1000").unwrap();
+        wait_until(PATIENCE, sql, || {
+            first.batch_execute(&insert).unwrap();
+            first.batch_execute(sql).ok()
+        });
+        none_twice(&cluster, table);
+    }
+}
+
+/// What a session has in store (CACHE) it gives to later transactions, which did not see that it became another node's.
+#[test]
+fn values_in_store_are_given_to_one_node_too() {
+    let cluster = CLUSTER.lease();
+    let (mut first, mut second, mut other) = (
+        drawing(&cluster, "stored", "30"),
+        small(&cluster, 0),
+        small(&cluster, 1),
+    );
+    let insert = "INSERT INTO stored (v) VALUES (1)";
+    first.batch_execute("BEGIN; SELECT draw_many('stored', 1)").unwrap();
+    // The next values are another node's.
+    other
+        .batch_execute(&format!(
+            "{insert}; INSERT INTO stored (v) SELECT generate_series(1, 400)"
+        ))
+        .unwrap();
+    // Some of what it takes from behind the end stays with the session.
+    first
+        .batch_execute("SELECT draw_many('stored', 100); ROLLBACK")
+        .unwrap();
+    second.batch_execute(insert).unwrap();
+    let refused: Vec<Error> = (0..40).filter_map(|_| first.batch_execute(insert).err()).collect();
+    assert_eq!(
+        refused.len(),
+        1,
+        "it gives up at once what it has in store: {refused:?}"
+    );
+    assert_eq!(sqlstate(&refused[0]), Some("40001"), "{refused:?}");
+    none_twice(&cluster, "stored");
+}
+
+/// A table, and a session on node 0 with a function that draws so many of its values, the last of which it returns.
+fn drawing(cluster: &Cluster, table: &str, cache: &str) -> Client {
+    cluster.create_table(
+        table,
+        &format!(
+            "CREATE TABLE {table} (id bigserial, v int); ALTER SEQUENCE {table}_id_seq CACHE {cache};
+             CREATE OR REPLACE FUNCTION draw_many(text, count int) RETURNS bigint LANGUAGE plpgsql AS
+             'DECLARE drawn bigint; BEGIN FOR n IN 1..count LOOP drawn := nextval($1 || ''_id_seq''); END LOOP; RETURN drawn; END'"
+        ),
+    );
+    small(cluster, 0)
 }
 
 /// A session that asks for few values at once.

@@ -23,6 +23,8 @@ pub struct Failure {
     pub reason: String,
     code: PgSqlErrorCode,
     kind: Kind,
+    /// For whoever runs the node; empty, or a sentence that the reason ends with.
+    advice: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,12 @@ impl Failure {
             reason.push_str(": ");
             reason.push_str(detail);
         }
-        Self { reason, code, kind }
+        Self {
+            reason,
+            code,
+            kind,
+            advice: String::new(),
+        }
     }
 
     /// The node is held before the last record of the run.
@@ -66,7 +73,20 @@ impl Failure {
             reason: "this node is held for a moment".into(),
             code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             kind: Kind::Passing,
+            advice: String::new(),
         }
+    }
+
+    /// What is to be done about it.
+    pub fn with_advice(mut self, advice: &str) -> Self {
+        self.advice = format!(". {advice}");
+        self
+    }
+
+    /// What was in the way is not any more, or will not be in a moment.
+    pub fn that_passes(mut self) -> Self {
+        self.kind = Kind::Passing;
+        self
     }
 
     /// Say at which record and table it happened, and who is in the way if a prepared transaction is.
@@ -90,6 +110,11 @@ impl Failure {
             Some(table) => format!("CSN {at}, table {}: {}", table.name, self.reason),
             None => format!("CSN {at}: {}", self.reason),
         };
+        let said = self.reason.trim_end_matches('.').len();
+        if !self.advice.is_empty() {
+            self.reason.truncate(said);
+            self.reason.push_str(&self.advice);
+        }
         self
     }
 
@@ -99,7 +124,10 @@ impl Failure {
             WARNING,
             self.code,
             "synod stops applying changes of the group",
-            format!("{}. It tries again by itself; see synod.stat_apply.", self.reason)
+            format!(
+                "{}. It tries again by itself; see synod.stat_apply.",
+                self.reason.trim_end_matches(['.', ';'])
+            )
         );
     }
 }
@@ -117,6 +145,7 @@ impl From<ApplyError> for Failure {
             reason: error.to_string(),
             code,
             kind,
+            advice: String::new(),
         }
     }
 }
@@ -128,6 +157,7 @@ impl From<std::io::Error> for Failure {
             reason: error.to_string(),
             code: PgSqlErrorCode::ERRCODE_IO_ERROR,
             kind: Kind::Lasting,
+            advice: String::new(),
         }
     }
 }
@@ -138,6 +168,7 @@ impl From<SourceError> for Failure {
             reason: error.to_string(),
             code: PgSqlErrorCode::ERRCODE_IO_ERROR,
             kind: Kind::Lasting,
+            advice: String::new(),
         }
     }
 }

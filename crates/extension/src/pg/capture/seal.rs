@@ -23,7 +23,7 @@ use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::replicate;
 use crate::pg::scratch::{ActiveSnapshot, Scratch};
-use crate::pg::service::{draws, ranges};
+use crate::pg::service::{draws, ranges, reservations};
 use crate::pg::teller::{self, Teller};
 use crate::pg::{context, ddl, definition, sequence, shmem};
 
@@ -36,7 +36,10 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     sealer.definitions()?;
     sealer.table_events(pending)?;
     sealer.rows(pending)?;
-    sealer.sequences()?;
+    let settled = sealer.sequences()?;
+    if let Some(node) = shmem::my_node() {
+        ranges::settle_drawn(node, &settled)?;
+    }
     sealer.finish(applied_now)
 }
 
@@ -376,12 +379,16 @@ impl Sealer {
         Ok(())
     }
 
-    fn sequences(&mut self) -> Result<(), UserError> {
+    /// Those that fed the rows; they are returned.
+    fn sequences(&mut self) -> Result<Vec<pg_sys::Oid>, UserError> {
+        let mut settled = Vec::new();
         for emitter in self.emitters.values().filter(|emitter| emitter.inserted) {
             for feeding in &emitter.table.sequences {
                 if let Some(node) = shmem::my_node() {
-                    let has = |from, to| emitter.drawn.may_have(feeding.sequence, from, to);
+                    let by_hand = reservations::is_by_hand();
+                    let has = |from, to| by_hand || emitter.drawn.may_have(feeding.sequence, from, to);
                     ranges::settle(node, feeding.sequence, has)?;
+                    settled.push(feeding.sequence);
                 }
                 if let Some(last_value) = sequence::last_value(feeding.sequence) {
                     let (table, column) = (emitter.table.id, feeding.column);
@@ -393,7 +400,7 @@ impl Sealer {
                 }
             }
         }
-        Ok(())
+        Ok(settled)
     }
 
     fn finish_section(mut self, until: u64) -> Result<Section, UserError> {

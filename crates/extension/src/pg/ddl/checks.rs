@@ -23,8 +23,12 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
             return Ok(());
         };
-        for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
-            let command = &*command;
+        let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
+        for command in &commands {
+            let command = &**command;
+            if command.subtype == pg_sys::AlterTableType::AT_ClusterOn && commands.len() > 1 {
+                return Err(clusters_among_others(oid));
+            }
             if command.subtype == pg_sys::AlterTableType::AT_AttachPartition {
                 let partition = &*command.def.cast::<pg_sys::PartitionCmd>();
                 if let Some(partition) = guard::named(partition.name) {
@@ -170,6 +174,17 @@ unsafe fn check_foreign_keys(oid: pg_sys::Oid, command: &pg_sys::AlterTableCmd) 
         }
     }
     Ok(())
+}
+
+/// Where the index is missing the statement is left out, and must have no other part.
+fn clusters_among_others(oid: pg_sys::Oid) -> UserError {
+    let name = relation::by_oid(oid).map_or_else(String::new, |table| table.name.clone());
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot alter table {name}, which is replicated, by CLUSTER ON and other actions in one statement"),
+        "A node may lack the index, and leaves the action out then.",
+        "Give CLUSTER ON in a statement of its own.",
+    )
 }
 
 fn differs(what: &str, oid: pg_sys::Oid, detail: &str, hint: &str) -> UserError {

@@ -63,6 +63,13 @@ unsafe fn named(statement: *mut pg_sys::Node) -> Vec<*mut pg_sys::RangeVar> {
                     if (*command).subtype == pg_sys::AlterTableType::AT_AttachPartition {
                         names.push((*(*command).def.cast::<pg_sys::PartitionCmd>()).name);
                     }
+                    // An index is in the schema of its table.
+                    if (*command).subtype == pg_sys::AlterTableType::AT_ClusterOn
+                        && let Some(table) = guard::named(alter.relation)
+                    {
+                        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table));
+                        names.push(pg_sys::makeRangeVar(schema, (*command).name, -1));
+                    }
                 }
                 names
             }

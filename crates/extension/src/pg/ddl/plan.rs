@@ -15,6 +15,7 @@ mod reach;
 mod tables;
 mod temporary;
 
+pub use reach::named as dropped;
 pub use temporary::{is_temporary_name, mixed};
 
 /// What is to become of a statement.

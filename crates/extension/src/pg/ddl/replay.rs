@@ -1,7 +1,8 @@
 //! Running another node's statements, inside the apply worker's transaction: as its role, with its settings, at its time.
 //!
 //! A statement on the group's own tables must succeed, or apply stops there. Any other is left out, with a warning in the server
-//! log, where it fails for a reason that will not pass: what does not belong to the group may differ from node to node.
+//! log, where it fails for a reason that will not pass: what does not belong to the group may differ from node to node. What only a
+//! session's temporary object keeps from succeeding is tried again without that (`in_the_way.rs`).
 
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -10,7 +11,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use synod_change::DdlStatement;
 
-use super::{environment, index, session};
+use super::{environment, in_the_way, index, session};
 use crate::errors::UserError;
 
 thread_local! {
@@ -27,13 +28,28 @@ pub fn run(statement: &DdlStatement) {
     if exists(&statement.only_without) {
         return;
     }
-    CURRENT.set(Some(statement.text.clone()));
-    if statement.of_group {
-        execute(statement);
-    } else {
-        leniently(statement);
+    CURRENT.set(Some(excerpt(&statement.text)));
+    // In a subtransaction, so that what is in its way can be looked for where it failed.
+    if let Err(error) = in_subtransaction(|| execute(statement)) {
+        let gives_way = in_the_way::look(statement, code(&error)) == Some(true);
+        match reason(&error).filter(|_| !statement.of_group && !gives_way) {
+            Some(reason) => {
+                in_the_way::take();
+                left_out(&statement.text, &reason);
+            }
+            None => error.rethrow(),
+        }
     }
     CURRENT.set(None);
+}
+
+/// So much of a text that the reason behind it has room in the view.
+fn excerpt(text: &str) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Whether what the statement would make is here: a relation, or a schema.
@@ -50,7 +66,8 @@ fn exists(name: &str) -> bool {
         )
 }
 
-fn leniently(statement: &DdlStatement) {
+/// Do something that may fail and be as if it had not been.
+pub(super) fn in_subtransaction<R>(work: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
     // SAFETY: inside a transaction; the subtransaction ends below, or with the transaction.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -58,34 +75,37 @@ fn leniently(statement: &DdlStatement) {
         pg_sys::CurrentMemoryContext = before.0;
         before
     };
-    let statement = std::panic::AssertUnwindSafe(statement);
-    let left_out = PgTryBuilder::new(|| {
-        execute(&statement);
-        None
-    })
-    .catch_others(|error| match reason(&error) {
-        Some(reason) => Some(reason),
-        None => error.rethrow(),
-    })
-    .execute();
+    let work = std::panic::AssertUnwindSafe(|| Ok(work()));
+    let outcome = PgTryBuilder::new(work)
+        .catch_others(|error| Err(Box::new(error)))
+        .execute();
     // SAFETY: ends the subtransaction begun above, and goes back to where it was begun.
     unsafe {
-        if left_out.is_some() {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        } else {
-            pg_sys::ReleaseCurrentSubTransaction();
+        match &outcome {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
         }
         pg_sys::CurrentMemoryContext = context;
         pg_sys::CurrentResourceOwner = owner;
     }
-    if let Some(reason) = left_out {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_WARNING,
-            "a statement of another node was left out here",
-            format!("{}: {reason}", statement.text),
-            "It concerns no table of the group, whose nodes may differ in all else: run it here by hand where it is needed.",
-        )
-        .report(pgrx::PgLogLevel::WARNING);
+    outcome
+}
+
+fn left_out(text: &str, reason: &str) {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "a statement of another node was left out here",
+        format!("{text}: {reason}"),
+        "It concerns no table of the group, whose nodes may differ in all else: run it here by hand where it is needed.",
+    )
+    .report(pgrx::PgLogLevel::WARNING);
+}
+
+fn code(error: &CaughtError) -> PgSqlErrorCode {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.sql_error_code(),
     }
 }
 
@@ -128,19 +148,7 @@ fn execute(statement: &DdlStatement) {
             missing_role(&statement.role).raise();
         }
         let level = pg_sys::NewGUCNestLevel();
-        set(c"check_function_bodies", "off", true);
-        for (name, value) in &statement.settings {
-            if let Some(name) = environment::setting(name) {
-                let must = statement.of_group || environment::is_essential(name);
-                if name == c"search_path" {
-                    set(name, &environment::without_temporary(value), must);
-                } else {
-                    set(name, value, must);
-                }
-            } else if let Some(name) = name.strip_prefix(session::TAKEN_OVER) {
-                set(&CString::new(name).unwrap_or_default(), value, true);
-            }
-        }
+        set_all(statement);
         set_time(statement.transaction_time_us);
         pg_sys::SetUserIdAndSecContext(role, context | restrictions(role));
         (user, context, level)
@@ -161,6 +169,39 @@ fn execute(statement: &DdlStatement) {
         // What the statement's functions have set goes, too: nothing of it may reach what the worker does next.
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// Do something under the settings of a statement.
+pub(super) fn under_its_settings<R>(statement: &DdlStatement, work: impl FnOnce() -> R) -> R {
+    // SAFETY: inside a transaction; the settings are given back below, or by the end of the (sub)transaction.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        set_all(statement);
+        let result = work();
+        pg_sys::AtEOXact_GUC(false, level);
+        result
+    }
+}
+
+/// # Safety
+/// Inside a transaction and a nest level of settings of its own.
+unsafe fn set_all(statement: &DdlStatement) {
+    // SAFETY: by contract.
+    unsafe {
+        set(c"check_function_bodies", "off", true);
+        for (name, value) in &statement.settings {
+            if let Some(name) = environment::setting(name) {
+                let must = statement.of_group || environment::is_essential(name);
+                if name == c"search_path" {
+                    set(name, &environment::without_temporary(value), must);
+                } else {
+                    set(name, value, must);
+                }
+            } else if let Some(name) = name.strip_prefix(session::TAKEN_OVER) {
+                set(&CString::new(name).unwrap_or_default(), value, true);
+            }
+        }
     }
 }
 

@@ -64,6 +64,20 @@ pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     }
 }
 
+/// The names of the roles that the statement names; not of those that it means by CURRENT_USER and the like.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn named_roles(statement: *mut pg_sys::Node) -> Vec<String> {
+    // SAFETY: by contract; the roles are RoleSpec nodes, and one by name has it.
+    unsafe {
+        let named = roles(statement)
+            .into_iter()
+            .filter(|role| !role.is_null() && (**role).roletype == pg_sys::RoleSpecType::ROLESPEC_CSTRING);
+        named.map(|role| c_text((*role).rolename)).collect()
+    }
+}
+
 /// The roles that the statement names.
 unsafe fn roles(statement: *mut pg_sys::Node) -> Vec<*mut pg_sys::RoleSpec> {
     use pg_sys::NodeTag as Tag;

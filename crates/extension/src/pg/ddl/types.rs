@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::errors::UserError;
-use crate::pg::{latest, relation};
+use crate::pg::{guard, latest, relation};
 
 /// The domain, or the enum whose label changes, that a statement is about.
 ///
@@ -16,6 +16,47 @@ pub unsafe fn changed(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
         let names = match (*statement).type_ {
             Tag::T_AlterDomainStmt => (*statement.cast::<pg_sys::AlterDomainStmt>()).typeName,
             Tag::T_AlterEnumStmt if renames_label(statement) => (*statement.cast::<pg_sys::AlterEnumStmt>()).typeName,
+            _ => return None,
+        };
+        let name = pg_sys::makeTypeNameFromNameList(names);
+        let found = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
+        (found != pg_sys::InvalidOid).then_some(found)
+    }
+}
+
+/// The type whose definition or name the statement changes: a domain, an enum, a composite type.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn redefined(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    use pg_sys::{NodeTag as Tag, ObjectType as Kind};
+    // SAFETY: the tag says what the pointer may be cast to, and the kind of object what names it.
+    unsafe {
+        let of_relation = |range| guard::named(range).map(|relation| pg_sys::get_rel_type_id(relation));
+        let names = match (*statement).type_ {
+            Tag::T_AlterDomainStmt => (*statement.cast::<pg_sys::AlterDomainStmt>()).typeName,
+            Tag::T_AlterEnumStmt => (*statement.cast::<pg_sys::AlterEnumStmt>()).typeName,
+            Tag::T_AlterTableStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+                return (alter.objtype == Kind::OBJECT_TYPE)
+                    .then(|| of_relation(alter.relation))
+                    .flatten();
+            }
+            Tag::T_RenameStmt => {
+                let rename = &*statement.cast::<pg_sys::RenameStmt>();
+                match rename.renameType {
+                    Kind::OBJECT_TYPE | Kind::OBJECT_DOMAIN | Kind::OBJECT_DOMCONSTRAINT => rename.object.cast(),
+                    Kind::OBJECT_ATTRIBUTE => return of_relation(rename.relation),
+                    _ => return None,
+                }
+            }
+            Tag::T_AlterObjectSchemaStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterObjectSchemaStmt>();
+                match alter.objectType {
+                    Kind::OBJECT_TYPE | Kind::OBJECT_DOMAIN => alter.object.cast(),
+                    _ => return None,
+                }
+            }
             _ => return None,
         };
         let name = pg_sys::makeTypeNameFromNameList(names);

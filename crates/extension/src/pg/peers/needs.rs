@@ -88,7 +88,7 @@ impl Needs {
     pub(super) fn lacking(&self, client: &mut Client) -> Result<Vec<Objection>, PqError> {
         let undefined = PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT;
         let forbidden = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
-        let objection = |code, what: String| Objection { code, what };
+        let objection = |code, what: String| Objection::coded(code, what);
         let mut found = Vec::new();
         if self.owner.is_empty() {
             return Ok(found);
@@ -128,10 +128,7 @@ impl Needs {
             Ok(rows) => rows,
             Err(error) if error.sqlstate.is_none() => return Err(error),
             Err(error) => {
-                return Ok(Some(Objection {
-                    code: code(&error),
-                    what: error.message,
-                }));
+                return Ok(Some(Objection::coded(code(&error), error.message)));
             }
         };
         let right = match object.kind.as_str() {
@@ -142,9 +139,11 @@ impl Needs {
         let oid = rows.first().and_then(|row| row.get(1)?.as_deref());
         let rows = client.query(right, &[Some(&self.owner), oid])?;
         let may = rows.first().and_then(|row| row.first()?.as_deref()) == Some("t");
-        Ok((!may).then(|| Objection {
-            code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            what: format!("role \"{}\" may not use {} {}", self.owner, object.kind, object.names),
+        Ok((!may).then(|| {
+            Objection::coded(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("role \"{}\" may not use {} {}", self.owner, object.kind, object.names),
+            )
         }))
     }
 }

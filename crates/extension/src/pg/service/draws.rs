@@ -16,6 +16,7 @@ use crate::pg::capture;
 use crate::pg::guard::named;
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
+use crate::pg::scratch::ActiveSnapshot;
 use crate::pg::shmem::{self, NodeShared};
 use crate::pg::{catalog, compat, list, relation, sequence};
 
@@ -82,12 +83,13 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
     unsafe {
         let plan = (*query).plannedstmt;
         let inserts = [pg_sys::CmdType::CMD_INSERT, pg_sys::CmdType::CMD_MERGE].contains(&(*plan).commandType);
+        let mut fed = Vec::new();
         if inserts || (*plan).hasModifyingCTE {
             let need = expected_rows(plan);
             for at in 0..list::length((*plan).resultRelations) {
                 let number = list::int((*plan).resultRelations, at);
                 let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, number as usize - 1);
-                before_insert(node, (*entry).relid, need)?;
+                fed.extend(before_insert(node, (*entry).relid, need)?);
             }
         }
         let named = (*plan).relationOids;
@@ -99,6 +101,9 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
             KNOWN.set(true);
             if relation::group_sequences().contains_key(&oid) {
                 ranges::ensure(node, oid, expected_rows(plan))?;
+                if !(inserts && fed.contains(&oid)) {
+                    reservations::by_hand();
+                }
             }
         }
     }
@@ -152,15 +157,16 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<(), UserErr
     Ok(())
 }
 
-fn before_insert(node: &'static NodeShared, table: pg_sys::Oid, need: u64) -> Result<(), UserError> {
+/// The sequences that feed the table.
+fn before_insert(node: &'static NodeShared, table: pg_sys::Oid, need: u64) -> Result<Vec<pg_sys::Oid>, UserError> {
     let Some(table) = relation::by_oid(table) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     for feeding in &table.sequences {
         ranges::ensure(node, feeding.sequence, need)?;
         KNOWN.set(true);
     }
-    Ok(())
+    Ok(table.sequences.iter().map(|feeding| feeding.sequence).collect())
 }
 
 /// An expression that calls `nextval` is made ready.
@@ -169,6 +175,7 @@ pub fn nextval_is_near() -> Result<(), UserError> {
         return Ok(());
     }
     let Some(node) = node() else { return Ok(()) };
+    reservations::by_hand();
     for sequence in relation::group_sequences().keys() {
         // Most will not be drawn from: no lock on them stays.
         if ranges::is_low(node, *sequence) {
@@ -176,6 +183,16 @@ pub fn nextval_is_near() -> Result<(), UserError> {
         }
     }
     Ok(())
+}
+
+/// Before the end of a transaction that has nothing for the log: what it drew may be used outside of it.
+pub fn settle() -> Result<(), UserError> {
+    if reservations::drawn().is_empty() {
+        return Ok(());
+    }
+    let Some(node) = node() else { return Ok(()) };
+    let _snapshot = ActiveSnapshot::push();
+    ranges::settle_drawn(node, &[])
 }
 
 /// Another node has used the sequence up to here. One that is in use here is in a range of its own.

@@ -5,7 +5,8 @@
 //! - before a statement that may draw values, there must be room for it and for all others at work ([`ensure`], `reservations`);
 //! - before a commit, a sequence that has passed its end is noticed ([`settle`]), also one that was moved on since: the group grants
 //!   the values behind the end after the fact, if it has not granted them to another node; if it has, a transaction that may have
-//!   some of them fails with 40001;
+//!   some of them fails with 40001, whether it has them in its rows, or was only told them (`SELECT nextval()`), or the session still has
+//!   some in store (CACHE). What a transaction was told that is rolled back nobody vouches for;
 //! - unique keys are certified like any others.
 //!
 //! One session of a node at a time asks for a range (a lock of the server's lock manager, so that it ends with whoever
@@ -57,7 +58,7 @@ pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<
 /// The transaction draws from the sequence from here on, unless it does already.
 fn remember(node: &NodeShared, sequence: &Sequence) {
     if let Some(void) = sequence.look(|_| node.ranges.last_void(sequence.oid())) {
-        reservations::remember(sequence.oid(), void.number);
+        reservations::remember(sequence.oid(), void.number, sequence.cache() > 1);
     }
 }
 
@@ -136,7 +137,26 @@ pub fn settle(
         // Only the last run is known.
         Some(_) => true,
     };
-    if lost { Err(taken_by_others(oid)) } else { Ok(()) }
+    if !lost {
+        return Ok(());
+    }
+    if sequence.cache() > 1 {
+        // Or the next transactions would get what is left of them.
+        crate::pg::sequence::forget_stored_values();
+        reservations::forget_stored();
+    }
+    Err(taken_by_others(oid))
+}
+
+/// Before the commit of a transaction: what it drew beside what is in the rows that it inserted. The client may have been told it, and
+/// may give it to others.
+pub fn settle_drawn(node: &'static NodeShared, settled: &[pg_sys::Oid]) -> Result<(), UserError> {
+    for oid in reservations::drawn() {
+        if !settled.contains(&oid) {
+            settle(node, oid, |_, _| true)?;
+        }
+    }
+    Ok(())
 }
 
 /// How many values are left, from the next one to the end of the range; 0 when the next one is outside.

@@ -5,7 +5,8 @@
 //! over: then what was drawn shows in the sequence. Invariant: the sum is read before the sequence is looked at.
 //!
 //! How much a statement takes is a guess of the planner's; who takes more is noticed before the commit (`ranges::settle`), by
-//! the number of the last void run of values that the transaction knew of when it began to draw.
+//! the number of the last void run of values that the transaction knew of when it began to draw. A sequence with CACHE gives a session
+//! values that later transactions use: of such a one it counts from when the session began to draw.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,6 +21,10 @@ thread_local! {
     static ANY: Cell<bool> = const { Cell::new(false) };
     /// The number of the last void run of each sequence when this transaction began to draw from it.
     static KNOWN: RefCell<BTreeMap<u32, u64>> = const { RefCell::new(BTreeMap::new()) };
+    /// The same of sequences of which the session may have values in store, since it may.
+    static STORED: RefCell<BTreeMap<u32, u64>> = const { RefCell::new(BTreeMap::new()) };
+    /// The transaction draws in other ways than by inserting: what it is given may be in no row of its.
+    static BY_HAND: Cell<bool> = const { Cell::new(false) };
 }
 
 fn sequence_of(word: u64) -> u32 {
@@ -69,20 +74,46 @@ pub fn release() {
 /// The transaction is over.
 pub fn reset() {
     release();
+    BY_HAND.set(false);
     KNOWN.with_borrow_mut(BTreeMap::clear);
 }
 
-/// The transaction draws from the sequence from here on, unless it does already.
-pub fn remember(sequence: pg_sys::Oid, void_number: u64) {
-    KNOWN.with_borrow_mut(|known| {
+/// The transaction draws from the sequence from here on, unless it does already. `stores`: the server keeps values of it for the session.
+pub fn remember(sequence: pg_sys::Oid, void_number: u64, stores: bool) {
+    let note = |known: &mut BTreeMap<u32, u64>| {
         known.entry(sequence.into()).or_insert(void_number);
-    });
+    };
+    KNOWN.with_borrow_mut(note);
+    if stores {
+        STORED.with_borrow_mut(note);
+    }
 }
 
-/// How many void runs have come since the transaction began to draw; `None`: it never did.
+/// How many void runs have come since the transaction, or the session if it has values in store, began to draw; `None`: the transaction
+/// never did.
 pub fn voids_since(sequence: pg_sys::Oid, void_number: u64) -> Option<u64> {
-    KNOWN.with_borrow(|known| {
-        let known = known.get(&u32::from(sequence))?;
-        Some(void_number.wrapping_sub(*known))
-    })
+    let sequence = u32::from(sequence);
+    let known = KNOWN.with_borrow(|known| known.get(&sequence).copied())?;
+    let stored = STORED.with_borrow(|stored| stored.get(&sequence).copied());
+    Some(void_number.wrapping_sub(stored.unwrap_or(known)))
+}
+
+/// The session has no values in store any more.
+pub fn forget_stored() {
+    STORED.with_borrow_mut(BTreeMap::clear);
+}
+
+/// The sequences that the transaction may have drawn from.
+pub fn drawn() -> Vec<pg_sys::Oid> {
+    KNOWN.with_borrow(|known| known.keys().map(|oid| pg_sys::Oid::from(*oid)).collect())
+}
+
+/// The transaction is about to draw for itself, not for the rows that it inserts.
+pub fn by_hand() {
+    BY_HAND.set(true);
+}
+
+/// Whether it has.
+pub fn is_by_hand() -> bool {
+    BY_HAND.get()
 }
