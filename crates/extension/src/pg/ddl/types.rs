@@ -70,12 +70,17 @@ unsafe fn renames_label(statement: *mut pg_sys::Node) -> bool {
     unsafe { !(*statement.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() }
 }
 
-/// Whatever depends on the type, however far away: arrays, composites, ranges, other domains.
+/// Whatever depends on the type, however far away: arrays, composites, ranges, other domains. (What a composite type has for a relation
+/// depends on the type, not the other way round.)
 const USERS: &std::ffi::CStr = c"
     WITH RECURSIVE used (classid, objid) AS (
         SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, pg_catalog.unnest($1)
         UNION
-        SELECT d.classid, d.objid FROM used JOIN pg_catalog.pg_depend d ON d.refclassid = used.classid AND d.refobjid = used.objid)
+        SELECT next.classid, next.objid FROM used, LATERAL (
+            SELECT d.classid, d.objid FROM pg_catalog.pg_depend d WHERE d.refclassid = used.classid AND d.refobjid = used.objid
+            UNION ALL
+            SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, c.reltype FROM pg_catalog.pg_class c
+            WHERE used.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = used.objid AND c.relkind = 'c') AS next)
     SELECT coalesce(pg_catalog.array_agg(c.oid ORDER BY c.oid), '{}')
     FROM used JOIN pg_catalog.pg_class c ON c.oid = used.objid
     WHERE used.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relkind IN ('r', 'p')";
