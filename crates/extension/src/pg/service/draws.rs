@@ -23,6 +23,8 @@ use crate::pg::{catalog, compat, list, relation, sequence};
 thread_local! {
     /// The sequences of the plan that is being started are known and have been looked at.
     static KNOWN: Cell<bool> = const { Cell::new(false) };
+    /// That plan names a sequence beside those that feed what it inserts into: to draw from it, to set it, or to read it.
+    static NAMED: Cell<bool> = const { Cell::new(false) };
     static RENUMBERED: RefCell<Renumbered> = RefCell::default();
 }
 
@@ -75,6 +77,7 @@ fn node() -> Option<&'static NodeShared> {
 /// `query` is the argument of `ExecutorStart_hook`; its relations are locked.
 pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -> Result<(), UserError> {
     KNOWN.set(false);
+    NAMED.set(false);
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
         return Ok(());
     }
@@ -102,7 +105,7 @@ pub unsafe fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -
             if relation::group_sequences().contains_key(&oid) {
                 ranges::ensure(node, oid, expected_rows(plan))?;
                 if !(inserts && fed.contains(&oid)) {
-                    reservations::by_hand();
+                    NAMED.set(true);
                 }
             }
         }
@@ -172,6 +175,9 @@ fn before_insert(node: &'static NodeShared, table: pg_sys::Oid, need: u64) -> Re
 /// An expression that calls `nextval` is made ready.
 pub fn nextval_is_near() -> Result<(), UserError> {
     if KNOWN.get() {
+        if NAMED.get() {
+            reservations::by_hand();
+        }
         return Ok(());
     }
     let Some(node) = node() else { return Ok(()) };
@@ -187,7 +193,7 @@ pub fn nextval_is_near() -> Result<(), UserError> {
 
 /// Before the end of a transaction that has nothing for the log: what it drew may be used outside of it.
 pub fn settle() -> Result<(), UserError> {
-    if reservations::drawn().is_empty() {
+    if !reservations::is_by_hand() {
         return Ok(());
     }
     let Some(node) = node() else { return Ok(()) };

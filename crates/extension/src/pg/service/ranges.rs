@@ -151,6 +151,9 @@ pub fn settle(
 /// Before the commit of a transaction: what it drew beside what is in the rows that it inserted. The client may have been told it, and
 /// may give it to others.
 pub fn settle_drawn(node: &'static NodeShared, settled: &[pg_sys::Oid]) -> Result<(), UserError> {
+    if !reservations::is_by_hand() {
+        return Ok(());
+    }
     for oid in reservations::drawn() {
         if !settled.contains(&oid) {
             settle(node, oid, |_, _| true)?;

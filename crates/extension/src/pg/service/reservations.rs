@@ -23,7 +23,7 @@ thread_local! {
     static KNOWN: RefCell<BTreeMap<u32, u64>> = const { RefCell::new(BTreeMap::new()) };
     /// The same of sequences of which the session may have values in store, since it may.
     static STORED: RefCell<BTreeMap<u32, u64>> = const { RefCell::new(BTreeMap::new()) };
-    /// The transaction draws in other ways than by inserting: what it is given may be in no row of its.
+    /// The transaction calls `nextval` itself, not only for the rows that it inserts: what it is given may be in none of them.
     static BY_HAND: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -108,7 +108,7 @@ pub fn drawn() -> Vec<pg_sys::Oid> {
     KNOWN.with_borrow(|known| known.keys().map(|oid| pg_sys::Oid::from(*oid)).collect())
 }
 
-/// The transaction is about to draw for itself, not for the rows that it inserts.
+/// The transaction is about to call `nextval` for itself, not for the rows that it inserts.
 pub fn by_hand() {
     BY_HAND.set(true);
 }
