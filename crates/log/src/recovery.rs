@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -243,7 +244,8 @@ fn visit_records(
 }
 
 /// Zero what follows the last valid record, so that no torn record comes back to life behind newer ones, and make all
-/// before it durable: a crash of the process alone leaves records that were read here but never synced.
+/// before it durable: a crash of the process alone leaves records that were read here but never synced. So does a sync that failed,
+/// and then the pages may count as written although they are not: what no mark vouches for is written once more.
 fn cut(loaded: &Loaded, fsync: bool) -> Result<File, StorageError> {
     let path = &loaded.path;
     let file = OpenOptions::new()
@@ -256,6 +258,10 @@ fn cut(loaded: &Loaded, fsync: bool) -> Result<File, StorageError> {
         files::zero_range(&file, from, to).map_err(StorageError::io("write", path))?;
     }
     if fsync {
+        let (from, to) = (loaded.scan.durable as usize, loaded.scan.end as usize);
+        let unmarked = loaded.bytes.get(from..to).unwrap_or_default();
+        file.write_all_at(unmarked, from as u64)
+            .map_err(StorageError::io("write", path))?;
         file.sync_all().map_err(StorageError::io("sync", path))?;
     }
     Ok(file)

@@ -110,6 +110,52 @@ fn what_the_owner_writes_himself_is_durable_at_once_and_keeps_its_order() {
     assert_eq!(content.last().unwrap().2, Bytes::from_static(b"last"));
 }
 
+/// The pages that a sync failed for may count as written from then on, and look so to who opens the log again.
+#[test]
+fn what_a_failed_sync_left_is_written_once_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let hook = {
+        let fails = Arc::clone(&fails);
+        move |_: &Path, _: std::ops::Range<u32>| match fails.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("the disk is bad")),
+            false => Ok(()),
+        }
+    };
+    let options = StorageOptions {
+        fsync: true,
+        sync_hook: Some(Arc::new(hook)),
+        ..options(1 << 20)
+    };
+    let storage = Storage::create(directory.path(), options).unwrap();
+    storage.write(1, vec![entry(1, b"synced")]);
+    wait_durable(&storage, 1);
+    fails.store(true, Ordering::SeqCst);
+    storage.write(2, vec![entry(2, b"not synced")]);
+    while !matches!(storage.wait(PATIENCE).expect("it answers"), Completion::Failed(_)) {}
+    drop(storage);
+    let path = &segments(directory.path())[0];
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    let options = StorageOptions {
+        fsync: true,
+        ..self::options(1 << 20)
+    };
+    let storage = Storage::open(directory.path(), options, &mut |_, _| Ok(())).unwrap();
+    assert!(
+        fs::metadata(path).unwrap().modified().unwrap() > long_ago,
+        "a sync alone makes nothing durable that was dropped"
+    );
+    drop(storage);
+    let (_storage, content) = open(directory.path(), 1 << 20).unwrap();
+    assert_eq!(entries(&content), [1, 2]);
+}
+
 #[test]
 fn a_slow_disk_is_left_to_the_thread() {
     let directory = tempfile::tempdir().unwrap();
