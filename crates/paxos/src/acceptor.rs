@@ -15,7 +15,8 @@ use crate::api::Recovered;
 use crate::codec::entry_bytes;
 use crate::types::{Ballot, Entry, Position, Value};
 
-/// What will be true when a ticket is reported durable.
+/// What will be true when a ticket is reported durable. Of an older ballot only what was chosen when the next one was promised: at the
+/// positions above it other values may have been chosen since, which came with a later ticket.
 #[derive(Clone, Debug)]
 struct Mark {
     ticket: u64,
@@ -81,6 +82,9 @@ impl Acceptor {
         // What was accepted in the old ballot says nothing to the leader of the new one; what is chosen does.
         self.matched = self.chosen;
         self.durable = self.durable.min(self.chosen);
+        for mark in &mut self.marks {
+            mark.matched = mark.matched.min(self.chosen);
+        }
         true
     }
 
@@ -162,12 +166,7 @@ impl Acceptor {
     /// Everything up to this ticket is durable.
     pub(crate) fn persisted(&mut self, ticket: u64) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.ticket <= ticket) {
-            let holds = if mark.ballot == self.promised {
-                mark.matched
-            } else {
-                mark.matched.min(self.chosen)
-            };
-            self.durable = self.durable.max(holds);
+            self.durable = self.durable.max(mark.matched);
         }
     }
 
