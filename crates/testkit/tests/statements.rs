@@ -273,6 +273,33 @@ fn two_phase_commit_is_refused_after_strong_writes_only() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM pg_prepared_xacts"), 0);
 }
 
+/// A savepoint that is gone back to leaves nothing that a crash could keep or lose.
+#[test]
+fn a_local_write_that_was_rolled_back_is_no_part_of_the_transaction() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("went_on", "CREATE TABLE went_on (id int PRIMARY KEY)");
+    cluster.on_all("CREATE TABLE given_up (id int PRIMARY KEY)");
+    let mut client = cluster.client(0);
+    for sql in [
+        "BEGIN; SAVEPOINT a; INSERT INTO given_up VALUES (1); SAVEPOINT b; INSERT INTO given_up VALUES (2); RELEASE b;
+         ROLLBACK TO a; INSERT INTO went_on VALUES (1)",
+        "BEGIN; INSERT INTO went_on VALUES (2); DO $$ BEGIN INSERT INTO given_up VALUES (3), (3); EXCEPTION WHEN unique_violation THEN NULL; END $$",
+    ] {
+        client.batch_execute(sql).unwrap();
+        client
+            .batch_execute("COMMIT")
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    client
+        .batch_execute(
+            "BEGIN; SAVEPOINT a; INSERT INTO given_up VALUES (4); SAVEPOINT b; INSERT INTO given_up VALUES (5);
+             ROLLBACK TO b; RELEASE a; INSERT INTO went_on VALUES (3)",
+        )
+        .unwrap();
+    failed("a local write that stands", client.batch_execute("COMMIT"), &["0A000"]);
+    assert_converged(&cluster, &["went_on"]);
+}
+
 /// What `synod.mixed_transactions = allow` promises, and what it does not: the strong part of a transaction is on every node
 /// once the group has decided; the local part is there if the commit returned, and lost when the server dies in between.
 #[test]

@@ -4,28 +4,54 @@
 //! Where it is allowed (`synod.mixed_transactions`), the local commit is as durable as the user's `synchronous_commit` says when
 //! COMMIT returns. Whenever the record is left to the apply worker (a crash, 08007), the local part is gone.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
 
 use crate::errors::UserError;
 use crate::settings::{MIXED_TRANSACTIONS, MixedTransactions};
 
 thread_local! {
-    static WROTE_OTHER: Cell<bool> = const { Cell::new(false) };
+    /// The subtransactions in which such tables were written, as far as they stand.
+    static WROTE_OTHER: RefCell<Vec<pg_sys::SubTransactionId>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An ordinary permanent table was written in this transaction.
 pub fn note() {
-    WROTE_OTHER.set(true);
+    // SAFETY: inside a transaction.
+    let current = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    WROTE_OTHER.with_borrow_mut(|wrote| {
+        if !wrote.contains(&current) {
+            wrote.push(current);
+        }
+    });
+}
+
+/// From the subtransaction callback: what was rolled back is no part of the transaction.
+pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
+    WROTE_OTHER.with_borrow_mut(|wrote| {
+        let ends = [
+            pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB,
+            pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB,
+        ];
+        let Some(at) = wrote.iter().position(|it| *it == mine && ends.contains(&event)) else {
+            return;
+        };
+        wrote.swap_remove(at);
+        if event == pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB && !wrote.contains(&parent) {
+            wrote.push(parent);
+        }
+    });
 }
 
 /// Forget, at the end of the transaction.
 pub fn reset() {
-    WROTE_OTHER.set(false);
+    WROTE_OTHER.with_borrow_mut(Vec::clear);
 }
 
 /// Whether this transaction has a local part, for whose sake the commit must be durable here.
 pub fn wrote_other_tables() -> bool {
-    WROTE_OTHER.get()
+    WROTE_OTHER.with_borrow(|wrote| !wrote.is_empty())
 }
 
 /// Before the append: refuse, unless the user accepts what a crash can do.

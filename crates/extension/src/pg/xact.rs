@@ -81,6 +81,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     capture::on_subxact(event, mine, parent);
     ddl::on_subxact(event, mine, parent);
     context::on_subxact(event, mine, parent);
+    super::mixed::on_subxact(event, mine, parent);
 }
 
 fn prepare_refused() -> UserError {
