@@ -23,7 +23,7 @@ pub fn put(row: pg_sys::Datum) -> Result<(), UserError> {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the row is not of a table that this transaction repairs",
-            "",
+            "It would be there on this node alone.",
             "Call synod._begin_repair in the same transaction; the command synod does.",
         ));
     };

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use synod_testkit::{Cluster, assert_converged};
+use synod_testkit::{Cluster, assert_converged, failed, refused};
 
 use crate::CLUSTER;
 
@@ -158,4 +158,56 @@ fn partitions_come_and_go(cluster: &Cluster) {
     );
     assert_converged(cluster, &["split_3"]);
     assert_answer(cluster, 0, "SELECT w FROM split_3 WHERE id = 1001");
+}
+
+/// What `synod repair` does: nobody else gets a value into a generated column, or past the log.
+#[test]
+fn rows_are_put_by_a_repair_only() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE mended (gone int, id int PRIMARY KEY, v varchar(5), w text GENERATED ALWAYS AS (upper(v)) STORED, list int[]);
+         ALTER TABLE mended DROP COLUMN gone; CREATE TABLE untouched (id int PRIMARY KEY, v text);
+         CREATE ROLE mender IN ROLE synod_admin; GRANT SELECT ON mended TO mender",
+    );
+    cluster.replicate_together(&["mended", "untouched"]);
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("INSERT INTO mended VALUES (1, 'one'); INSERT INTO untouched VALUES (1, 'one')")
+        .unwrap();
+    let whole = "SELECT synod._put_row(ROW(2, 'two', 'given', '{1,2}')::mended)";
+    for sql in [whole, "SELECT synod._put_row(ROW(2, 'two'))"] {
+        refused(sql, client.batch_execute(sql), &["55000"]);
+    }
+    let within = |client: &mut postgres::Client, begin: &str, sql: &str| {
+        client
+            .batch_execute(&format!("SET synod.read_consistency = local; {begin}"))
+            .unwrap();
+        let csn: i64 = client.query_one("SELECT synod._hold(20000)", &[]).unwrap().get(0);
+        client
+            .batch_execute(&format!("SELECT synod._begin_repair('mended'::regclass, {csn})"))
+            .and_then(|()| client.batch_execute(sql))
+    };
+    for (begin, sql, code) in [
+        ("BEGIN", "SELECT synod._put_row(t) FROM untouched AS t", "55000"),
+        ("BEGIN", "SELECT synod._put_row(t) FROM mended AS t", "23505"),
+        ("BEGIN READ ONLY", whole, "25006"),
+        ("SET ROLE mender; BEGIN", whole, "42501"),
+    ] {
+        failed(sql, within(&mut client, begin, sql), &[code]);
+        client.batch_execute("ROLLBACK; RESET ROLE").unwrap();
+    }
+    client
+        .batch_execute("GRANT INSERT ON mended TO mender; ALTER TABLE mended ENABLE ROW LEVEL SECURITY")
+        .unwrap();
+    refused(whole, within(&mut client, "SET ROLE mender; BEGIN", whole), &["42501"]);
+    client
+        .batch_execute("ROLLBACK; RESET ROLE; ALTER TABLE mended DISABLE ROW LEVEL SECURITY")
+        .unwrap();
+    within(&mut client, "SET ROLE mender; BEGIN", whole).unwrap();
+    let row = client
+        .query_one("SELECT t::text FROM mended AS t WHERE id = 2", &[])
+        .unwrap();
+    assert_eq!(row.get::<_, String>(0), "(2,two,given,\"{1,2}\")");
+    client.batch_execute("ROLLBACK; RESET ROLE").unwrap();
+    assert_converged(&cluster, &["mended", "untouched"]);
 }
