@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use synod_testkit::command::{Ran, synod};
-use synod_testkit::{Options, Server, SharedCluster, StopMode, assert_converged, failed, wait_until};
+use synod_testkit::{Options, PgInstall, Server, SharedCluster, StopMode, assert_converged, failed, wait_until};
 
 use std::time::Duration;
 
@@ -159,6 +159,10 @@ fn compare_finds_differences_under_load_and_repair_mends_them() {
          n int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (id * 2) STORED, \
          \"By\" text GENERATED ALWAYS AS (public.answer(id)) STORED); ALTER TABLE \"Odd orders\" DROP COLUMN gone",
     );
+    if PgInstall::from_environment().major() >= 18 {
+        let sql = "ALTER TABLE \"Odd orders\" ADD COLUMN read_only int GENERATED ALWAYS AS (id * 3) VIRTUAL";
+        cluster.client(0).batch_execute(sql).unwrap();
+    }
     cluster.create_table("keyless", "CREATE TABLE keyless (a int, b float8)");
     let mut writer = cluster.client(0);
     writer

@@ -61,6 +61,18 @@ pub fn is_virtual(attribute: &pg_sys::FormData_pg_attribute) -> bool {
     attribute.attgenerated as u8 == b'v'
 }
 
+/// Whether a stored generated column is computed from another expression from now on (17 and later).
+pub fn sets_expression(command: &pg_sys::AlterTableCmd) -> bool {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    let sets = {
+        let _ = command;
+        false
+    };
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    let sets = command.subtype == pg_sys::AlterTableType::AT_SetExpression;
+    sets
+}
+
 /// Whether no row has a null in this column. From 18 on a NOT NULL constraint may be NOT VALID: rows from before it may have one then.
 ///
 /// # Safety

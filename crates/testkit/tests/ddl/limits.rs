@@ -39,6 +39,7 @@ fn refusals_say_what_to_do_instead() {
         "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
         "ALTER TABLE refusing ALTER COLUMN v TYPE text USING tableoid::text || xmin::text",
         "ALTER TABLE refusing ALTER COLUMN v TYPE text USING 'refusing'::regclass::oid::text",
+        "ALTER TABLE refusing ADD COLUMN t int GENERATED ALWAYS AS (v + tableoid::int) STORED",
         "CREATE UNIQUE INDEX CONCURRENTLY ON refusing (v)",
         "ALTER TABLE refusing SET UNLOGGED",
         "ALTER TABLE refusing DISABLE TRIGGER ALL",

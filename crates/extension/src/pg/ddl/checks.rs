@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::errors::UserError;
 use crate::pg::relcache::{Relation, c_text};
-use crate::pg::{capture, catalog, guard, list, portable, relation, replicate};
+use crate::pg::{capture, catalog, compat, guard, list, portable, relation, replicate};
 
 /// Before a statement that travels runs.
 ///
@@ -92,21 +92,43 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
             if command.subtype == pg_sys::AlterTableType::AT_AttachPartition {
                 replicate::adopt(oid)?;
             }
-            if command.subtype != pg_sys::AlterTableType::AT_AddColumn || command.def.is_null() {
-                continue;
-            }
-            let column = c_text((*command.def.cast::<pg_sys::ColumnDef>()).colname);
-            if has_rows(oid) && default_is_unlike(oid, &column) {
-                return Err(differs(
-                    &format!("add column \"{column}\" with such a default"),
-                    oid,
-                    "It is evaluated for each row that is there, and the results could differ from node to node.",
-                    "Add the column without the default, SET DEFAULT, and UPDATE the rows.",
-                ));
-            }
+            check_values(oid, command)?;
         }
     }
     Ok(())
+}
+
+/// The values that the rows of a replicated table were given on each node.
+///
+/// # Safety
+/// A part of a statement that has run.
+unsafe fn check_values(oid: pg_sys::Oid, command: &pg_sys::AlterTableCmd) -> Result<(), UserError> {
+    // SAFETY: by contract; the subtype says what belongs to it.
+    let column = unsafe {
+        if command.subtype == pg_sys::AlterTableType::AT_AddColumn && !command.def.is_null() {
+            c_text((*command.def.cast::<pg_sys::ColumnDef>()).colname)
+        } else if compat::sets_expression(command) && !command.name.is_null() {
+            c_text(command.name)
+        } else {
+            return Ok(());
+        }
+    };
+    match values_of(oid, &column) {
+        Values::Default(expression) if has_rows(oid) && is_unlike(expression) => Err(differs(
+            &format!("add column \"{column}\" with such a default"),
+            oid,
+            "It is evaluated for each row that is there, and the results could differ from node to node.",
+            "Add the column without the default, SET DEFAULT, and UPDATE the rows.",
+        )),
+        // A stored expression is immutable.
+        Values::Stored(expression) if has_rows(oid) && names_tableoid(expression) => Err(differs(
+            &format!("compute column \"{column}\""),
+            oid,
+            "It is computed for each row that is there, and tableoid is another number on each node.",
+            "Leave tableoid out, or add an ordinary column and UPDATE the rows.",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A column, or an attribute of a composite type, that came or has another type now.
@@ -230,27 +252,48 @@ fn has_rows(oid: pg_sys::Oid) -> bool {
     Relation::open_locked(oid, pg_sys::AccessShareLock).is_some_and(|relation| catalog::has_rows(&relation))
 }
 
-/// The default that a new column's old rows were given: its own, or its domain's.
-fn default_is_unlike(oid: pg_sys::Oid, column: &str) -> bool {
+/// What a new column's old rows were given; expressions are never null.
+enum Values {
+    Nothing,
+    /// The column's default, or its domain's.
+    Default(*mut pg_sys::Node),
+    /// What a stored generated column is computed from.
+    Stored(*mut pg_sys::Node),
+}
+
+fn values_of(oid: pg_sys::Oid, column: &str) -> Values {
     let Some(relation) = Relation::open(oid) else {
-        return false;
+        return Values::Nothing;
     };
     let place = (0..relation.attribute_count()).find(|at| {
         let attribute = relation.attribute(*at);
         !attribute.attisdropped && crate::pg::relcache::name_text(&attribute.attname) == column
     });
-    let Some(place) = place else { return false };
-    // A stored expression is immutable.
-    if relation.attribute(place).attgenerated != 0 {
-        return false;
+    let Some(place) = place else { return Values::Nothing };
+    if compat::is_virtual(relation.attribute(place)) {
+        return Values::Nothing;
     }
     // SAFETY: an open relation and one of its columns; an expression, or null.
-    unsafe {
-        let default = pg_sys::build_column_default(relation.raw(), place as i32 + 1);
-        !default.is_null()
-            && (pg_sys::contain_volatile_functions(default)
-                || pg_sys::contain_mutable_functions(default) && asks_server(default))
+    let expression = unsafe { pg_sys::build_column_default(relation.raw(), place as i32 + 1) };
+    match relation.attribute(place).attgenerated {
+        _ if expression.is_null() => Values::Nothing,
+        0 => Values::Default(expression),
+        _ => Values::Stored(expression),
     }
+}
+
+fn is_unlike(default: *mut pg_sys::Node) -> bool {
+    // SAFETY: an analysed expression.
+    unsafe {
+        pg_sys::contain_volatile_functions(default)
+            || pg_sys::contain_mutable_functions(default) && asks_server(default)
+    }
+}
+
+fn names_tableoid(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: an analysed expression; in its text form a column goes by its number.
+    let text = unsafe { c_text(pg_sys::nodeToString(expression.cast())) };
+    text.contains(&format!(":varattno {} ", pg_sys::TableOidAttributeNumber))
 }
 
 /// Stable functions of the server's that come out alike on every node: the transaction's time, the settings and the role travel.
