@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postgres::Client;
-use synod_testkit::{Cluster, Ledger, Options, StopMode, assert_converged, refused, wait_until};
+use synod_testkit::{Cluster, Ledger, Options, StopMode, assert_converged, refused, try_wait_until, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -279,12 +279,19 @@ fn a_group_made_anew_has_another_secret() {
 }
 
 /// The keys in the audit, in the order of their commits.
+#[track_caller]
 fn wait_for_audited(client: &mut Client, expected: &[i32]) {
-    wait_until(DEADLINE, "the rows in the audit", || {
+    let mut keys: Vec<i32> = Vec::new();
+    let there = try_wait_until(DEADLINE, || {
         let sql = "SELECT (key->>'id')::int FROM synod.audit ORDER BY commit_lsn";
-        let keys: Vec<i32> = client.query(sql, &[]).ok()?.iter().map(|row| row.get(0)).collect();
+        keys = client.query(sql, &[]).ok()?.iter().map(|row| row.get(0)).collect();
         (keys == expected).then_some(())
     });
+    if there.is_none() {
+        let sql = "SELECT concat_ws(' / ', state, reason, hint) FROM synod.stat_audit";
+        let state: String = client.query_one(sql, &[]).unwrap().get(0);
+        panic!("{keys:?} instead of {expected:?}: {state}");
+    }
 }
 
 /// A copy of the tables has what was changed meanwhile, but not who changed it: auditing stops and says so, and goes on when that is accepted.

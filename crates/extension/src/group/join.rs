@@ -142,6 +142,15 @@ fn check_new(via: &mut Client, name: &str) -> Result<(), UserError> {
     Ok(())
 }
 
+/// Tables that are audited: one that is made anew is another one, and goes on being audited.
+const AUDITED: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+       FROM synod.audited AS a JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.relation \
+       JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace WHERE a.until IS NULL";
+/// Unless it is the same one, or is not there any more.
+const AUDIT_AGAIN: &str = "SELECT synod.audit_table(t.relation) FROM (SELECT pg_catalog.to_regclass($1) AS relation) AS t \
+      WHERE t.relation IS NOT NULL AND NOT EXISTS (SELECT FROM synod.audited AS a \
+            WHERE a.relation OPERATOR(pg_catalog.=) t.relation AND a.until IS NULL)";
+
 impl Join<'_> {
     fn run(&mut self, steps: &RefCell<Steps>) -> Result<(), UserError> {
         progress::enter(Phase::Admission);
@@ -262,7 +271,9 @@ impl Join<'_> {
         let sql = schema::dump(self.via_dsn, snapshot, tables, site.path())?;
         // The dump sets what it needs, the search path too, until the end of the transaction.
         self.own.execute("SET LOCAL synod.ddl = local").map_err(told)?;
+        let mut audited = Vec::new();
         if self.replace.is_some() {
+            audited = self.own.query(AUDITED, &[]).map_err(told)?;
             self.own.query("SELECT synod._release_tables()", &[]).map_err(told)?;
             let drop = format!("DROP TABLE IF EXISTS {}", self.missing.join(", "));
             self.own.execute(&drop).map_err(told)?;
@@ -270,7 +281,12 @@ impl Join<'_> {
         self.own.execute(&sql).map_err(told)?;
         self.own
             .execute("SET search_path = pg_catalog, pg_temp; SET row_security = off; SET client_min_messages = notice")
-            .map_err(told)
+            .map_err(told)?;
+        for table in audited {
+            let name = table.first().and_then(Option::as_deref);
+            self.own.query(AUDIT_AGAIN, &[name]).map_err(told)?;
+        }
+        Ok(())
     }
 
     /// Leaves this database's part of it in a transaction that is open in `own`.
