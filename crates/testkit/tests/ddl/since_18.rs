@@ -1,9 +1,9 @@
 //! Definitions that PostgreSQL 18 brought: the same on every node, by statements and by `replicate_table`.
 
-use synod_testkit::{PgInstall, assert_converged};
+use synod_testkit::{PgInstall, assert_converged, wait_until};
 
-use crate::CLUSTER;
 use crate::sessions::assert_same_definitions;
+use crate::{CLUSTER, DEADLINE};
 
 const STATEMENTS: &[&str] = &[
     "CREATE TABLE newer (id int CONSTRAINT id_is_there NOT NULL PRIMARY KEY, a int); SELECT synod.replicate_table('newer');
@@ -94,4 +94,42 @@ fn definitions_of_newer_servers_are_the_same_everywhere() {
         let row = read.unwrap();
         assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (6, 8), "node {node}");
     }
+}
+
+/// What is applied takes as long as it takes: an apply worker that ends over it would begin anew for ever.
+#[test]
+fn apply_outlasts_transaction_timeout() {
+    if PgInstall::from_environment().major() < 17 {
+        return;
+    }
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE FUNCTION slow(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.2); RETURN v; END';
+         CREATE TABLE slowly (id int PRIMARY KEY, v int); CREATE INDEX ON slowly (slow(v))",
+    );
+    cluster.replicate("slowly");
+    let mut hurried = cluster.client(2);
+    let mut set = |value: &str| {
+        hurried
+            .batch_execute(&format!("ALTER SYSTEM SET transaction_timeout = '{value}'"))
+            .unwrap();
+        hurried.batch_execute("SELECT pg_reload_conf()").unwrap();
+        wait_until(DEADLINE, "the setting", || {
+            let shown: String = hurried.query_one("SHOW transaction_timeout", &[]).unwrap().get(0);
+            (shown == value).then_some(())
+        });
+    };
+    set("300ms");
+    // From its start on, as after a restart of the server.
+    let worker = cluster.server(2).pid_of("synod apply worker");
+    cluster
+        .client(2)
+        .execute("SELECT pg_terminate_backend($1)", &[&worker])
+        .unwrap();
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO slowly SELECT i, i FROM generate_series(1, 4) i")
+        .unwrap();
+    assert_converged(&cluster, &["slowly"]);
+    set("0");
 }
