@@ -172,6 +172,49 @@ fn a_slot_that_was_made_anew_behind_its_readers_back_ends_the_run() {
     streamed(&dsn, &["--drop-slot"]);
 }
 
+/// A target that an earlier release began has no columns for server and timeline.
+#[test]
+fn a_position_in_a_postgresql_has_its_timeline() {
+    const TABLE: &str = "CREATE TABLE t (n bigint PRIMARY KEY)";
+    let server = server();
+    let mut client = database(&server, "placed_from", TABLE);
+    let mut target = database(&server, "placed_to", TABLE);
+    let dsn = server.dsn_of("placed_from");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/placed_to", server.port());
+    let more = ["--create", "--until-caught-up", "--to", &to];
+    streamed(&dsn, &more);
+    target
+        .batch_execute("ALTER TABLE synod_stream.position DROP COLUMN system_identifier, DROP COLUMN timeline")
+        .unwrap();
+    put(&mut client, 1);
+    streamed(&dsn, &more);
+    let placed = "SELECT FROM synod_stream.position WHERE timeline = 1 AND source LIKE system_identifier || '/%'";
+    assert_eq!(target.query(placed, &[]).unwrap().len(), 1);
+    // Of a timeline that this server never was on.
+    target
+        .batch_execute("UPDATE synod_stream.position SET timeline = 2")
+        .unwrap();
+    put(&mut client, 2);
+    let ran = stream(&dsn, &more);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.err.contains("on which the server never was"), "{}", ran.err);
+    target
+        .batch_execute("UPDATE synod_stream.position SET timeline = 1")
+        .unwrap();
+    wait_for_slot(&mut client);
+    client.batch_execute(MAKE_ANEW).unwrap();
+    let ran = stream(&dsn, &more);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(target.query("SELECT FROM t", &[]).unwrap().len(), 1);
+    put(&mut client, 3);
+    let ran = streamed(&dsn, &[&more[..], &["--accept-gap"]].concat());
+    assert!(ran.err.contains("what is missing is accepted"), "{}", ran.err);
+    let numbers = target.query("SELECT n FROM t ORDER BY n", &[]).unwrap();
+    assert_eq!(numbers.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [1, 3]);
+    streamed(&dsn, &more);
+    streamed(&dsn, &["--drop-slot"]);
+}
+
 /// A copy that took over: up to where it left the old timeline, positions mean the same; beyond, other transactions stand there. And a copy
 /// that runs beside the original has the same identifier, database and slot.
 #[test]
