@@ -337,3 +337,51 @@ fn several_servers_are_rolled_up_into_one_table() {
     assert_eq!(sources, ["/shop/one", "/shop/two"]);
     streamed(&server.dsn_of("shop"), &["--drop-slot"]);
 }
+
+/// It was written with NULL in the place of a value that did not change and that the WAL does not have.
+#[test]
+fn a_row_that_comes_into_view_without_all_its_values_is_refused() {
+    let server = server();
+    let table = "CREATE TABLE t (id int PRIMARY KEY, note text); ALTER TABLE t ALTER note SET STORAGE EXTERNAL";
+    let mut source = database(&server, "view_from", table);
+    let mut target = database(&server, "view_to", table);
+    let dsn = server.dsn_of("view_from");
+    let to = format!("postgresql://postgres@127.0.0.1:{}/view_to", server.port());
+    let more = [
+        "--option",
+        "row-filter=public.t WHERE (id > 10)",
+        "--until-caught-up",
+        "--to",
+    ];
+    streamed(&dsn, &[&more[..], &[&to, "--create"]].concat());
+    source
+        .batch_execute(
+            "INSERT INTO t VALUES (1, repeat('n', 5000)); UPDATE t SET id = 20; INSERT INTO t VALUES (30, NULL)",
+        )
+        .unwrap();
+    let ran = stream(&dsn, &[&more[..], &[&to]].concat());
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(
+        ran.err.contains("Column \"note\"") && ran.err.contains("REPLICA IDENTITY FULL"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(checksum(&mut target, "SELECT * FROM t").0, 0);
+
+    let ran = stream(&dsn, &[&more[..], &[&to, "--on-refusal", "park"]].concat());
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert_eq!(checksum(&mut target, "SELECT FROM t WHERE id = 30").0, 1);
+    assert_eq!(checksum(&mut target, "SELECT FROM t WHERE id = 20").0, 0);
+
+    // Who reads lines is told, as with an UPDATE.
+    let lines = "SELECT pg_create_logical_replication_slot('lines', 'synod'); UPDATE t SET id = 5 WHERE id = 20; UPDATE t SET id = 40 WHERE id = 5";
+    source.batch_execute(lines).unwrap();
+    let options = "'format', 'json', 'include-unchanged', 'on', 'row-filter', 'public.t WHERE (id > 10)'";
+    let told = format!(
+        "SELECT data FROM pg_logical_slot_get_changes('lines', NULL, NULL, {options}) WHERE data LIKE '%\"action\":\"I\"%'"
+    );
+    let told: String = source.query_one(&told, &[]).unwrap().get(0);
+    assert!(told.contains("\"unchanged\":[\"note\"]"), "{told}");
+    source.execute("SELECT pg_drop_replication_slot('lines')", &[]).unwrap();
+    streamed(&dsn, &["--drop-slot"]);
+}

@@ -72,7 +72,9 @@ impl Json {
         }
         out.extend_from_slice(&prepared.primary_key);
         if options.include_unchanged
-            && let ("U", Some(new)) = (action, new)
+            && let Some(new) = new
+            // One that a filter lets come into view, too.
+            && (action == "U" || new.iter().any(|value| value == Value::Same))
         {
             put_unchanged(out, prepared, new);
         }

@@ -36,7 +36,7 @@ pub enum Statement {
 /// The statement of a change, or why there is none.
 pub fn of(change: &Change<'_>, mapping: &Mapping) -> Result<Statement, String> {
     match change {
-        Change::Insert { table, new, .. } => Ok(insert(table, *new, mapping)),
+        Change::Insert { table, new, .. } => insert(table, *new, mapping),
         Change::Update { table, old, new, .. } => update(table, *old, *new, mapping),
         Change::Delete { table, old, .. } => {
             let row = place(table, *old, None, mapping)?;
@@ -51,10 +51,14 @@ pub fn of(change: &Change<'_>, mapping: &Mapping) -> Result<Statement, String> {
     }
 }
 
-fn insert(table: &Table, new: Row<'_>, mapping: &Mapping) -> Statement {
+/// A row that a filter lets come into view by an update may lack what did not change.
+fn insert(table: &Table, new: Row<'_>, mapping: &Mapping) -> Result<Statement, String> {
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for (column, value) in table.columns.iter().zip(new.iter()) {
         if !column.generated {
+            if value == Value::Same {
+                return Err(not_in_wal(table, column));
+            }
             names.push(name(column));
             values.push(literal(value));
         }
@@ -65,18 +69,18 @@ fn insert(table: &Table, new: Row<'_>, mapping: &Mapping) -> Statement {
     }
     let into = mapping.table(table);
     if names.is_empty() {
-        return Statement::Run {
+        return Ok(Statement::Run {
             sql: format!("INSERT INTO {into} DEFAULT VALUES"),
             rows: 1,
-        };
+        });
     }
-    Statement::Insert {
+    Ok(Statement::Insert {
         head: format!(
             "INSERT INTO {into} ({}) OVERRIDING SYSTEM VALUE VALUES ",
             names.join(", ")
         ),
         tuple: format!("({})", values.join(", ")),
-    }
+    })
 }
 
 fn update(table: &Table, old: Option<Row<'_>>, new: Row<'_>, mapping: &Mapping) -> Result<Statement, String> {
@@ -165,6 +169,14 @@ fn place(table: &Table, old: Option<Row<'_>>, new: Option<Row<'_>>, mapping: &Ma
         ));
     }
     Ok(conditions)
+}
+
+fn not_in_wal(table: &Table, column: &Column) -> String {
+    let [schema, table, column] = [&table.schema, &table.name, &column.name].map(|name| String::from_utf8_lossy(name));
+    format!(
+        "column \"{column}\" of a row of table {schema}.{table} that came into view did not change and is not in the WAL: the table needs \
+         REPLICA IDENTITY FULL where the stream comes from"
+    )
 }
 
 fn nothing_says_which(table: &Table) -> String {
