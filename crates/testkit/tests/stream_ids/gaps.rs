@@ -2,7 +2,7 @@
 
 use synod_testkit::{Server, StopMode, assert_converged, failed};
 
-use super::reader::{make_slot, read};
+use super::reader::{make_slot, read, read_with};
 use super::{CLUSTER, SETTINGS};
 
 /// A reader that changes to a slot which begins later than it has read sees that something is missing.
@@ -42,6 +42,32 @@ fn a_slot_that_begins_too_late_says_so() {
             "SELECT pg_drop_replication_slot(slot) FROM unnest(ARRAY['gap_none', 'gap_late']) slot",
             &[],
         )
+        .unwrap();
+}
+
+/// The pieces of a large transaction, of which the reader wants nothing but what is in the last, told nothing of the record before: the
+/// next record then seemed to follow a gap.
+#[test]
+fn a_large_transaction_of_which_only_the_end_is_wanted_names_the_record_before() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("gap_bulk", "CREATE TABLE gap_bulk (id int PRIMARY KEY, v text)");
+    cluster.create_table("gap_few", "CREATE TABLE gap_few (id int PRIMARY KEY)");
+    let mut client = cluster.client(0);
+    make_slot(&mut client, "gap_end");
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO gap_bulk SELECT n, repeat('v', 1000) FROM generate_series(1, 600) n; INSERT INTO gap_few VALUES (1); COMMIT;
+             INSERT INTO gap_few VALUES (2)",
+        )
+        .unwrap();
+    let wanted = ", 'include-tables', 'public.gap_few'";
+    let records = read_with(&mut client, "gap_end", wanted).unwrap().records;
+    assert_eq!(records.len(), 2);
+    let before = records[0].1.expect("the first record names the one before");
+    assert!(before < records[0].0, "{records:?}");
+    assert_eq!(records[1].1, Some(records[0].0));
+    client
+        .execute("SELECT pg_drop_replication_slot('gap_end')", &[])
         .unwrap();
 }
 

@@ -189,6 +189,20 @@ impl Records {
         self.last_csn = Some(header.csn);
     }
 
+    /// The header of the local transaction's own record has come: `begun` or not.
+    ///
+    /// # Safety
+    /// As for [`Self::made_here`].
+    unsafe fn complete(&mut self, header: &RecordHeader, begun: bool, txn: *mut pg_sys::ReorderBufferTXN) {
+        self.pass(header, begun);
+        // SAFETY: by contract.
+        unsafe { self.made_here(header.group, txn) }
+        // Pieces before the header, of which nothing was told, did not know it.
+        if let (false, Some(record)) = (begun, &mut self.current) {
+            record.previous_csn = self.covered;
+        }
+    }
+
     /// The local transaction's own record, whose header has not come yet.
     unsafe fn made_here(&mut self, group: [u8; 16], txn: *mut pg_sys::ReorderBufferTXN) {
         if self.current.is_none() {
@@ -307,8 +321,7 @@ impl Session {
                     self.items(call, lsn, items);
                 }
                 RecordMessage::End(header, items) => {
-                    self.records.pass(&header, self.has_begun());
-                    self.records.made_here(header.group, call.txn);
+                    self.records.complete(&header, self.has_begun(), call.txn);
                     if !self.options.skip_empty {
                         self.begin_late(call);
                     }
