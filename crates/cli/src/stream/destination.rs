@@ -141,6 +141,7 @@ fn nats(options: &Stream, place: &Place<'_>, url: &Url, limit: usize) -> Result<
         tls: trust(options, url, "tls")?,
         user: decoded(url.username()),
         password: url.password().and_then(decoded),
+        whose: format!("{}/{}", place.source, options.slot).replace(' ', "-"),
         create: query.get("stream").map(|stream| (stream, all)),
     });
     let render = enveloped(options, place, &subject, sink::nats_token)?;

@@ -150,3 +150,41 @@ fn whoever_else_publishes_and_however_subjects_are_spread_over_streams() {
     }
     streamed(&dsn, &["--drop-slot"]);
 }
+
+/// What a second slot made of the same changes was taken for a repetition, and never stored.
+#[test]
+fn two_slots_can_feed_one_stream() {
+    let server = server();
+    let mut client = database(&server, "two_slots", "CREATE TABLE t (n int PRIMARY KEY)");
+    let dsn = server.dsn_of("two_slots");
+    let broker = Broker::start(Kind::Nats);
+    let port = broker.port();
+    create(port, "CREATE", "cdc", "cdc.>", "");
+    let run = |slot: &str| {
+        let to = format!("nats://127.0.0.1:{port}/?subject=cdc.{slot}.{{table}}");
+        let ran = synod(&[
+            "stream",
+            "--dsn",
+            &dsn,
+            "--slot",
+            slot,
+            "--create",
+            "--until-caught-up",
+            "--to",
+            &to,
+        ]);
+        assert_eq!(ran.code, 0, "{slot}: {}", ran.err);
+    };
+    ["plain", "masked"].into_iter().for_each(run);
+    client
+        .batch_execute("INSERT INTO t SELECT generate_series(1, 3)")
+        .unwrap();
+    ["plain", "masked"].into_iter().for_each(run);
+    let subjects: Vec<String> = messages(&mut client, port, "cdc").into_iter().map(|it| it.0).collect();
+    let expected = ["cdc.plain.t", "cdc.masked.t"].map(|subject| [subject; 3]).concat();
+    assert_eq!(subjects, expected);
+    for slot in ["plain", "masked"] {
+        let ran = synod(&["stream", "--dsn", &dsn, "--slot", slot, "--drop-slot"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+}

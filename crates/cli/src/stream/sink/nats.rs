@@ -1,7 +1,8 @@
 //! Events published to a JetStream stream of a NATS server.
 //!
-//! Exactly once within the stream's duplicate window (two minutes unless it says otherwise): every message carries the event's
-//! id as `Nats-Msg-Id`, and the server keeps the first of those with the same id. At least once beyond.
+//! Exactly once within the stream's duplicate window (two minutes unless it says otherwise): every message carries the source, the slot
+//! and the event's id as `Nats-Msg-Id`, and the server keeps the first of those with the same one. (The id alone is also that of what
+//! another slot makes of the same change, or, by chance, of an event of another server.) At least once beyond.
 //!
 //! A window of messages is published, then their acknowledgements are waited for. In order, also when one of them fails: each but the
 //! first names the one before it (`Nats-Expected-Last-Msg-Id`), so the server takes none whose predecessor it has not. Those
@@ -45,6 +46,8 @@ pub struct Address {
     pub user: Option<String>,
     /// See there.
     pub password: Option<String>,
+    /// Whose events they are: the source and the slot. Of a group the same for every node.
+    pub whose: String,
     /// The stream to make, and the subjects that it takes, when nothing takes them yet.
     pub create: Option<(String, String)>,
 }
@@ -67,6 +70,8 @@ struct Link {
     single: HashMap<String, bool>,
     /// Messages that are published at once.
     window: usize,
+    /// What stands before ids.
+    whose: String,
 }
 
 /// Why the link is given up, or a message refused.
@@ -112,6 +117,7 @@ impl Nats {
             streams: HashMap::new(),
             single: HashMap::new(),
             window: WINDOW,
+            whose: self.address.whose.clone(),
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let FromServer::Info(info) = link.hear(deadline)? else {
@@ -253,7 +259,7 @@ impl Link {
         let mut outcomes: Vec<Acknowledged> = Vec::with_capacity(parcels.len());
         let mut out = Vec::new();
         // The last message in each stream.
-        let mut last: HashMap<&str, &str> = HashMap::new();
+        let mut last: HashMap<&str, String> = HashMap::new();
         for (index, parcel) in parcels.iter().take(self.window).enumerate() {
             let stream = self.streams.get(&parcel.subject);
             let stream = stream.filter(|stream| self.single.get(*stream) == Some(&true));
@@ -262,15 +268,16 @@ impl Link {
             }
             self.next_reply += 1;
             let (number, reply) = (self.next_reply, format!("{}.{}", self.inbox, self.next_reply));
-            if protocol::published_bytes(&parcel.id, &parcel.body) > self.max_payload {
+            let id = format!("{}/{}", self.whose, parcel.id);
+            if protocol::published_bytes(&id, &parcel.body) > self.max_payload {
                 let reason = format!("{} bytes are more than max_payload of the server", parcel.body.len());
                 outcomes.push(Acknowledged::Refused(reason));
                 // Those after it wait until it is clear what is to become of it.
                 break;
             }
             outcomes.push(Acknowledged::OutOfTurn);
-            let after = stream.and_then(|stream| last.insert(stream, &parcel.id));
-            protocol::publish(&mut out, &parcel.subject, &reply, &parcel.id, after, &parcel.body);
+            let after = stream.and_then(|stream| last.insert(stream, id.clone()));
+            protocol::publish(&mut out, &parcel.subject, &reply, &id, after.as_deref(), &parcel.body);
             waiting.insert(number, index);
             if stream.is_none() {
                 break;
