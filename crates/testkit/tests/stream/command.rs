@@ -286,3 +286,33 @@ fn a_terminal_shows_progress_and_a_signal_ends_it_well() {
     assert_eq!(following.terminate(), 0);
     streamed(&dsn, &["--drop-slot"]);
 }
+
+/// The event was called by the number of the first table, which another reader may be told of.
+#[test]
+fn the_id_of_an_emptied_table_does_not_depend_on_the_others() {
+    let server = server();
+    let mut client = database(
+        &server,
+        "emptied",
+        "CREATE TABLE a (); CREATE TABLE b (); CREATE TABLE c ()",
+    );
+    let dsn = server.dsn_of("emptied");
+    streamed(&dsn, &["--create", "--until-caught-up"]);
+    client
+        .batch_execute("SELECT pg_create_logical_replication_slot('all_of_them', 'synod'); TRUNCATE a, b, c")
+        .unwrap();
+    let told =
+        "SELECT data FROM pg_logical_slot_get_changes('all_of_them', NULL, NULL, 'format', 'json', 'include-ids', 'on')
+                 WHERE data LIKE '%\"action\":\"T\"%'";
+    let told: Vec<String> = client.query(told, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let ids = |lines: &str| -> Vec<String> { objects(lines).iter().map(|it| it["id"].to_string()).collect() };
+    let ran = streamed(
+        &dsn,
+        &["--until-caught-up", "--table", "public.b", "--table", "public.c"],
+    );
+    assert_eq!(ids(&ran.out), ids(&told[1..].join("\n")));
+    client
+        .execute("SELECT pg_drop_replication_slot('all_of_them')", &[])
+        .unwrap();
+    streamed(&dsn, &["--drop-slot"]);
+}

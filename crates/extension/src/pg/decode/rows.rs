@@ -229,7 +229,7 @@ impl Session {
             };
             for (number, some) in tables.chunks(at_a_time).enumerate() {
                 // Whatever else was emptied and is not told.
-                let ordinal = if at_a_time == 1 { shapes[number].1 } else { 0 };
+                let ordinal = shapes[number * at_a_time].1;
                 let place = Place {
                     id: place.id.later(ordinal),
                     ..place
