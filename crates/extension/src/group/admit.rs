@@ -13,11 +13,12 @@ use pgrx::prelude::*;
 use synod_change::TableId;
 use synod_log::{LogId, Member, Membership, MembershipChange, NodeId};
 
+use crate::engine::Stop;
 use crate::errors::UserError;
 use crate::handshake;
 use crate::identity::{Identity, MemberInfo};
 use crate::membership;
-use crate::pg::shmem::NodeShared;
+use crate::pg::shmem::{NodeShared, NodeState};
 use crate::pg::{copy, latch};
 
 /// How long a change of the membership may take: elections that happen to go on included.
@@ -68,6 +69,12 @@ fn final_refusal(refusal: &str) -> bool {
     ]
     .iter()
     .any(|lasting| refusal.contains(lasting))
+        || tells_of_removal(refusal)
+}
+
+/// Whether this node's log has stopped because the group has taken the node out.
+pub fn tells_of_removal(reason: &str) -> bool {
+    reason.contains(&Stop::Removed.to_string())
 }
 
 fn attempt(node: &NodeShared, change: &MembershipChange) -> Result<(), String> {
@@ -78,6 +85,11 @@ fn attempt(node: &NodeShared, change: &MembershipChange) -> Result<(), String> {
     loop {
         if let Some(answer) = membership::poll_answer(node) {
             return answer;
+        }
+        // A node that leaves may stop before it has answered.
+        if node.state() == NodeState::LogStopped {
+            membership::abandon(node);
+            return Err(node.log_reason());
         }
         if Instant::now() > deadline {
             membership::abandon(node);

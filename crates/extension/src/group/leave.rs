@@ -68,6 +68,9 @@ fn tell_group(identity: &Identity) -> Result<(), UserError> {
             Err(reason) => reason,
         }
     };
+    if admit::tells_of_removal(&reason) {
+        return Ok(());
+    }
     let dsns: Vec<String> = others.into_iter().map(|member| admit::info(member).dsn).collect();
     if dsns.iter().any(|dsn| knows_no_more(dsn, identity)) {
         return Ok(());

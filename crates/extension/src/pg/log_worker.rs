@@ -27,6 +27,8 @@ use crate::transport::Links;
 
 /// How long a failed worker stays, so that the server log is not flooded.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile whether the node leaves.
+const FAILURE_LOOK: Duration = Duration::from_millis(50);
 /// How long an orderly shutdown of a leader waits for what is under way before another one leads.
 const HAND_OVER: Duration = Duration::from_millis(100);
 /// How long an orderly shutdown waits for proposals on their way.
@@ -282,7 +284,8 @@ fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
     let until = Instant::now() + FAILURE_PAUSE;
     while Instant::now() < until && !worker::shutdown_requested() && !node.leaving.load(Ordering::Acquire) {
         latch::reset();
-        latch::wait(until.saturating_duration_since(Instant::now()));
+        // Nobody wakes it: it does not pass for a worker that runs.
+        latch::wait(until.saturating_duration_since(Instant::now()).min(FAILURE_LOOK));
         crate::engine::refuse_all(node);
     }
 }
