@@ -176,7 +176,7 @@ fn compare_finds_differences_under_load_and_repair_mends_them() {
         cluster.server(2),
         "public.\"Odd orders\"",
         "DELETE FROM \"Odd orders\" WHERE id = 7; UPDATE \"Odd orders\" SET \"What\" = E'tab\\t\"quote' WHERE id = 2999;
-         INSERT INTO \"Odd orders\" (id, \"What\") VALUES (-1, NULL)",
+         SELECT synod._put_row(jsonb_populate_record(o, '{\"id\": -1}')) FROM \"Odd orders\" AS o WHERE id = 8",
     );
     damage(
         cluster.server(1),
