@@ -165,6 +165,9 @@ pub fn last_event(envelope: Envelope, line: &[u8]) -> Option<Last> {
 /// What the ids of a snapshot's rows begin with.
 pub const SNAPSHOT: &str = "snapshot/";
 
+/// What is worked out for a table is kept for so many versions of tables: each VACUUM of one makes another.
+pub const MOST_VERSIONS: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;

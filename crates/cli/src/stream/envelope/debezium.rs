@@ -9,7 +9,7 @@ use synod_change::stream::{Change, Column, Event, Table};
 use synod_change::{Row, Value};
 use synod_sinks::debezium::Kind;
 
-use super::{Origin, json};
+use super::{MOST_VERSIONS, Origin, json};
 use crate::stream::lsn;
 use crate::stream::reader::now_us;
 use crate::stream::sink::Told;
@@ -69,6 +69,10 @@ impl Debezium {
     }
 
     fn row(&mut self, out: &mut Vec<u8>, table: &Table, row: Row<'_>) {
+        // Nobody says which versions are gone.
+        if self.kinds.len() >= MOST_VERSIONS && !self.kinds.contains_key(&table.version) {
+            self.kinds.clear();
+        }
         let kinds = self.kinds.entry(table.version);
         let kinds = kinds.or_insert_with(|| table.columns.iter().map(kind).collect());
         out.push(b'{');

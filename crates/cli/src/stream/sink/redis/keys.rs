@@ -6,7 +6,7 @@ use serde_json::json;
 use synod_change::stream::{Change, Event, Table};
 
 use crate::failure::Failure;
-use crate::stream::envelope::Render;
+use crate::stream::envelope::{MOST_VERSIONS, Render};
 use crate::stream::sink::Told;
 use crate::stream::template::Template;
 
@@ -51,6 +51,10 @@ impl Render for Keys {
         };
         if self.checked.contains_key(&table.version) {
             return Ok(());
+        }
+        // Nobody says which versions are gone.
+        if self.checked.len() >= MOST_VERSIONS {
+            self.checked.clear();
         }
         let named = match self.template.lacks(table) {
             None => Named::ByKey,
