@@ -159,6 +159,11 @@ pub fn begin_repair(node: &NodeShared, table: pg_sys::Oid, csn: u64) -> Result<(
     Ok(())
 }
 
+/// Whether this transaction is a repair.
+pub fn is_repair() -> bool {
+    REPAIRS.get().is_some()
+}
+
 /// Before the commit: a repair has written what was right after its CSN. Had the hold ended before, it may have waited for a row that was
 /// changed meanwhile, and written over that; from here on it has what it wrote locked.
 pub fn check_repair() -> Result<(), UserError> {

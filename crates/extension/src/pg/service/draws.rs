@@ -18,7 +18,7 @@ use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
 use crate::pg::scratch::ActiveSnapshot;
 use crate::pg::shmem::{self, NodeShared};
-use crate::pg::{catalog, compat, list, relation, sequence};
+use crate::pg::{catalog, compat, hold, list, relation, sequence};
 
 thread_local! {
     /// The sequences of the plan that is being started are known and have been looked at.
@@ -65,7 +65,8 @@ pub fn is_renumbered(sequence: pg_sys::Oid, feeds: &[grants::Feed]) -> bool {
 fn node() -> Option<&'static NodeShared> {
     // SAFETY: reads globals of this process.
     let never = unsafe { pg_sys::XactReadOnly || pg_sys::ParallelWorkerNumber >= 0 };
-    if never || capture::applying() {
+    // Who repairs holds this node: a range that he asked for could not come before the hold is over.
+    if never || capture::applying() || hold::is_repair() {
         return None;
     }
     shmem::my_node()
