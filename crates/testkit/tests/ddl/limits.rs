@@ -13,7 +13,7 @@ fn refusals_say_what_to_do_instead() {
     cluster.create_table("fed", "CREATE TABLE fed (first text, id bigserial, v bigint)");
     cluster.create_table(
         "typed",
-        "CREATE TYPE tone AS ENUM ('dark'); CREATE DOMAIN weight AS int; CREATE TYPE pairing AS (s tone, w weight);
+        "CREATE TYPE refused_shade AS ENUM ('dark'); CREATE DOMAIN weight AS int; CREATE TYPE pairing AS (s refused_shade, w weight);
          CREATE TABLE typed (id int PRIMARY KEY, pairs pairing[])",
     );
     let mut client = cluster.client(0);
@@ -49,8 +49,8 @@ fn refusals_say_what_to_do_instead() {
         "SET synod.ddl = local; DROP TABLE refusing",
         "SET synod.ddl = local; ALTER TABLE refusing RENAME TO other",
         "SET synod.ddl = local; ALTER INDEX refusing_pkey RENAME TO other",
-        "SET synod.ddl = local; ALTER TYPE tone ADD VALUE 'light'",
-        "SET synod.ddl = local; ALTER TYPE tone RENAME VALUE 'dark' TO 'light'",
+        "SET synod.ddl = local; ALTER TYPE refused_shade ADD VALUE 'light'",
+        "SET synod.ddl = local; ALTER TYPE refused_shade RENAME VALUE 'dark' TO 'light'",
         "SET synod.ddl = local; ALTER TYPE pairing ADD ATTRIBUTE more int",
         "SET synod.ddl = local; ALTER TYPE pairing RENAME ATTRIBUTE w TO more",
         "SET synod.ddl = local; ALTER TYPE pairing SET SCHEMA pg_catalog",
