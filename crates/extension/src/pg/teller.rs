@@ -163,10 +163,11 @@ impl Teller {
         let full = matches!(identity, Identity::Full);
         let mut values = new.values.to_vec();
         for (column, value) in table.columns.iter().zip(sent.iter()) {
-            // Of a generated column every value is told.
+            // Of a generated column every value is told, and of one that says which row it is, if nothing else does.
+            let names_it = matches!(identity, Identity::Columns(columns) if columns.contains(&column.index));
+            let may_be_left_out = value == Value::Same && !column.generated && !names_it;
             // SAFETY: by contract.
-            if value == Value::Same && !column.generated && unsafe { tuple::is_long(column, new.values[column.index]) }
-            {
+            if may_be_left_out && unsafe { tuple::is_long(column, new.values[column.index]) } {
                 values[column.index] = tuple::not_told();
             }
         }

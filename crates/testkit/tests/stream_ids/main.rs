@@ -204,3 +204,30 @@ fn changes_of_definitions_stand_at_their_place() {
     assert_eq!(told.told.len(), 7, "{:#?}", told.lines);
     drop_slots(&cluster, "ddl");
 }
+
+/// A long key that an update left as it was, was not told: nothing said which row it was of.
+#[test]
+fn a_long_key_is_told_with_each_update() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("long_key", "CREATE TABLE long_key (k text PRIMARY KEY, n int, v text)");
+    make_slots(&cluster, "long_key");
+    let mut client = cluster.client(0);
+    for sql in [
+        "INSERT INTO long_key SELECT s, 1, s FROM repeat('k', 5000) s",
+        "UPDATE long_key SET n = 2",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    assert_converged(&cluster, &["long_key"]);
+    let readings = read_all(&cluster, "long_key", "");
+    assert_alike(&readings);
+    let [_, update] = &readings[0].told[..] else {
+        panic!("{:?}", readings[0].told)
+    };
+    let reader::What::Update(None, new) = &update.what else {
+        panic!("{update:?}")
+    };
+    assert_eq!(new[0], Cell::Text("k".repeat(5000)));
+    assert_eq!(new[2], Cell::Same);
+    drop_slots(&cluster, "long_key");
+}
