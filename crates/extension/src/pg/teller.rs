@@ -159,24 +159,31 @@ impl Teller {
         let Some(identity) = self.identity(relation, table) else {
             return;
         };
-        // An update that changes a key travels as a delete and an insert, so that the identity has nothing to tell.
-        let full = matches!(identity, Identity::Full);
+        // An update that changes a key travels as a delete and an insert. One that replaces it by an equal one that is written otherwise
+        // does not.
+        let mut tells_old = matches!(identity, Identity::Full);
         let mut values = new.values.to_vec();
         for (column, value) in table.columns.iter().zip(sent.iter()) {
             // Of a generated column every value is told, and of one that says which row it is, if nothing else does.
             let names_it = matches!(identity, Identity::Columns(columns) if columns.contains(&column.index));
+            tells_old |= names_it && !column.by_value && value != Value::Same;
             let may_be_left_out = value == Value::Same && !column.generated && !names_it;
             // SAFETY: by contract.
             if may_be_left_out && unsafe { tuple::is_long(column, new.values[column.index]) } {
                 values[column.index] = tuple::not_told();
             }
         }
+        let old_nulls = if tells_old {
+            identity.hidden(old.nulls)
+        } else {
+            Default::default()
+        };
         let (mut row, mut old_row) = (std::mem::take(&mut self.new_row), std::mem::take(&mut self.old_row));
         // SAFETY: by contract.
         let formed = unsafe {
             tuple::form(&mut row, relation, table, &values, new.nulls).and_then(|()| {
-                if full {
-                    tuple::form(&mut old_row, relation, table, old.values, old.nulls)
+                if tells_old {
+                    tuple::form(&mut old_row, relation, table, old.values, &old_nulls)
                 } else {
                     Ok(())
                 }
@@ -186,7 +193,7 @@ impl Teller {
         self.put(&match formed {
             Ok(()) => Item::Update {
                 relation,
-                old: full.then_some(&old_row[..]),
+                old: tells_old.then_some(&old_row[..]),
                 new: &row,
             },
             Err(TooLarge) => Item::TooLarge { relation },
@@ -207,12 +214,8 @@ impl Teller {
         let formed = unsafe {
             match identity {
                 Identity::Nothing => Ok(false),
-                Identity::Full => tuple::form(&mut row, relation, table, old.values, old.nulls).map(|()| true),
-                Identity::Columns(columns) => {
-                    let nulls: Vec<bool> = (0..old.nulls.len())
-                        .map(|at| old.nulls[at] || !columns.contains(&at))
-                        .collect();
-                    tuple::form(&mut row, relation, table, old.values, &nulls).map(|()| true)
+                Identity::Full | Identity::Columns(_) => {
+                    tuple::form(&mut row, relation, table, old.values, &identity.hidden(old.nulls)).map(|()| true)
                 }
             }
         };

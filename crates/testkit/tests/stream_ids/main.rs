@@ -231,3 +231,31 @@ fn a_long_key_is_told_with_each_update() {
     assert_eq!(new[2], Cell::Same);
     drop_slots(&cluster, "long_key");
 }
+
+/// A key that was replaced by an equal one that is written otherwise was not told: caches that go by its text kept the row.
+#[test]
+fn a_key_that_is_written_otherwise_is_told() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("equal_key", "CREATE TABLE equal_key (k numeric PRIMARY KEY, n int)");
+    make_slots(&cluster, "equal_key");
+    let mut client = cluster.client(1);
+    for sql in [
+        "INSERT INTO equal_key VALUES (1.0, 1)",
+        "UPDATE equal_key SET n = 2",
+        "UPDATE equal_key SET k = 1.00",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    assert_converged(&cluster, &["equal_key"]);
+    let readings = read_all(&cluster, "equal_key", "");
+    assert_alike(&readings);
+    let told: Vec<String> = readings[0].told.iter().map(|told| format!("{:?}", told.what)).collect();
+    assert_eq!(
+        told[1..],
+        [
+            "Update(None, [Text(\"1.0\"), Text(\"2\")])",
+            "Update(Some([Text(\"1.0\"), Null]), [Text(\"1.00\"), Text(\"2\")])",
+        ]
+    );
+    drop_slots(&cluster, "equal_key");
+}

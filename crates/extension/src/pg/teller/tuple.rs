@@ -2,6 +2,8 @@
 //! the header that says who may see it (as `xl_heap_header` in heapam_xlog.h leaves it out). `pg/told_row.rs` says which values stand
 //! there otherwise.
 
+use std::borrow::Cow;
+
 use pgrx::pg_sys;
 use synod_change::stream::stored_row;
 
@@ -76,6 +78,18 @@ impl Identity {
                 Self::Nothing
             } else {
                 Self::Columns(columns)
+            }
+        }
+    }
+
+    /// The NULL flags of a version before as it is told, of which these are its own.
+    pub(super) fn hidden<'a>(&self, nulls: &'a [bool]) -> Cow<'a, [bool]> {
+        match self {
+            Self::Full => Cow::Borrowed(nulls),
+            Self::Nothing => Cow::Owned(vec![true; nulls.len()]),
+            Self::Columns(columns) => {
+                let hidden = |(at, null): (usize, &bool)| *null || !columns.contains(&at);
+                Cow::Owned(nulls.iter().enumerate().map(hidden).collect())
             }
         }
     }
