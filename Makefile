@@ -71,18 +71,21 @@ test-servers: deps
 	$(KIT) cargo test --quiet --locked --no-fail-fast -p synod-testkit $(TEST)
 
 # The long form, runs of the consensus simulator; rounds of histories under random faults, two
-# minutes each; crashes of random nodes; megabytes of the one large transaction; seconds of each fuzzer.
+# minutes each; crashes of random nodes; megabytes of the one large transaction; seconds of each fuzzer; seconds of
+# everything at once. SYNOD_TEST_SEED in the environment repeats a run's choices.
 SEEDS ?= 2000
 ROUNDS ?= 5
 CRASHES ?= 60
 LARGE_MB ?= 200
 SOAK_FUZZ_S ?= 600
+DAY_S ?= 150
 
 soak: build
 	$(MAKE) fuzz FUZZ_S=$(SOAK_FUZZ_S)
 	SYNOD_SEEDS=$(SEEDS) cargo test --locked --release -p synod-paxos --test sim
 	scripts/install-extension.sh '$(TREE)' '$(TARGET)/release/libsynod.so'
 	$(KIT) SYNOD_TEST_WATCHDOG_S=14400 SYNOD_SOAK_ROUNDS=$(ROUNDS) SYNOD_SOAK_CRASHES=$(CRASHES) SYNOD_LARGE_MB=$(LARGE_MB) \
+	    SYNOD_SOAK_DAY_S=$(DAY_S) \
 	    cargo test --locked --release -p synod-testkit --no-fail-fast -- --ignored --nocapture --test-threads=1
 
 FUZZ_S ?= 60

@@ -9,7 +9,7 @@
 //! - [`Cluster`]: servers that form a group;
 //! - [`command`]: the command `synod`;
 //! - [`broker`]: NATS and Redis, which the change stream is sent to;
-//! - [`wait_until`]: the only way a test waits;
+//! - [`wait_until`]: the only way a test waits for something; [`let_pass`]: how long a fault lasts;
 //! - [`Session`]: a client that retries what may be retried and asks what became of the rest;
 //! - [`pgbench`]: a load, and what became of it;
 //! - [`Ledger`]: writes of many clients and what they were told, to be compared with what is there;
@@ -48,6 +48,7 @@ mod session;
 mod shared;
 mod sources;
 pub mod spread;
+mod stopper;
 mod wait;
 
 pub use account::Account;
@@ -65,4 +66,5 @@ pub use server::{Server, StopMode};
 pub use session::{Failure, Outcome, Session, sqlstate};
 pub use shared::SharedCluster;
 pub use sources::{fetch_source, fetch_wal2json};
-pub use wait::{try_wait_until, wait_until};
+pub use stopper::Stopper;
+pub use wait::{let_pass, try_wait_until, wait_until};

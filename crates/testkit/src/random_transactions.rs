@@ -1,7 +1,7 @@
 //! Random transactions that do what makes replication difficult: nested triggers, cascades, swaps of unique keys, savepoints, values of
 //! all sizes, tables without a key, partitions.
 
-use postgres::Client;
+use postgres::{Client, Error};
 
 use crate::{Cluster, Rng, sqlstate};
 
@@ -64,7 +64,8 @@ pub fn make_schema(cluster: &Cluster) {
     }
 }
 
-fn statement(rng: &mut Rng) -> String {
+/// One statement on these tables.
+pub fn statement(rng: &mut Rng) -> String {
     let (id, other, n) = (rng.below(12), rng.below(12), rng.below(50));
     match rng.below(26) {
         0 => format!(
@@ -109,11 +110,31 @@ fn statement(rng: &mut Rng) -> String {
     }
 }
 
+/// What goes into a random transaction.
+pub struct Mix<'a> {
+    /// The statement that begins it, and whatever is set for it.
+    pub begin: &'a str,
+    /// Each of its statements.
+    pub statement: &'a dyn Fn(&mut Rng) -> String,
+    /// Whether it goes on after this error of a statement, from the savepoint before.
+    pub survives: &'a dyn Fn(&Error) -> bool,
+}
+
+/// A constraint was violated, or the statement was the victim of a deadlock.
+pub fn refused_by_the_data(error: &Error) -> bool {
+    sqlstate(error).is_some_and(|code| code.starts_with("23") || code == "40P01")
+}
+
 /// One transaction of random statements, each in a savepoint that may be rolled back. It may lose to another node's at any
 /// statement, and is told so.
 #[track_caller]
 pub fn random_transaction(client: &mut Client, rng: &mut Rng) {
-    if let Err(error) = try_random_transaction(client, rng) {
+    let mix = Mix {
+        begin: "BEGIN",
+        statement: &statement,
+        survives: &refused_by_the_data,
+    };
+    if let Err(error) = try_random_transaction(client, rng, &mix) {
         assert_eq!(sqlstate(&error), Some("40001"), "{error:?}");
         client
             .batch_execute("ROLLBACK")
@@ -121,15 +142,18 @@ pub fn random_transaction(client: &mut Client, rng: &mut Rng) {
     }
 }
 
-fn try_random_transaction(client: &mut Client, rng: &mut Rng) -> Result<(), postgres::Error> {
-    client.batch_execute("BEGIN")?;
+/// The same, of another mix, where anything may go wrong.
+///
+/// # Errors
+/// What the transaction does not survive; it is still to be rolled back then.
+pub fn try_random_transaction(client: &mut Client, rng: &mut Rng, mix: &Mix<'_>) -> Result<(), Error> {
+    client.batch_execute(mix.begin)?;
     let mut depth = 0;
     for number in 0..=rng.below(8) {
         client.batch_execute(&format!("SAVEPOINT s{number}"))?;
         depth += 1;
-        let sql = statement(rng);
-        match client.batch_execute(&sql) {
-            Err(error) if sqlstate(&error).is_some_and(|code| code.starts_with("23") || code == "40P01") => {
+        match client.batch_execute(&(mix.statement)(rng)) {
+            Err(error) if (mix.survives)(&error) => {
                 client.batch_execute(&format!("ROLLBACK TO s{number}; RELEASE s{number}"))?;
                 depth -= 1;
             }

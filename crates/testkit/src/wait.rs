@@ -30,3 +30,8 @@ pub fn try_wait_until<T>(deadline: Duration, mut condition: impl FnMut() -> Opti
         std::thread::sleep(POLL_INTERVAL);
     }
 }
+
+/// Lets time pass while others work or a fault lasts. Never a wait for an event: that is [`wait_until`].
+pub fn let_pass(duration: Duration) {
+    std::thread::sleep(duration);
+}

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use synod_testkit::{
-    Cluster, Ledger, Options, Rng, Session, SharedCluster, StopMode, assert_converged, failed, sqlstate, wait_until,
+    Cluster, Ledger, Options, Rng, Session, SharedCluster, StopMode, assert_converged, failed, let_pass, sqlstate,
+    wait_until,
 };
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
@@ -131,10 +132,7 @@ fn crash_loop(rounds: u32, seed: u64) {
         let node = usize::try_from(rng.below(3)).unwrap();
         let delay = Duration::from_millis(rng.below(300));
         ledger.while_writing(&mut cluster, &[0, 1, 2], 5, |cluster| {
-            let start = Instant::now();
-            wait_until(DEADLINE, "the moment to kill", || {
-                (start.elapsed() >= delay).then_some(())
-            });
+            let_pass(delay);
             cluster.server_mut(node).kill9();
             cluster.server_mut(node).start();
         });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, Error, NoTls, Transaction};
 use synod_testkit::history::counter::{self, Operation};
 use synod_testkit::history::list_append::{self, End, Step};
-use synod_testkit::{Cluster, Options, Rng, StopMode, assert_converged, sqlstate, wait_until};
+use synod_testkit::{Cluster, Options, Rng, StopMode, Stopper, assert_converged, let_pass, sqlstate};
 
 /// How long clients run at least in one test.
 const DURATION: Duration = Duration::from_secs(12);
@@ -68,42 +68,24 @@ fn run(
         let _stopper = Stopper(&stop);
         let start = Instant::now();
         nemesis(cluster);
-        wait_until(DURATION * 2, "the clients' time to pass", || {
-            (start.elapsed() >= DURATION).then_some(())
-        });
-    });
-}
-
-/// Ends the clients also when the nemesis panics, since the scope waits for them.
-struct Stopper<'a>(&'a AtomicBool);
-
-impl Drop for Stopper<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-fn pause_for(duration: Duration) {
-    let start = Instant::now();
-    wait_until(duration * 2, "a pause between faults", || {
-        (start.elapsed() >= duration).then_some(())
+        let_pass(DURATION.saturating_sub(start.elapsed()));
     });
 }
 
 /// Kills and freezes one node after the other.
 fn kill_and_freeze(cluster: &mut Cluster) {
     let second = Duration::from_secs(1);
-    pause_for(second);
+    let_pass(second);
     let leader = cluster.leader();
     cluster.server_mut(leader).kill9();
-    pause_for(2 * second);
+    let_pass(2 * second);
     cluster.server_mut(leader).start();
-    pause_for(second);
+    let_pass(second);
     let frozen = (leader + 1) % 3;
     cluster.server(frozen).pause();
-    pause_for(2 * second);
+    let_pass(2 * second);
     cluster.server(frozen).resume();
-    pause_for(second);
+    let_pass(second);
     cluster.server_mut((leader + 2) % 3).kill9();
     cluster.server_mut((leader + 2) % 3).start();
 }
@@ -113,7 +95,7 @@ fn freeze_leaders(cluster: &mut Cluster) {
     let second = Duration::from_secs(1);
     let mut rng = Rng::new(6);
     for round in 0..4 {
-        pause_for(second);
+        let_pass(second);
         let leader = cluster.leader();
         let server = cluster.server(leader);
         if round % 2 == 0 {
@@ -127,7 +109,7 @@ fn freeze_leaders(cluster: &mut Cluster) {
                 .chain([&session])
                 .for_each(|pid| server.pause_process(*pid));
         }
-        pause_for(2 * second);
+        let_pass(2 * second);
         server.resume();
     }
     let leader = cluster.leader();
@@ -139,13 +121,13 @@ fn freeze_leaders(cluster: &mut Cluster) {
 fn cut_links(cluster: &mut Cluster) {
     let second = Duration::from_secs(1);
     for round in 0..3 {
-        pause_for(second);
+        let_pass(second);
         if round == 1 {
             cluster.network().cut_one_way(1, 2)
         } else {
             cluster.network().isolate(round)
         }
-        pause_for(2 * second);
+        let_pass(2 * second);
         cluster.network().heal();
     }
 }
@@ -155,34 +137,34 @@ fn any_faults(cluster: &mut Cluster, seed: u64) {
     let mut rng = Rng::new(seed);
     let start = Instant::now();
     while start.elapsed() < SOAK_ROUND {
-        pause_for(Duration::from_millis(200 + rng.below(2000)));
+        let_pass(Duration::from_millis(200 + rng.below(2000)));
         let node = usize::try_from(rng.below(3)).expect("few nodes");
         let other = (node + 1 + usize::try_from(rng.below(2)).expect("few nodes")) % 3;
         let length = Duration::from_millis(100 + rng.below(4000));
         match rng.below(7) {
             0 => {
                 cluster.server_mut(node).kill9();
-                pause_for(length);
+                let_pass(length);
             }
             1 => {
                 cluster.server(node).pause();
-                pause_for(length);
+                let_pass(length);
                 cluster.server(node).resume();
             }
             2 => {
                 cluster.network().isolate(node);
-                pause_for(length);
+                let_pass(length);
             }
             3 => {
                 cluster.network().cut_one_way(node, other);
-                pause_for(length);
+                let_pass(length);
             }
             4 => (0..3).for_each(|node| cluster.server_mut(node).kill9()),
             5 => cluster.server_mut(node).restart(StopMode::Fast),
             _ => {
                 cluster.server_mut(node).kill9();
                 cluster.network().isolate(other);
-                pause_for(length);
+                let_pass(length);
             }
         }
         cluster.network().heal();
