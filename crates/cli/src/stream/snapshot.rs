@@ -49,11 +49,11 @@ SELECT n.nspname, c.relname
 const REFERENCES: &str = "\
 SELECT conrelid, confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid <> confrelid";
 
-/// $1: the table's oid.
+/// $1: the table's oid. As the stream tells them: key columns without what an index only includes, no virtual ones.
 const COLUMNS: &str = "\
 SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL), pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid,
-       a.atttypmod, a.attnum, a.attnotnull, a.attgenerated, a.attidentity, coalesce(a.attnum = ANY (p.indkey), false),
-       coalesce(a.attnum = ANY (i.indkey), false), pg_catalog.quote_ident(a.attname),
+       a.atttypmod, a.attnum, a.attnotnull, a.attgenerated, a.attidentity, coalesce(a.attnum = ANY ((p.indkey::int2[])[0:p.indnkeyatts - 1]), false),
+       coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false), pg_catalog.quote_ident(a.attname),
        pg_catalog.format_type(b.type, NULL), pg_catalog.format_type(b.type, b.modifier)
   FROM pg_catalog.pg_attribute AS a
  CROSS JOIN LATERAL (
@@ -64,7 +64,7 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL), pg_catalog.format_ty
        SELECT m.type, m.modifier FROM made_of AS m JOIN pg_catalog.pg_type AS t ON t.oid = m.type WHERE t.typtype <> 'd') AS b
   LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = a.attrelid AND p.indisprimary
   LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = a.attrelid AND i.indisreplident
- WHERE a.attrelid = $1::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+ WHERE a.attrelid = $1::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' ORDER BY a.attnum";
 
 /// A session that sees the snapshot.
 pub fn enter(session: &mut Session, made: &Made) -> Result<(), Failure> {

@@ -183,7 +183,7 @@ fn the_snapshot_is_filtered_as_the_stream_is() {
     let mut client = database(
         &server,
         "filtered",
-        "CREATE TABLE people (id int PRIMARY KEY, name text, mail text, secret text);
+        "CREATE TABLE people (id int, name text, mail text, secret text, PRIMARY KEY (id) INCLUDE (name));
          CREATE TABLE aside (id int PRIMARY KEY); INSERT INTO aside VALUES (1);
          CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE low PARTITION OF parts DEFAULT",
     );
