@@ -60,6 +60,14 @@ impl Sequence {
         Self::open_for(oid, true)
     }
 
+    /// Whether this transaction has the lock that `nextval` takes, and keeps to the transaction's end.
+    pub fn is_in_use(oid: pg_sys::Oid) -> bool {
+        let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: an open relation; a look at the locks of this process.
+        Relation::open(oid)
+            .is_some_and(|relation| unsafe { pg_sys::CheckRelationLockedByMe(relation.raw(), mode, true) })
+    }
+
     fn open_for(oid: pg_sys::Oid, brief: bool) -> Option<Self> {
         let relation = Relation::open_locked(oid, pg_sys::RowExclusiveLock)?;
         let row = SysCacheRow::find(pg_sys::SysCacheIdentifier::SEQRELID, oid)?;

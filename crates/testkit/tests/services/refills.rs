@@ -192,6 +192,36 @@ fn values_that_are_in_no_row_are_given_to_one_node_too() {
     }
 }
 
+/// Which sequence a function calls `nextval` of is not known before it does. Who drew from one that is not the group's failed for what had
+/// become of the group's, or waited at COMMIT for whoever had one of these locked.
+#[test]
+fn who_draws_from_an_ordinary_sequence_has_nothing_to_do_with_the_groups() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all("CREATE SEQUENCE IF NOT EXISTS ordinary");
+    let (mut first, mut other) = (drawing(&cluster, "bystander", "1"), small(&cluster, 1));
+    let mut plain = cluster.client(0);
+    let insert = "INSERT INTO bystander (v) VALUES (1)";
+    let draw = "DO 'DECLARE drawn bigint; BEGIN drawn := nextval(''ordinary''); END'";
+    first.batch_execute(insert).unwrap();
+    // The next values are another node's.
+    let many = "INSERT INTO bystander (v) SELECT generate_series(1, 200)";
+    other.batch_execute(&format!("{insert}; {many}")).unwrap();
+    first
+        .batch_execute("BEGIN; SELECT draw_many('bystander', 40); ROLLBACK")
+        .unwrap();
+    plain.batch_execute(draw).unwrap();
+
+    plain
+        .batch_execute(&format!("SET lock_timeout = '1s'; BEGIN; {draw}"))
+        .unwrap();
+    first
+        .batch_execute("BEGIN; TRUNCATE bystander RESTART IDENTITY")
+        .unwrap();
+    plain.batch_execute("COMMIT").unwrap();
+    first.batch_execute("ROLLBACK").unwrap();
+    none_twice(&cluster, "bystander");
+}
+
 /// What a session has in store (CACHE) it gives to later transactions, which did not see that it became another node's.
 #[test]
 fn values_in_store_are_given_to_one_node_too() {

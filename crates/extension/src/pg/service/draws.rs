@@ -184,10 +184,8 @@ pub fn nextval_is_near() -> Result<(), UserError> {
     let Some(node) = node() else { return Ok(()) };
     reservations::by_hand();
     for sequence in relation::group_sequences().keys() {
-        // Most will not be drawn from: no lock on them stays.
-        if ranges::is_low(node, *sequence) {
-            ranges::ensure(node, *sequence, 1)?;
-        }
+        // Most will not be drawn from.
+        ranges::ensure_briefly(node, *sequence)?;
     }
     Ok(())
 }

@@ -94,13 +94,18 @@ fn make_room(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Resul
     Ok(())
 }
 
-/// The transaction may draw from here on. Whether [`ensure`] would have something to do for a value or two.
-pub fn is_low(node: &NodeShared, oid: pg_sys::Oid) -> bool {
-    Sequence::open_briefly(oid).is_some_and(|sequence| {
+/// The transaction may draw from here on, or from any other sequence: as [`ensure`] for a value or two, but no lock stays.
+pub fn ensure_briefly(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
+    let Some(sequence) = Sequence::open_briefly(oid) else {
+        return Ok(());
+    };
+    remember(node, &sequence);
+    let need = 1 + sequence.cache();
+    if room(node, &sequence) < need + usual_size(node, &sequence) / 4 {
+        make_room(node, &sequence, 1)?;
         remember(node, &sequence);
-        let need = 1 + sequence.cache();
-        room(node, &sequence) < need + usual_size(node, &sequence) / 4
-    })
+    }
+    Ok(())
 }
 
 /// Before a commit that used the sequence: what was given out behind the end of the range must become this node's, or not be in
@@ -149,13 +154,14 @@ pub fn settle(
 }
 
 /// Before the commit of a transaction: what it drew beside what is in the rows that it inserted. The client may have been told it, and
-/// may give it to others.
+/// may give it to others. Of the sequences that it could have drawn from, those that it did draw from are locked by it: the others, which
+/// may be many, are nothing to it, whatever happens to them.
 pub fn settle_drawn(node: &'static NodeShared, settled: &[pg_sys::Oid]) -> Result<(), UserError> {
     if !reservations::is_by_hand() {
         return Ok(());
     }
     for oid in reservations::drawn() {
-        if !settled.contains(&oid) {
+        if !settled.contains(&oid) && Sequence::is_in_use(oid) {
             settle(node, oid, |_, _| true)?;
         }
     }
