@@ -33,7 +33,7 @@ pub struct Client {
     conn: Conn,
     /// Cleaning up after an error: no interrupts are looked at, and no wait is long.
     hasty: bool,
-    /// What is done in haste ends here at the latest.
+    /// What is done ends here at the latest.
     until: Option<Instant>,
 }
 
@@ -43,7 +43,8 @@ impl Client {
         Self::open(dsn, application, false, None)
     }
 
-    /// As [`Client::connect`], where nobody is to wait for one who does not answer.
+    /// As [`Client::connect`], where nobody is to wait for one who does not answer: neither for the connection longer than that, nor for all
+    /// that is asked then.
     pub fn connect_soon(dsn: &str, application: &str, patience: Duration) -> Result<Self, PqError> {
         Self::open(dsn, application, false, Some(patience))
     }
@@ -87,6 +88,7 @@ impl Client {
             }
         }
         client.conn.set_nonblocking()?;
+        client.until = patience.map(|patience| Instant::now() + patience);
         // Whatever is set for the role or database: ours take as long as they take, and read what is there.
         client.execute(SETTINGS)?;
         Ok(client)
@@ -177,7 +179,7 @@ impl Client {
 
     fn deadline(&self) -> Option<Instant> {
         let soon = self.hasty.then(|| Instant::now() + HASTY_TIMEOUT);
-        soon.map(|soon| self.until.map_or(soon, |until| until.min(soon)))
+        soon.into_iter().chain(self.until).min()
     }
 
     fn push_out(&mut self) -> Result<(), PqError> {

@@ -1,12 +1,12 @@
 //! Before a statement about replicated tables runs here: would the other members have what it names? Roles and tablespaces belong to each
 //! server, and where one is missing apply would stop at the statement. So each member is asked that answers at once; one that does
 //! not, or that joins later, says so itself when it comes to the statement (`synod.stat_apply`). What they all have is asked for once
-//! in a session.
+//! in a session; and one that did not answer is left alone for a while, or each statement of a migration would wait for it.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -19,8 +19,10 @@ use crate::pg::relcache::c_text;
 use crate::pg::shmem::NodeShared;
 use crate::pg::{list, relation};
 
-/// How long a member may take to let us in.
+/// How long a member may take to let us in, and then to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one that did not is not asked again.
+const SILENCE: Duration = Duration::from_secs(10);
 
 const QUESTION: &str = "SELECT (CASE $1 WHEN 'role' THEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $2) \
                         ELSE EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = $2) END)::pg_catalog.text";
@@ -31,6 +33,8 @@ type Thing = (&'static str, String);
 thread_local! {
     /// What all members had.
     static EVERYWHERE: RefCell<BTreeSet<Thing>> = const { RefCell::new(BTreeSet::new()) };
+    /// Members that did not answer, and until when they are not asked again.
+    static SILENT: RefCell<BTreeMap<u32, Instant>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Refuse a statement that names what another member lacks.
@@ -56,13 +60,17 @@ pub unsafe fn check(node: &NodeShared, statement: *mut pg_sys::Node, need: &Need
         if member.id.0 == me {
             continue;
         }
-        let Some(info) = MemberInfo::decode(&member.info) else {
+        let info = MemberInfo::decode(&member.info).filter(|_| !is_silent(member.id.0));
+        let Some(info) = info else {
             all = false;
             continue;
         };
         match lacking(&info, &wanted) {
             Ok(found) => missing.extend(found.into_iter().map(|thing| (info.name.clone(), thing))),
-            Err(_) => all = false,
+            Err(_) => {
+                all = false;
+                SILENT.with_borrow_mut(|silent| silent.insert(member.id.0, Instant::now() + SILENCE));
+            }
         }
     }
     if let Some((_, thing)) = missing.first() {
@@ -72,6 +80,10 @@ pub unsafe fn check(node: &NodeShared, statement: *mut pg_sys::Node, need: &Need
         EVERYWHERE.with_borrow_mut(|known| known.extend(wanted));
     }
     Ok(())
+}
+
+fn is_silent(member: u32) -> bool {
+    SILENT.with_borrow(|silent| silent.get(&member).is_some_and(|until| Instant::now() < *until))
 }
 
 fn lacking(info: &MemberInfo, wanted: &[Thing]) -> Result<Vec<Thing>, PqError> {
