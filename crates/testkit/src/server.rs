@@ -200,6 +200,14 @@ impl Server {
         append(&self.data().join("postgresql.conf"), &lines);
     }
 
+    /// Sets the failpoint of the workers for the next start of the server (or reload). Where [`Server::failpoint`] sets it, which
+    /// counts above the configuration file: what a test before had taken away there was not set by the file.
+    pub fn failpoint_of_next_start(&self, name: &str) {
+        let mut line = String::new();
+        setting(&mut line, "synod.failpoint", name);
+        append(&self.data().join("postgresql.auto.conf"), &line);
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")

@@ -90,7 +90,7 @@ fn the_first_insert_after_a_crash_gets_a_fresh_value() {
     let mut cluster = CLUSTER.lease();
     cluster.create_table("keyless", "CREATE TABLE keyless (id serial, v int)");
     // Without a reload: from the next start on.
-    cluster.server(0).configure(&[("synod.failpoint", "stop apply")]);
+    cluster.server(0).failpoint_of_next_start("stop apply");
     crash_before_the_flush(&mut cluster, "keyless");
     let server = cluster.server(0);
     let apply_worker = server.frozen("synod apply worker");

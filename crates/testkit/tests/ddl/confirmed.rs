@@ -91,7 +91,7 @@ fn a_member_that_crashes_before_it_has_followed_takes_no_writes_of_its_own() {
         .client()
         .batch_execute("INSERT INTO kept_word VALUES (300)")
         .unwrap();
-    cluster.server(1).configure(&[("synod.failpoint", BEFORE_IT_RESUMES)]);
+    cluster.server(1).failpoint_of_next_start(BEFORE_IT_RESUMES);
     cluster.server_mut(1).start();
     cluster.server(1).frozen("synod apply worker");
     is_refused(&cluster, 1, "kept_word");
@@ -118,7 +118,7 @@ fn the_node_that_replicates_a_table_and_crashes_loses_no_row_either() {
     cluster.server(0).wait_frozen(pid);
     cluster.server_mut(0).kill9();
     committing.join().unwrap().expect_err("its server is gone");
-    cluster.server(0).configure(&[("synod.failpoint", BEFORE_IT_RESUMES)]);
+    cluster.server(0).failpoint_of_next_start(BEFORE_IT_RESUMES);
     cluster.server_mut(0).start();
     cluster.server(0).frozen("synod apply worker");
     is_refused(&cluster, 0, "own_word");
