@@ -222,6 +222,24 @@ fn who_draws_from_an_ordinary_sequence_has_nothing_to_do_with_the_groups() {
     none_twice(&cluster, "bystander");
 }
 
+/// Whoever sets a sequence, as a restore does, skips values that other nodes have been granted. They were taken for given out here: the next
+/// one who asked for a value failed.
+#[test]
+fn values_that_were_skipped_by_setval_are_nobodys() {
+    let cluster = CLUSTER.lease();
+    let (mut first, mut other) = (drawing(&cluster, "skipped", "1"), small(&cluster, 1));
+    let insert = "INSERT INTO skipped (v) VALUES (1)";
+    first.batch_execute(insert).unwrap();
+    other.batch_execute(insert).unwrap();
+    first.batch_execute("SELECT setval('skipped_id_seq', 100000)").unwrap();
+    first.batch_execute("SELECT nextval('skipped_id_seq')").unwrap();
+    first.batch_execute("SELECT setval('skipped_id_seq', 200000)").unwrap();
+    first.batch_execute("SELECT draw_many('skipped', 1)").unwrap();
+    first.batch_execute(insert).unwrap();
+    other.batch_execute(insert).unwrap();
+    none_twice(&cluster, "skipped");
+}
+
 /// What a session has in store (CACHE) it gives to later transactions, which did not see that it became another node's.
 #[test]
 fn values_in_store_are_given_to_one_node_too() {

@@ -45,13 +45,22 @@ const ATTEMPTS: usize = 4;
 
 /// Make sure that this node may give out `need` more values of a sequence of the group, whatever other sessions draw meanwhile.
 pub fn ensure(node: &'static NodeShared, oid: pg_sys::Oid, need: u64) -> Result<(), UserError> {
+    let drawn = Sequence::is_in_use(oid);
     let Some(sequence) = Sequence::open(oid) else {
         return Ok(());
     };
-    // Before anything moves on: what this transaction has drawn behind the end may be what becomes void here.
-    remember(node, &sequence);
-    make_room(node, &sequence, need)?;
-    remember(node, &sequence);
+    make_room_for(node, &sequence, need, drawn)
+}
+
+/// `drawn`: the transaction may have drawn from it before.
+fn make_room_for(node: &'static NodeShared, sequence: &Sequence, need: u64, drawn: bool) -> Result<(), UserError> {
+    // Before anything moves on: what this transaction has drawn behind the end may be what becomes void here. If it has drawn nothing,
+    // what becomes void is not its own: values that setval has skipped, say.
+    if drawn {
+        remember(node, sequence);
+    }
+    make_room(node, sequence, need)?;
+    remember(node, sequence);
     Ok(())
 }
 
@@ -96,15 +105,15 @@ fn make_room(node: &'static NodeShared, sequence: &Sequence, need: u64) -> Resul
 
 /// The transaction may draw from here on, or from any other sequence: as [`ensure`] for a value or two, but no lock stays.
 pub fn ensure_briefly(node: &'static NodeShared, oid: pg_sys::Oid) -> Result<(), UserError> {
+    let drawn = Sequence::is_in_use(oid);
     let Some(sequence) = Sequence::open_briefly(oid) else {
         return Ok(());
     };
-    remember(node, &sequence);
     let need = 1 + sequence.cache();
     if room(node, &sequence) < need + usual_size(node, &sequence) / 4 {
-        make_room(node, &sequence, 1)?;
-        remember(node, &sequence);
+        return make_room_for(node, &sequence, 1, drawn);
     }
+    remember(node, &sequence);
     Ok(())
 }
 
