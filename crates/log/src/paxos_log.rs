@@ -102,9 +102,9 @@ impl<T: Transport> PaxosLog<T> {
         }
     }
 
-    /// It leads, and has told nobody else to.
-    pub fn is_to_lead_on(&self) -> bool {
-        self.paxos.is_to_lead_on()
+    /// It leads, and waits for the one that it is going to tell to.
+    pub fn is_handing_over(&self) -> bool {
+        self.paxos.is_handing_over()
     }
 
     /// The transport.

@@ -233,7 +233,7 @@ pub enum Event {
         below: Position,
     },
     /// This process is about to end. If it leads, and another one can, it proposes nothing more, and that one is told to lead as soon
-    /// as it holds everything; at once, when this comes a second time. The host goes on until [`crate::Paxos::is_to_lead_on`] says no, or
+    /// as it holds everything; at once, when this comes a second time. The host goes on until [`crate::Paxos::is_handing_over`] says no, or
     /// for as long as it likes.
     HandOver,
     /// The damage reported in [`Recovered::damaged`] is undone: every position that this disk ever acknowledged is

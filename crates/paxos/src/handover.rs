@@ -139,9 +139,9 @@ impl Paxos {
         }
     }
 
-    /// Whether this node leads, and has not told another one to.
-    pub fn is_to_lead_on(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.handing.is_none_or(|handing| !handing.told))
+    /// Whether this node waits for another one to hold everything, before it tells it to lead.
+    pub fn is_handing_over(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.handing.is_some_and(|handing| !handing.told))
     }
 
     /// The leader wants this node to lead.

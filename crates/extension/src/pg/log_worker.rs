@@ -169,10 +169,14 @@ impl Running {
         for _ in 0..2 {
             self.engine.log_mut().hand_over();
             let deadline = Instant::now() + HAND_OVER;
-            while self.engine.log_mut().is_to_lead_on() {
+            loop {
                 let next = self.step()?;
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() || !self.engine.log_mut().is_to_lead_on() {
+                if !self.engine.log_mut().is_handing_over() {
+                    // The word has left; or this node does not lead, or nobody else can.
+                    return Ok(());
+                }
+                if left.is_zero() {
                     break;
                 }
                 self.readable = self.waits.wait(next.min(left));
