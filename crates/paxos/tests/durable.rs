@@ -1,36 +1,11 @@
 //! What a node takes for durable on its own disk: not an entry in whose place another one has come since it was written.
 
 use bytes::Bytes;
-use synod_paxos::{
-    Action, Ballot, Body, Command, Entry, Event, LogId, Member, Membership, Message, NodeId, Options, Paxos,
-    ProposalId, Recovered, Value,
-};
+use synod_paxos::{Action, Ballot, Body, Command, Entry, Event, Message, NodeId, Paxos, ProposalId, Value};
 
-fn log(id: u32) -> LogId {
-    LogId([id as u8; 16])
-}
+mod three;
 
-/// Node 1 of three.
-fn node() -> Paxos {
-    let member = |id| Member {
-        id: NodeId(id),
-        log: log(id),
-        voter: true,
-        info: Bytes::new(),
-    };
-    let membership = Membership {
-        version: 1,
-        next_id: 4,
-        members: (1..=3).map(member).collect(),
-    };
-    let recovered = Recovered {
-        membership,
-        ..Recovered::default()
-    };
-    let mut paxos = Paxos::new(Options::new(NodeId(1), log(1), 1), recovered);
-    paxos.step(Event::Tick { now_ms: 0 }, &mut Vec::new());
-    paxos
-}
+use three::{log, node};
 
 /// The leader of a ballot proposes three entries of its own, of which all up to `chosen` are chosen; the ticket with which they will be
 /// durable here.

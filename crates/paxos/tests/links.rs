@@ -2,35 +2,17 @@
 //! with it every node that joins or starts, which knows its leader before it can speak to it.
 
 use bytes::Bytes;
-use synod_paxos::{
-    Action, Ballot, Body, Command, Event, LogId, Member, Membership, Message, NodeId, Options, Paxos, ProposalId,
-    Recovered,
-};
+use synod_paxos::{Action, Ballot, Body, Command, Event, Message, NodeId, Paxos, ProposalId};
+
+mod three;
+
+use three::{log, node};
 
 const LEADER: NodeId = NodeId(2);
 
-fn log(id: u32) -> LogId {
-    LogId([id as u8; 16])
-}
-
 /// Node 1 of three; it hears node 2 lead.
 fn follower() -> Paxos {
-    let member = |id| Member {
-        id: NodeId(id),
-        log: log(id),
-        voter: true,
-        info: Bytes::new(),
-    };
-    let membership = Membership {
-        version: 1,
-        next_id: 4,
-        members: (1..=3).map(member).collect(),
-    };
-    let recovered = Recovered {
-        membership,
-        ..Recovered::default()
-    };
-    let mut paxos = Paxos::new(Options::new(NodeId(1), log(1), 1), recovered);
+    let mut paxos = node();
     let heartbeat = Body::Heartbeat {
         ballot: Ballot { round: 1, node: LEADER },
         round: 1,
@@ -43,7 +25,6 @@ fn follower() -> Paxos {
         session: 2,
         body: heartbeat,
     };
-    paxos.step(Event::Tick { now_ms: 0 }, &mut Vec::new());
     paxos.step(Event::Receive { from: LEADER, message }, &mut Vec::new());
     assert_eq!(paxos.leader(), Some(LEADER));
     paxos

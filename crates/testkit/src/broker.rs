@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::ports::free_port;
 use crate::run::{self, Run};
-use crate::server::free_port;
 use crate::{account, processes, try_wait_until, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(20);

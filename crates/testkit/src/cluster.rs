@@ -4,8 +4,9 @@ use postgres::Client;
 
 use crate::install::PgInstall;
 use crate::network::Network;
+use crate::ports::free_port;
 use crate::run::Run;
-use crate::server::{Address, Server, StopMode, free_port};
+use crate::server::{Address, Server, StopMode};
 use crate::wait_until;
 
 use std::time::Duration;

@@ -36,6 +36,7 @@ mod ledger;
 pub mod machine;
 mod network;
 pub mod pgbench;
+mod ports;
 pub mod probe;
 mod processes;
 pub mod random_transactions;

@@ -23,8 +23,8 @@ use crate::pg::compat;
 /// A bound on what a reader's buffer keeps from one message to the next.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// Messages of a format that does not mind, or of a reader that asked for it, are joined until they have so many bytes: about what a walsender sends at once. Each costs it two
-/// calls of the system, more than a row costs to decode.
+/// Messages of a format that does not mind, or of a reader that asked for it, are joined until they have so many bytes: about what a
+/// walsender sends at once. Each costs it two calls of the system, more than a row costs to decode.
 const JOINED_BYTES: usize = 8000;
 
 /// So many changes may be left out in a row before the client is told that the server lives; as many as in pgoutput.
