@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,8 @@ OUT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "fuz
 CORPUS = Path(os.environ.get("SYNOD_FUZZ_CORPUS", OUT / "corpus"))
 FOUND = OUT / "found"
 MINIMISE_S = 30
+# As many at once as there are cores, unless told.
+JOBS = int(os.environ.get("SYNOD_FUZZ_JOBS") or os.cpu_count() or 1)
 
 # Instrumentation, and the checks of a debug build in optimised code.
 FLAGS = [
@@ -165,7 +168,8 @@ def main() -> int:
         return 2
     names = arguments[1:] or targets()
     programs = build(names)
-    sound = [run(programs / name, int(arguments[0])) for name in names]
+    with ThreadPoolExecutor(JOBS) as pool:
+        sound = list(pool.map(lambda name: run(programs / name, int(arguments[0])), names))
     return 0 if all(sound) else 1
 
 
