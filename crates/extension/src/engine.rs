@@ -312,6 +312,8 @@ impl<L: SharedLog> Engine<L> {
         crate::membership::publish_acknowledged(node, &status.acknowledged);
         if self.started && node.state() == NodeState::Starting {
             node.state.store(NodeState::Running as u32, Ordering::Release);
+            // It locks again what it let go of while the log stood still.
+            node.wake_apply_worker();
             // A learner's vote is its business.
             crate::pg::launcher::wake();
         }

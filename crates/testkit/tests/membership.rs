@@ -307,6 +307,42 @@ fn a_cancelled_join_leaves_nothing_behind() {
     assert_converged(&cluster, &["ledger"]);
 }
 
+/// The launcher had seen the directory, which went before it knew of the node: it started workers for a node that was not there, and its place
+/// was never given back. The next join met what they said.
+#[test]
+fn a_join_cancelled_while_its_workers_start_leaves_none() {
+    let mut cluster = Cluster::start(1);
+    let ledger = Ledger::on(&cluster);
+    ledger.write_until(&cluster, &[0], 5);
+    let node = newcomer(&mut cluster);
+    let server = cluster.server(node);
+    server.failpoint("stop members-listed");
+    let cancelled = std::thread::scope(|scope| {
+        let attempt = scope.spawn(|| {
+            let mut client = cluster.client(node);
+            client.batch_execute("SET statement_timeout = '5s'").unwrap();
+            client.execute(
+                "SELECT synod.join_group($1, 'late', $2)",
+                &[&cluster.server(0).dsn(), &server.dsn()],
+            )
+        });
+        let launcher = server.frozen("synod launcher");
+        wait_until(DEADLINE, "the attempt to be undone", || {
+            (!server.synod_directory("postgres").exists()).then_some(())
+        });
+        server.failpoint("");
+        server.resume_process(launcher);
+        attempt.join().unwrap()
+    });
+    failed("join_group", cancelled, &["57014"]);
+    assert_eq!(traces(&cluster, node), (false, 0));
+    assert!(server.processes_titled("synod log worker").is_empty(), "a worker of no node");
+    join(&cluster, 0, node).unwrap();
+    cluster.wait_for_voters(2);
+    ledger.write_until(&cluster, &[0, node], 10);
+    assert_converged(&cluster, &["ledger"]);
+}
+
 #[test]
 fn tables_with_rows_are_not_overwritten() {
     let mut cluster = Cluster::start(1);

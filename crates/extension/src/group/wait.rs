@@ -7,7 +7,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::errors::UserError;
 use crate::pg::shmem::{self, ApplyState, NodeShared, NodeState};
-use crate::pg::{latch, server};
+use crate::pg::{latch, launcher, server};
 
 /// How often a condition that nobody announces is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -127,11 +127,13 @@ pub fn for_workers_to_end(database: u32) -> Result<(), UserError> {
     }
 }
 
-/// Until the launcher has given this database's place in shared memory back.
+/// Until the launcher has given this database's place in shared memory back. It may have seen the directory just before that went, and be
+/// about to start workers: so it has to have looked once more.
 pub fn for_place_to_be_free(database: u32) {
     let deadline = Instant::now() + END_TIMEOUT;
-    while shmem::node_of(database).is_some() && Instant::now() < deadline {
-        crate::pg::launcher::wake();
+    let look = launcher::ask_for_a_look();
+    while (shmem::node_of(database).is_some() || !launcher::has_looked(look)) && Instant::now() < deadline {
+        launcher::wake();
         latch::wait(LOOK_EVERY);
         latch::reset();
     }

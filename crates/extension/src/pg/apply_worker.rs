@@ -24,7 +24,7 @@ use super::apply::{Applier, Origin};
 use super::barrier::{self, wait};
 use super::give_way::timer;
 use super::relation::StrongTable;
-use super::shmem::{self, ApplyState, NodeShared};
+use super::shmem::{self, ApplyState, NodeShared, NodeState};
 use super::turn::{self, Turn};
 use super::{capture, failpoint, hold, latch, worker};
 
@@ -241,8 +241,12 @@ impl Worker {
         Ok(())
     }
 
-    /// A transaction that failed has taken the session's locks with it.
+    /// A transaction that failed has taken the session's locks with it. None are kept while the log stands still.
     fn lock_again(&mut self) -> Result<(), Failure> {
+        if self.node.state() == NodeState::LogStopped && self.locks.holds() {
+            self.locks.let_go();
+            return Ok(());
+        }
         if table_locks::stand() {
             return Ok(());
         }

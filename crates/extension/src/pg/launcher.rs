@@ -2,12 +2,14 @@
 //! every node found under `$PGDATA/synod/`.
 //!
 //! It owns the entries of [`super::shmem::Shared::nodes`]: it claims one per directory and clears it when the directory is
-//! gone. Workers that end are started again after [`RESTART_DELAY`]. A crash of the launcher is a crash of nothing else: the
+//! gone, and ends the workers that it started for one that went meanwhile. Workers that end are started again after
+//! [`RESTART_DELAY`]. A crash of the launcher is a crash of nothing else: the
 //! postmaster starts it again, and it takes over what it finds.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,8 +17,8 @@ use pgrx::pg_guard;
 use pgrx::pg_sys;
 
 use super::audit::sleeper;
-use super::latch;
 use super::shmem::{self, NodeShared};
+use super::{failpoint, latch};
 
 /// Pause before a worker that ended is started again.
 pub const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -87,13 +89,25 @@ pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
 
 /// Compare directories and entries, start what is missing. True when nothing is to be looked at again soon.
 fn look(shared: &'static shmem::Shared) -> bool {
-    let found = member_databases();
-    for node in &shared.nodes {
-        let database = node.database.load(Ordering::Acquire);
-        let running = alive(&node.log_worker_pid) || alive(&node.apply_worker_pid);
-        if database != 0 && !found.contains(&database) && !running {
-            node.clear();
+    shared.looks.fetch_add(1, Ordering::SeqCst);
+    let complete = look_at_nodes(shared);
+    shared.looks.fetch_add(1, Ordering::SeqCst);
+    complete & audit()
+}
+
+fn look_at_nodes(shared: &'static shmem::Shared) -> bool {
+    let found = match member_databases() {
+        Ok(found) => found,
+        Err(error) => {
+            pgrx::warning!("synod: could not list the member databases of this server: {error}");
+            return false;
         }
+    };
+    if !found.is_empty() {
+        failpoint::armed("members-listed");
+    }
+    for node in &shared.nodes {
+        give_back(node, &found);
     }
     let mut complete = shared.nodes.iter().all(|node| !node.leaving.load(Ordering::Acquire));
     let mut claimed = true;
@@ -103,7 +117,42 @@ fn look(shared: &'static shmem::Shared) -> bool {
         complete &= node.is_some_and(|node| supervise(node, database));
     }
     shared.members_known.store(claimed, Ordering::Release);
-    complete & audit()
+    complete
+}
+
+/// Clear the entry of a database that is no member any more. Its directory may have gone just before its workers were started: they end
+/// first, even if there is a new directory by then, which is not theirs.
+fn give_back(node: &NodeShared, found: &[u32]) {
+    let database = node.database.load(Ordering::Acquire);
+    let me = super::server::my_pid();
+    let ending = node.leaving.load(Ordering::SeqCst) && node.leaving_pid.load(Ordering::SeqCst) == me;
+    if database == 0 || (found.contains(&database) && !ending) {
+        return;
+    }
+    if !alive(&node.log_worker_pid) && !alive(&node.apply_worker_pid) {
+        node.clear();
+    } else if !node.leaving.load(Ordering::SeqCst) {
+        node.leaving_pid.store(me, Ordering::SeqCst);
+        node.leaving.store(true, Ordering::SeqCst);
+        node.wake_log_worker();
+        super::server::terminate(node.apply_worker_pid.load(Ordering::Acquire));
+    }
+}
+
+/// Ask for a look that begins after this call; it is over when [`has_looked`] says so.
+pub fn ask_for_a_look() -> u64 {
+    let Some(shared) = shmem::shared() else {
+        return 0;
+    };
+    let looks = shared.looks.load(Ordering::SeqCst);
+    wake();
+    // Odd: one is under way, which may have begun before.
+    looks + 2 + looks % 2
+}
+
+/// Whether the look that was asked for is over.
+pub fn has_looked(asked: u64) -> bool {
+    shmem::shared().is_none_or(|shared| shared.looks.load(Ordering::SeqCst) >= asked)
 }
 
 thread_local! {
@@ -150,18 +199,26 @@ fn audit() -> bool {
 }
 
 /// Databases with a complete node directory.
-fn member_databases() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(super::data_directory().join("synod")) else {
-        return Vec::new();
+fn member_databases() -> io::Result<Vec<u32>> {
+    let entries = match std::fs::read_dir(super::data_directory().join("synod")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|database| {
-            let directory = crate::node::directory(*database);
-            // A copy takes no part in anything: see `crate::identity`.
-            directory.join(crate::identity::FILE_NAME).exists() && !directory.join(crate::identity::COPIED).exists()
-        })
-        .collect()
+    let mut found = Vec::new();
+    for entry in entries {
+        let Some(database) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let directory = crate::node::directory(database);
+        // A copy takes no part in anything: see `crate::identity`.
+        if directory.join(crate::identity::FILE_NAME).try_exists()?
+            && !directory.join(crate::identity::COPIED).try_exists()?
+        {
+            found.push(database);
+        }
+    }
+    Ok(found)
 }
 
 fn claim(shared: &'static shmem::Shared, database: u32) -> Option<&'static NodeShared> {

@@ -27,8 +27,6 @@ use crate::transport::Links;
 
 /// How long a failed worker stays, so that the server log is not flooded.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
-/// How often it looks meanwhile whether the node leaves.
-const FAILURE_LOOK: Duration = Duration::from_millis(50);
 /// How long an orderly shutdown of a leader waits for what is under way before another one leads.
 const HAND_OVER: Duration = Duration::from_millis(100);
 /// How long an orderly shutdown waits for proposals on their way.
@@ -49,14 +47,16 @@ pub extern "C-unwind" fn synod_log_worker_main(argument: pg_sys::Datum) {
     let Some((_, node)) = shmem::node_of(database) else {
         return;
     };
+    if !crate::node::directory(database).exists() {
+        // It went after the launcher had seen it.
+        return;
+    }
     node.state.store(NodeState::Starting as u32, Ordering::Release);
     node.log_worker.store(latch::my_number(), Ordering::Release);
-    let outcome = run(node, database);
-    // Before the failure is told: who commits must not wait for a worker that does nothing any more.
-    node.log_worker.store(-1, Ordering::Release);
-    if let Err(stop) = outcome {
+    if let Err(stop) = run(node, database) {
         fail(node, database, &stop);
     }
+    node.log_worker.store(-1, Ordering::Release);
 }
 
 /// What the worker is made of, in the order in which it is taken apart.
@@ -283,13 +283,14 @@ fn fail(node: &'static NodeShared, database: u32, stop: &Stop) {
     super::launcher::wake();
     node.quorum.store(false, Ordering::Release);
     node.lease_until_ms.store(0, Ordering::SeqCst);
+    node.wake_apply_worker();
     crate::engine::refuse_all(node);
     pgrx::warning!("synod: the shared log of database {database} has stopped: {stop}");
     let until = Instant::now() + FAILURE_PAUSE;
     while Instant::now() < until && !worker::shutdown_requested() && !node.leaving.load(Ordering::Acquire) {
         latch::reset();
-        // Nobody wakes it: it does not pass for a worker that runs.
-        latch::wait(until.saturating_duration_since(Instant::now()).min(FAILURE_LOOK));
+        // Who commits, and has not seen the state yet, sets the latch; so does who makes the node leave.
         crate::engine::refuse_all(node);
+        latch::wait(until.saturating_duration_since(Instant::now()));
     }
 }

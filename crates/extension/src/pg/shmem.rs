@@ -4,7 +4,7 @@
 //! leaves nothing locked. The segment is laid out as [`Shared`], then one [`Slot`] per PGPROC, then their payloads; the link rings (`pg/ring.rs`) have
 //! a segment of their own.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -27,6 +27,8 @@ pub const MAX_SLOTS: usize = 1 << 16;
 pub struct Shared {
     /// PGPROC number of the launcher, or -1.
     pub launcher: AtomicI32,
+    /// Beginnings and ends of the launcher's looks at the directories: odd during one.
+    pub looks: AtomicU64,
     /// Since the server started the launcher has found every member database: who has no entry is none.
     pub members_known: AtomicBool,
     /// Number of [`Slot`]s that follow.

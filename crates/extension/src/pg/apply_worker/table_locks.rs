@@ -11,7 +11,8 @@
 //! - the file `expected` names the tables that are about to be replicated before the record of the lock counts as applied, which is
 //!   what other nodes take for this node's word, and until what became of them is durable here; on the owner's node, too. After a crash,
 //!   which may set `applied` back to before the record, they are locked from the file;
-//! - `expected_guarded` <=> all of `held` is locked. The server releases a session's locks when a transaction of it fails.
+//! - `expected_guarded` <=> all of `held` is locked. The server releases a session's locks when a transaction of it fails, and the worker
+//!   itself does while the log stands still: nothing can end the lock then, and who writes is told so instead of waiting.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -65,7 +66,7 @@ unsafe extern "C-unwind" fn exiting(_code: i32, _argument: pg_sys::Datum) {
     }
 }
 
-/// A transaction of this process is about to be rolled back, and the session's locks with it.
+/// The session's locks are about to go: with a transaction of this process that is rolled back, or while the log stands still.
 pub fn failing() {
     if let Some(node) = shmem::my_node() {
         node.expected_guarded.store(false, Ordering::SeqCst);
@@ -128,16 +129,25 @@ impl TableLocks {
         }
     }
 
+    /// Let the tables go until [`Self::lock_again`].
+    pub fn let_go(&self) {
+        if stand() {
+            failing();
+            self.held.iter().copied().for_each(unlock);
+        }
+    }
+
+    /// Whether there is anything to lock.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Let go of everything.
     fn release(&mut self) {
         (self.owner, self.lost_at, self.position) = (None, None, 0);
         (self.is_own, self.is_watched) = (false, false);
         let stand = stand();
-        for relation in self.held.drain(..).filter(|_| stand) {
-            let mut lock = lock_id(relation);
-            // SAFETY: taken by this session in `lock`.
-            unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, MODE) }
-        }
+        self.held.drain(..).filter(|_| stand).for_each(unlock);
         self.expected.clear();
         self.publish();
         if std::mem::take(&mut self.is_in_file)
@@ -244,6 +254,12 @@ fn lock(relation: pg_sys::Oid) {
     let mut lock = lock_id(relation);
     // SAFETY: inside a transaction; the lock outlives it, on purpose.
     unsafe { pg_sys::LockRelationIdForSession(&mut lock, MODE) }
+}
+
+fn unlock(relation: pg_sys::Oid) {
+    let mut lock = lock_id(relation);
+    // SAFETY: taken by this session in `lock`.
+    unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, MODE) }
 }
 
 fn directory() -> Option<std::path::PathBuf> {
