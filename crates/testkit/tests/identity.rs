@@ -178,11 +178,24 @@ fn a_torn_tail_is_cut_and_fetched_again() {
 #[test]
 fn a_damaged_number_of_starts_is_refused() {
     let mut cluster = Cluster::start(1);
-    cluster.create_table("started", "CREATE TABLE started (id int PRIMARY KEY)");
-    // The apply worker may not have seen yet that the lock for the table's definition is over, and takes it again from its file.
-    // (While the log stands still that is never over, and writers waited for it.)
     let file = cluster.server(0).synod_directory("postgres").join("incarnation");
+    let expected = file.with_file_name("expected");
+    let mut client = cluster.client(0);
+    client
+        .batch_execute("CREATE TABLE started (id int PRIMARY KEY)")
+        .unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let replicating = std::thread::spawn(move || {
+        client.batch_execute("SET synod.failpoint = 'stop before-turn'; SELECT synod.replicate_table('started')")
+    });
+    cluster.server(0).wait_frozen(pid);
+    let about_to_be = std::fs::read(&expected).expect("the node has given its word");
+    cluster.server(0).resume_process(pid);
+    replicating.join().unwrap().unwrap();
     cluster.server_mut(0).stop(StopMode::Fast);
+    // As if the apply worker had not yet seen that the lock for the table's definition is over: it takes that again. (While the log
+    // stands still it is never over, and writers waited for it.)
+    std::fs::write(&expected, about_to_be).unwrap();
     let sound = std::fs::read(&file).unwrap();
     std::fs::write(&file, &sound[..sound.len() - 7]).unwrap();
     cluster.server_mut(0).start();

@@ -336,7 +336,10 @@ fn a_join_cancelled_while_its_workers_start_leaves_none() {
     });
     failed("join_group", cancelled, &["57014"]);
     assert_eq!(traces(&cluster, node), (false, 0));
-    assert!(server.processes_titled("synod log worker").is_empty(), "a worker of no node");
+    assert!(
+        server.processes_titled("synod log worker").is_empty(),
+        "a worker of no node"
+    );
     join(&cluster, 0, node).unwrap();
     cluster.wait_for_voters(2);
     ledger.write_until(&cluster, &[0, node], 10);
