@@ -27,3 +27,18 @@ pub fn spread(mut values: Vec<f64>) -> Spread {
         high: at(last),
     }
 }
+
+/// The median, and the ends of the middle half, for what varies more than it differs.
+pub fn middle_half(mut values: Vec<f64>) -> Spread {
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+    let (low, high) = (
+        at(values.len() / 4),
+        at((values.len() * 3 / 4).min(values.len().saturating_sub(1))),
+    );
+    Spread {
+        low,
+        high,
+        ..spread(values)
+    }
+}

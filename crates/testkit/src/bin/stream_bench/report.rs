@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use synod_testkit::machine;
-use synod_testkit::spread::spread;
+use synod_testkit::spread::{middle_half, spread};
 
 use crate::{Measured, Options, memory, rate, writers};
 
@@ -69,8 +69,9 @@ fn page(options: &Options, measured: &[Measured], raw: &str) -> String {
     );
     let _ = writeln!(
         page,
-        "## Writing while somebody reads\n\n`pgbench`'s TPC-B, slices of {} s, with one reader that follows, on the same cores.\n",
-        options.slice_s
+        "## Writing while somebody reads\n\n`pgbench`'s TPC-B, {} rounds, slices of {} s, with one reader that follows, on the same cores. In \
+         parentheses the middle half of the ratios.\n",
+        options.writer_rounds, options.slice_s
     );
     table(
         &mut page,
@@ -124,7 +125,11 @@ fn ratio(of: &[&Measured], own: &[&&Measured], name: &str, other: &str) -> Strin
             (beside.value > 0.0).then(|| one.value / beside.value)
         })
         .collect();
-    let spread = spread(ratios);
+    let spread = if of.iter().all(|one| one.case == writers::CASE) {
+        middle_half(ratios)
+    } else {
+        spread(ratios)
+    };
     format!("**{:.2}** ({:.2} to {:.2})", spread.median, spread.low, spread.high)
 }
 

@@ -31,7 +31,7 @@ pub fn run(server: &Server, options: &Options) -> Vec<Measured> {
     let everyone: Vec<&'static Contestant> = ALL_AND_NOBODY.to_vec();
     let mut random = Rng::new(u64::from(std::process::id()) + 1);
     let mut measured = Vec::new();
-    for round in 1..=options.rounds {
+    for round in 1..=options.writer_rounds {
         for contestant in shuffled(&mut random, &everyone) {
             let mut follows = (!contestant.plugin.is_empty()).then(|| {
                 let create = format!(
@@ -73,4 +73,4 @@ pub fn run(server: &Server, options: &Options) -> Vec<Measured> {
     measured
 }
 
-static ALL_AND_NOBODY: [&Contestant; 7] = [&NOBODY, &ALL[0], &ALL[1], &ALL[2], &ALL[3], &ALL[4], &ALL[6]];
+static ALL_AND_NOBODY: [&Contestant; 8] = [&NOBODY, &ALL[0], &ALL[1], &ALL[2], &ALL[3], &ALL[4], &ALL[6], &ALL[8]];
