@@ -369,6 +369,105 @@ fn a_locked_row_is_a_row_touched() {
     assert_converged(&cluster, &["locked"]);
 }
 
+/// A row that all who decide about other rows lock first: what another node decided under the lock is known here by then, applied
+/// between this transaction's look and its COMMIT. Nothing of it meets a lock of ours, so certification alone can tell.
+#[test]
+fn a_row_that_is_locked_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("guard", "CREATE TABLE guard (id int PRIMARY KEY, v int)");
+    cluster.create_table(
+        "entry",
+        "CREATE TABLE entry (id bigserial PRIMARY KEY, guard int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO guard SELECT i, 0 FROM generate_series(1, 9) i")
+        .unwrap();
+    let locks = ["FOR UPDATE", "FOR NO KEY UPDATE"];
+    for (guard, (mine, theirs)) in locks
+        .iter()
+        .flat_map(|mine| locks.iter().map(move |theirs| (mine, theirs)))
+        .enumerate()
+    {
+        let guard = guard + 1;
+        let lock = |strength: &str| format!("BEGIN; SELECT FROM guard WHERE id = {guard} {strength}");
+        let sum = format!("SELECT coalesce(sum(amount), 0)::int FROM entry WHERE guard = {guard}");
+        let withdraw = format!("INSERT INTO entry (guard, amount) VALUES ({guard}, -80)");
+        cluster
+            .client(0)
+            .batch_execute(&format!("INSERT INTO entry (guard, amount) VALUES ({guard}, 100)"))
+            .unwrap();
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute(&lock(mine)).unwrap();
+        let before: i32 = one.query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(before, 100);
+        other
+            .batch_execute(&format!("{}; {withdraw}; COMMIT", lock(theirs)))
+            .unwrap();
+        // Applied here, and seen.
+        let after: i32 = cluster.client(0).query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(after, 20);
+        one.batch_execute(&withdraw).unwrap();
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("what it decided by has changed under the lock that both took");
+        assert_eq!(sqlstate(&error), Some("40001"), "{mine} against {theirs}");
+    }
+    assert_converged(&cluster, &["guard", "entry"]);
+}
+
+/// Sessions of one node that lock the same row before they write others wait for each other there, and nobody loses.
+#[test]
+fn a_row_that_sessions_of_one_node_lock_never_conflicts_with_itself() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("turnstile", "CREATE TABLE turnstile (id int PRIMARY KEY)");
+    cluster.create_table("passed", "CREATE TABLE passed (id bigserial PRIMARY KEY)");
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO turnstile VALUES (1)")
+        .unwrap();
+    let node = cluster.follower();
+    cluster.client(node).batch_execute("SELECT id FROM turnstile").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut client = cluster.client(node);
+                for _ in 0..30 {
+                    client
+                        .batch_execute(
+                            "BEGIN; SELECT FROM turnstile FOR UPDATE; INSERT INTO passed DEFAULT VALUES; COMMIT",
+                        )
+                        .expect("no rival on another node");
+                }
+            });
+        }
+    });
+    assert_converged(&cluster, &["turnstile", "passed"]);
+}
+
+/// What is equal in an index is so by its operator class, not by the type of the column.
+#[test]
+fn a_class_of_another_type_decides_what_is_equal() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("padded", "CREATE TABLE padded (id int PRIMARY KEY, code text)");
+    cluster
+        .client(0)
+        .batch_execute("CREATE UNIQUE INDEX padded_code ON padded (code bpchar_ops)")
+        .unwrap();
+    assert_eq!(
+        race(
+            &cluster,
+            &[
+                "INSERT INTO padded VALUES (1, 'a')",
+                "INSERT INTO padded VALUES (2, 'a ')",
+                "INSERT INTO padded VALUES (3, 'a  ')",
+            ]
+        ),
+        1
+    );
+    assert_converged(&cluster, &["padded"]);
+}
+
 #[test]
 fn inserts_without_a_key_commute() {
     let cluster = CLUSTER.lease();

@@ -229,7 +229,8 @@ pub fn has_for_itself(sequence: pg_sys::Oid) -> bool {
 
 /// A row was locked. It counts as touched if the transaction also writes.
 pub fn note_row_lock(relation: pg_sys::Oid, lock: RowLock) {
-    let base = super::shmem::applied();
+    // Whoever had it locked on this node before may be just about to say that he has committed.
+    let base = super::shmem::visible();
     PENDING.with_borrow_mut(|pending| {
         let subtransaction = pending.current_subtransaction();
         pending

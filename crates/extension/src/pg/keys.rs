@@ -4,7 +4,8 @@
 //! a claim of the whole table conflicts with every writer of it. A key's *base* is the applied CSN up to which its holder knows it to be free of conflicts:
 //! - [`Base::Now`] for keys that our own row lock or index entry protects: the apply worker waits for it, and we are told to
 //!   give way, so that whatever is applied before our commit did not conflict;
-//! - [`Base::At`] the applied CSN when the trigger fired for everything else: claims of whole tables, keys of referenced rows and
+//! - [`Base::At`] the applied CSN when the trigger fired, or the row was locked, for everything else: rows that were locked
+//!   (SELECT FOR UPDATE and its weaker forms), claims of whole tables, keys of referenced rows and
 //!   of deferrable constraints, and strong claims on keys of tables that foreign keys refer to (a referencing row that
 //!   is applied takes no lock on ours).
 

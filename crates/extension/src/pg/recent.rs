@@ -24,10 +24,44 @@ struct Commit {
 #[repr(C)]
 pub struct RecentCommits {
     written: AtomicU64,
+    /// The commit of who has the turn; 0: nobody, or it is over.
+    current: AtomicU64,
+    current_xid: AtomicU32,
     commits: [Commit; COMMITS],
 }
 
 impl RecentCommits {
+    /// This process' transaction is about to commit as `csn`. By the holder of the turn.
+    pub fn begin_current(&self, csn: u64, xid: pg_sys::TransactionId) {
+        self.current.store(0, Ordering::SeqCst);
+        self.current_xid.store(u32::from(xid), Ordering::SeqCst);
+        self.current.store(csn, Ordering::SeqCst);
+    }
+
+    /// `applied` says so, or it failed.
+    pub fn end_current(&self, csn: u64) {
+        // Whoever has the turn by now may have announced another one.
+        let _ = self
+            .current
+            .compare_exchange(csn, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Up to where everything is visible, if it is known to be so up to `applied`: a commit is visible, and its row locks are
+    /// gone for who looks at the rows, a moment before it moves `applied`.
+    pub fn visible(&self, applied: u64) -> u64 {
+        let csn = self.current.load(Ordering::SeqCst);
+        if csn <= applied {
+            return applied;
+        }
+        let xid = pg_sys::TransactionId::from(self.current_xid.load(Ordering::SeqCst));
+        if self.current.load(Ordering::SeqCst) != csn {
+            return applied;
+        }
+        // SAFETY: in a transaction of a connected process; this order, as in `HeapTupleSatisfiesUpdate`.
+        let committed = unsafe { !pg_sys::TransactionIdIsInProgress(xid) && pg_sys::TransactionIdDidCommit(xid) };
+        if committed { csn } else { applied }
+    }
+
     /// Note the commit that is ending in this process. By the holder of the turn, before `applied` moves.
     pub fn note_current(&self, csn: u64) {
         // SAFETY: in XACT_EVENT_COMMIT the transaction's id is still known to its process.

@@ -169,6 +169,11 @@ pub fn applied() -> u64 {
     my_node().map_or(0, |node| node.applied.load(Ordering::Acquire))
 }
 
+/// The same, with the commit that is visible already and has not said so yet.
+pub fn visible() -> u64 {
+    my_node().map_or(0, |node| node.recent.visible(node.applied.load(Ordering::Acquire)))
+}
+
 /// Which of a node's two locks.
 #[derive(Clone, Copy)]
 pub enum NodeLock {

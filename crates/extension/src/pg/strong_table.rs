@@ -337,7 +337,11 @@ fn index_hashing(index: &Relation, count: usize) -> Option<Vec<Hashing>> {
                 if u32::from(family) >= pg_sys::FirstNormalObjectId {
                     return None;
                 }
-                Hashing::of(of, collation)
+                match (Hashing::of(of, collation)?, Hashing::of(indexed, collation)) {
+                    // The class of char(n) takes text as it is, and equality is the class's.
+                    (Hashing::Bytes, Some(Hashing::Padded)) => Some(Hashing::Padded),
+                    (hashing, _) => Some(hashing),
+                }
             })
             .collect()
     }

@@ -60,7 +60,8 @@ impl Turn {
         }
         // Only a transaction with an id writes a commit record, which carries the CSN.
         // SAFETY: inside a transaction.
-        unsafe { pg_sys::GetCurrentTransactionId() };
+        let xid = unsafe { pg_sys::GetCurrentTransactionId() };
+        node.recent.begin_current(csn, xid);
         // What else the transaction wrote is in no log.
         if !super::mixed::wrote_other_tables() {
             set_asynchronous_commit();
@@ -87,6 +88,7 @@ impl Turn {
         reset_origin();
         self.node.recent.note_current(self.csn);
         self.node.applied.store(self.csn, Ordering::SeqCst);
+        self.node.recent.end_current(self.csn);
         self.lock = None;
         wake_successor(self.node, self.csn);
         wake_readers(self.node, self.csn);
@@ -99,6 +101,7 @@ impl Turn {
     /// On error: the record stays to be applied by the apply worker.
     pub fn give_back(mut self) {
         reset_origin();
+        self.node.recent.end_current(self.csn);
         if let Some(lock) = self.lock.take() {
             // Abort has released all LWLocks already (LWLockReleaseAll comes before the callbacks).
             std::mem::forget(lock);

@@ -270,13 +270,9 @@ impl Sealer {
         };
         match lock.hash {
             Some(hash) => {
-                // As for a write: whoever refers to the row takes no lock on it where that is applied.
-                let shared = lock.mode == KeyMode::Update && table.referenced;
-                let base = if shared || table.identity_index.is_none() {
-                    Base::At(event.base)
-                } else {
-                    Base::Now
-                };
+                // Never `Now`: who has only locked the row on another node takes no lock on it where his record is applied, and
+                // may have decided about other rows under his lock, as we do under ours. Nor does who refers to the row.
+                let base = Base::At(event.base);
                 self.out.keys.touch_all(&table, base);
                 self.out.keys.claim(table.id, hash, lock.mode, base);
             }
