@@ -46,10 +46,12 @@ impl RecentCommits {
             .compare_exchange(csn, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Up to where everything is visible, if it is known to be so up to `applied`: a commit is visible, and its row locks are
-    /// gone for who looks at the rows, a moment before it moves `applied`.
-    pub fn visible(&self, applied: u64) -> u64 {
+    /// Up to where everything is visible, which `applied` says a moment later: a commit is visible, and its row locks are gone for who
+    /// looks at the rows, before it moves `applied`.
+    pub fn visible(&self, applied: &AtomicU64) -> u64 {
         let csn = self.current.load(Ordering::SeqCst);
+        // Only now: whose commit is not current any more has moved it.
+        let applied = applied.load(Ordering::SeqCst);
         if csn <= applied {
             return applied;
         }

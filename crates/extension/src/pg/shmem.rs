@@ -171,7 +171,7 @@ pub fn applied() -> u64 {
 
 /// The same, with the commit that is visible already and has not said so yet.
 pub fn visible() -> u64 {
-    my_node().map_or(0, |node| node.recent.visible(node.applied.load(Ordering::Acquire)))
+    my_node().map_or(0, |node| node.recent.visible(&node.applied))
 }
 
 /// Which of a node's two locks.

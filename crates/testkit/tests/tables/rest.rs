@@ -91,6 +91,31 @@ fn operator_classes_of_ones_own_are_certified() {
     assert_converged(&cluster, &["digit"]);
 }
 
+/// A declaration that output leaves out is part of the value: a cast to text shows it.
+#[test]
+fn documents_keep_their_declaration_everywhere() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("document", "CREATE TABLE document (id int PRIMARY KEY, x xml)");
+    cluster
+        .client(0)
+        .batch_execute(
+            r#"INSERT INTO document VALUES (1, '<?xml version="1.0" encoding="UTF-8"?><a>ä</a>'),
+                (2, '<?xml version="1.0"?><a/>'), (3, 'content <b/>')"#,
+        )
+        .unwrap();
+    let texts = |node: usize| -> Vec<String> {
+        let rows = cluster
+            .client(node)
+            .query("SELECT x::text FROM document ORDER BY id", &[])
+            .unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let written = texts(0);
+    assert!(written[0].starts_with("<?xml"), "{written:?}");
+    assert_eq!(texts(1), written);
+    assert_eq!(texts(2), written);
+}
+
 #[test]
 fn sessions_that_replay_another_origin_do_not_write() {
     let cluster = CLUSTER.lease();
