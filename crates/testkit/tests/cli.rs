@@ -152,7 +152,7 @@ fn compare_finds_differences_under_load_and_repair_mends_them() {
     let cluster = CLUSTER.lease();
     let answer =
         "CREATE FUNCTION answer(int) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 || current_setting('port') $$";
-    cluster.client(0).batch_execute(answer).unwrap();
+    cluster.on_all(answer);
     cluster.create_table(
         "\"Odd orders\"",
         "CREATE TABLE \"Odd orders\" (gone int, id int PRIMARY KEY, \"What\" text, at timestamptz DEFAULT now(), \
