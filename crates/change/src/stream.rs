@@ -23,7 +23,9 @@ mod sql;
 pub mod stored_row;
 mod text;
 
-pub use event::{Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass};
+pub use event::{
+    Change, Column, Ddl, Emptied, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass,
+};
 pub use filters::Filters;
 pub use json::Json;
 pub use json::text::put_string as put_json_string;
@@ -77,7 +79,7 @@ pub trait Format {
         false
     }
 
-    /// [`Change::Truncate`] comes once for each table, with one.
+    /// [`Change::Truncate`] comes once for each table, with one: [`Event::each_table`].
     fn one_table_at_a_time(&self) -> bool {
         false
     }

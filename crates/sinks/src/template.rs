@@ -193,7 +193,7 @@ pub fn first_table<'a>(event: &Event<'a>) -> Option<&'a Table> {
         Event::Row(_, Change::Insert { table, .. } | Change::Update { table, .. } | Change::Delete { table, .. }) => {
             Some(table)
         }
-        Event::Row(_, Change::Truncate { tables, .. }) => tables.first().copied(),
+        Event::Row(_, Change::Truncate { tables, .. }) => tables.first().map(|emptied| emptied.table),
         Event::Ddl(_, ddl) => ddl.tables.first().copied(),
         _ => None,
     }

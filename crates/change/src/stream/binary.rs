@@ -45,3 +45,9 @@ const TRUNCATE: u8 = b'T';
 const MESSAGE: u8 = b'M';
 const DDL: u8 = b'L';
 const CONTEXT: u8 = b'X';
+
+/// Flags of [`TRUNCATE`].
+const CASCADE: u8 = 1;
+const RESTART_IDENTITY: u8 = 2;
+/// The tables' ordinals are not one behind the other: between them are tables that the reader is not told of.
+const APART: u8 = 4;

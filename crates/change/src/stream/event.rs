@@ -203,16 +203,25 @@ pub enum Change<'a> {
         /// As for an update; `None`: nothing says which row.
         old: Option<Row<'a>>,
     },
-    /// Tables that were emptied. Takes one ordinal for each of them, from that of its event id on: a format that tells of one
-    /// table at a time needs as many ids.
+    /// Tables that were emptied. Each takes an ordinal, those that the reader does not want, too; the event's id is that of the
+    /// first that is told.
     Truncate {
-        /// Which, those that the reader wants.
-        tables: &'a [&'a Table],
+        /// Which, those that the reader wants, in the order of their ordinals.
+        tables: &'a [Emptied<'a>],
         /// CASCADE.
         cascade: bool,
         /// RESTART IDENTITY.
         restart_identity: bool,
     },
+}
+
+/// A table that was emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Emptied<'a> {
+    /// Which.
+    pub table: &'a Table,
+    /// By how much its ordinal is above that of the event's id: 0 for the first, and ascending.
+    pub later: u64,
 }
 
 /// A logical message (`pg_logical_emit_message`).
@@ -283,4 +292,36 @@ pub enum Event<'a> {
     Ddl(Place<'a>, Ddl<'a>),
     /// Who does what follows in this transaction, a JSON object.
     Context(&'a [u8]),
+}
+
+impl Event<'_> {
+    /// Give `tell` this event, but a TRUNCATE once for each table, under the table's own id; and whether it is the last.
+    ///
+    /// # Errors
+    /// What `tell` gives, and then nothing more is told.
+    pub fn each_table<E>(&self, mut tell: impl FnMut(&Event<'_>, bool) -> Result<(), E>) -> Result<(), E> {
+        let Event::Row(
+            place,
+            Change::Truncate {
+                tables,
+                cascade,
+                restart_identity,
+            },
+        ) = self
+        else {
+            return tell(self, true);
+        };
+        tables.iter().enumerate().try_for_each(|(number, emptied)| {
+            let place = Place {
+                id: place.id.later(emptied.later),
+                ..*place
+            };
+            let change = Change::Truncate {
+                tables: &[Emptied { later: 0, ..*emptied }],
+                cascade: *cascade,
+                restart_identity: *restart_identity,
+            };
+            tell(&Event::Row(place, change), number + 1 == tables.len())
+        })
+    }
 }

@@ -127,7 +127,7 @@ impl Keys {
             Change::Update { table, old, new } => ("U", table, old, Some(new)),
             Change::Delete { table, old } => ("D", table, old, None),
             Change::Truncate { tables, .. } => match tables.first() {
-                Some(table) => ("T", *table, None, None),
+                Some(emptied) => ("T", emptied.table, None, None),
                 None => return,
             },
         };

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::io::Write as _;
 
 use super::option::boolean;
-use super::{Change, Environment, Event, EventId, Format, Message, OptionError, Place, Table, Transaction, TypeClass};
+use super::{
+    Change, Emptied, Environment, Event, EventId, Format, Message, OptionError, Place, Table, Transaction, TypeClass,
+};
 use crate::{Row, Value};
 
 /// The format, with its options.
@@ -227,9 +229,9 @@ fn begin_row(table: &Table, operation: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(operation);
 }
 
-fn truncate(tables: &[&Table], cascade: bool, restart_identity: bool, out: &mut Vec<u8>) {
+fn truncate(tables: &[Emptied<'_>], cascade: bool, restart_identity: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"table ");
-    for (at, table) in tables.iter().enumerate() {
+    for (at, Emptied { table, .. }) in tables.iter().enumerate() {
         if at > 0 {
             out.extend_from_slice(b", ");
         }

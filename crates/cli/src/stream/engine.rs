@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use synod_change::DecodeError;
 use synod_change::stream::binary::Reader as Decoder;
-use synod_change::stream::{Change, Event, EventId, Place, Transaction};
+use synod_change::stream::{Event, EventId, Transaction};
 
 use super::Stop;
 use super::event_id;
@@ -239,30 +239,11 @@ impl<'a> Engine<'a> {
         let Some(mut inside) = self.inside.take() else {
             return Err(DecodeError::corrupt("change stream", "an event outside of a transaction").into());
         };
-        let told = match event {
-            Event::Row(
-                place,
-                Change::Truncate {
-                    tables,
-                    cascade,
-                    restart_identity,
-                },
-            ) if tables.len() > 1 && !self.sink.takes_tables_together() => {
-                // Each has an id of its own.
-                (0..).zip(tables.chunks(1)).try_for_each(|(later, tables)| {
-                    let place = Place {
-                        id: place.id.later(later),
-                        ..*place
-                    };
-                    let change = Change::Truncate {
-                        tables,
-                        cascade: *cascade,
-                        restart_identity: *restart_identity,
-                    };
-                    self.tell_inside(&mut inside, &Event::Row(place, change))
-                })
-            }
-            event => self.tell_inside(&mut inside, event),
+        // Each table that was emptied has an id of its own.
+        let told = if self.sink.takes_tables_together() {
+            self.tell_inside(&mut inside, event)
+        } else {
+            event.each_table(|event, _| self.tell_inside(&mut inside, event))
         };
         self.inside = Some(inside);
         told?;

@@ -3,6 +3,7 @@
 
 mod encodings;
 mod found;
+mod ids;
 mod interface;
 mod reading;
 mod replay;

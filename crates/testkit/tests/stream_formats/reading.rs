@@ -1,7 +1,7 @@
 //! `binary`, read in Rust and written again as `json`, is what the server says in `json`.
 
 use synod_change::stream::binary::Reader;
-use synod_change::stream::{Change, Encoding, Environment, Event, Place, new_format};
+use synod_change::stream::{Change, Encoding, Environment, Event, new_format};
 use synod_change::{DecodeError, Value};
 
 use crate::Source;
@@ -29,35 +29,11 @@ pub fn as_json(messages: &[Vec<u8>], options: &[(&str, &str)]) -> Vec<String> {
     let mut reader = Reader::new();
     for message in messages {
         let told = reader.read(message, |event| {
-            match event {
-                // As the server tells such a format: one table at a time.
-                Event::Row(
-                    place,
-                    Change::Truncate {
-                        tables,
-                        cascade,
-                        restart_identity,
-                    },
-                ) => {
-                    for (number, tables) in tables.chunks(1).enumerate() {
-                        let place = Place {
-                            id: place.id.later(number as u64),
-                            ..*place
-                        };
-                        let (cascade, restart_identity) = (*cascade, *restart_identity);
-                        tell(&Event::Row(
-                            place,
-                            Change::Truncate {
-                                tables,
-                                cascade,
-                                restart_identity,
-                            },
-                        ));
-                    }
-                }
-                event => tell(event),
-            }
-            Ok::<(), DecodeError>(())
+            // As the server tells such a format: one table at a time.
+            event.each_table(|event, _| {
+                tell(event);
+                Ok::<(), DecodeError>(())
+            })
         });
         told.unwrap();
     }

@@ -2,6 +2,7 @@
 //! the transactions do; and a gap is never silent.
 
 mod cost;
+mod filters;
 mod forged;
 mod gaps;
 mod reader;

@@ -124,16 +124,19 @@ impl Reading {
         let EventId::Group { csn, ordinal, .. } = id else {
             return;
         };
-        let changes: Vec<(&Table, What)> = match change {
-            Change::Insert { table, new } => vec![(*table, What::Insert(cells(*new)))],
-            Change::Update { table, old, new } => vec![(*table, What::Update(old.map(cells), cells(*new)))],
-            Change::Delete { table, old } => vec![(*table, What::Delete(old.map(cells)))],
-            Change::Truncate { tables, .. } => tables.iter().map(|table| (*table, What::Truncate)).collect(),
+        let changes: Vec<(&Table, What, u64)> = match change {
+            Change::Insert { table, new } => vec![(*table, What::Insert(cells(*new)), 0)],
+            Change::Update { table, old, new } => vec![(*table, What::Update(old.map(cells), cells(*new)), 0)],
+            Change::Delete { table, old } => vec![(*table, What::Delete(old.map(cells)), 0)],
+            Change::Truncate { tables, .. } => tables
+                .iter()
+                .map(|emptied| (emptied.table, What::Truncate, emptied.later))
+                .collect(),
         };
-        for (number, (table, what)) in changes.into_iter().enumerate() {
+        for (table, what, later) in changes {
             self.told.push(Told {
                 csn: *csn,
-                ordinal: ordinal + number as u64,
+                ordinal: ordinal + later,
                 table: String::from_utf8_lossy(&table.name).into_owned(),
                 what,
             });
@@ -184,7 +187,7 @@ fn describe(change: &Change<'_>) -> String {
             restart_identity,
             ..
         } => {
-            let tables: Vec<String> = tables.iter().map(|table| shape(table)).collect();
+            let tables: Vec<String> = tables.iter().map(|emptied| shape(emptied.table)).collect();
             format!("truncate {} {restart_identity}", tables.join(", "))
         }
     }

@@ -2,13 +2,13 @@
 
 use super::place::Here;
 use super::{
-    BEGIN, BEGIN_PREPARE, COMMIT, COMMIT_PREPARED, CONTEXT, DDL, DELETE, DELETE_WITHOUT_OLD, HEADER, INSERT, MAGIC,
-    MESSAGE, PREPARE, ROLLBACK_PREPARED, STREAM_ABORT, STREAM_COMMIT, STREAM_PREPARE, STREAM_START, STREAM_STOP, TABLE,
-    TRUNCATE, UPDATE, UPDATE_WITH_OLD, VERSION, WHAT, frame, table, transaction,
+    APART, BEGIN, BEGIN_PREPARE, CASCADE, COMMIT, COMMIT_PREPARED, CONTEXT, DDL, DELETE, DELETE_WITHOUT_OLD, HEADER,
+    INSERT, MAGIC, MESSAGE, PREPARE, RESTART_IDENTITY, ROLLBACK_PREPARED, STREAM_ABORT, STREAM_COMMIT, STREAM_PREPARE,
+    STREAM_START, STREAM_STOP, TABLE, TRUNCATE, UPDATE, UPDATE_WITH_OLD, VERSION, WHAT, frame, table, transaction,
 };
 use crate::body::read_row;
 use crate::row::Cell;
-use crate::stream::{Change, Ddl, Event, Message, Table, Transaction};
+use crate::stream::{Change, Ddl, Emptied, Event, Message, Table, Transaction};
 use crate::wire::Decoder;
 use crate::{DecodeError, Row};
 
@@ -215,18 +215,28 @@ impl Reader {
     fn truncate(&mut self, mut decoder: Decoder<'_>, tell: &mut dyn FnMut(&Event<'_>)) -> Result<(), DecodeError> {
         self.here.read(&mut decoder)?;
         let flags = decoder.u8()?;
-        if flags > 3 {
+        if flags & !(CASCADE | RESTART_IDENTITY | APART) != 0 {
             return Err(decoder.corrupt("an unknown flag of TRUNCATE is set"));
         }
         let tables = known_list(&self.tables, &mut decoder)?;
+        let mut later = 0_u64;
+        let tables = tables.into_iter().enumerate().map(|(number, table)| {
+            if number > 0 {
+                let between = if flags & APART == 0 { 0 } else { decoder.varint()? };
+                let next = between.checked_add(1).and_then(|by| later.checked_add(by));
+                later = next.ok_or(decoder.corrupt("an ordinal is out of range"))?;
+            }
+            Ok(Emptied { table, later })
+        });
+        let tables: Vec<Emptied<'_>> = tables.collect::<Result<_, DecodeError>>()?;
         decoder.finish()?;
         let change = Change::Truncate {
             tables: &tables,
-            cascade: flags & 1 != 0,
-            restart_identity: flags & 2 != 0,
+            cascade: flags & CASCADE != 0,
+            restart_identity: flags & RESTART_IDENTITY != 0,
         };
         tell(&Event::Row(self.here.place(), change));
-        self.here.skip((tables.len() as u64).saturating_sub(1));
+        self.here.skip(later);
         Ok(())
     }
 

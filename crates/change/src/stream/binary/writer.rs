@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::place::Here;
 use super::{
-    BEGIN, BEGIN_PREPARE, COMMIT, COMMIT_PREPARED, CONTEXT, DDL, DELETE, DELETE_WITHOUT_OLD, HEADER, INSERT, MAGIC,
-    MESSAGE, PREPARE, ROLLBACK_PREPARED, STREAM_ABORT, STREAM_COMMIT, STREAM_PREPARE, STREAM_START, STREAM_STOP, TABLE,
-    TRUNCATE, UPDATE, UPDATE_WITH_OLD, VERSION, frame, table, transaction,
+    APART, BEGIN, BEGIN_PREPARE, CASCADE, COMMIT, COMMIT_PREPARED, CONTEXT, DDL, DELETE, DELETE_WITHOUT_OLD, HEADER,
+    INSERT, MAGIC, MESSAGE, PREPARE, RESTART_IDENTITY, ROLLBACK_PREPARED, STREAM_ABORT, STREAM_COMMIT, STREAM_PREPARE,
+    STREAM_START, STREAM_STOP, TABLE, TRUNCATE, UPDATE, UPDATE_WITH_OLD, VERSION, frame, table, transaction,
 };
 use crate::body::put_row;
 use crate::stream::option::boolean;
-use crate::stream::{Change, Ddl, Event, Format, Message, OptionError, Place, Table, Transaction};
+use crate::stream::{Change, Ddl, Emptied, Event, Format, Message, OptionError, Place, Table, Transaction};
 use crate::wire::{put_bytes, put_varint};
 
 /// A table that the reader knows.
@@ -145,17 +145,26 @@ impl Writer {
     fn truncate(
         &mut self,
         place: &Place<'_>,
-        tables: &[&Table],
+        tables: &[Emptied<'_>],
         cascade: bool,
         restart_identity: bool,
         out: &mut Vec<u8>,
     ) {
-        let slots: Vec<u64> = tables.iter().map(|table| self.table(table, out)).collect();
+        let slots: Vec<u64> = tables.iter().map(|emptied| self.table(emptied.table, out)).collect();
         let start = frame::begin(out, TRUNCATE);
         self.here.put(place, out);
-        self.here.skip((tables.len() as u64).saturating_sub(1));
-        out.push(u8::from(cascade) | u8::from(restart_identity) << 1);
+        self.here.skip(tables.last().map_or(0, |last| last.later));
+        // How many ordinals lie between each and the one before: those of tables that the reader is not told of.
+        let between = tables
+            .windows(2)
+            .map(|pair| pair[1].later.saturating_sub(pair[0].later).saturating_sub(1));
+        let apart = between.clone().any(|ordinals| ordinals != 0);
+        let flags = [(cascade, CASCADE), (restart_identity, RESTART_IDENTITY), (apart, APART)];
+        out.push(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum());
         put_slots(out, &slots);
+        if apart {
+            between.for_each(|ordinals| put_varint(out, ordinals));
+        }
         frame::end(out, start);
     }
 

@@ -3,7 +3,7 @@
 use super::prepared::Prepared;
 use super::text::put_string;
 use super::{Json, put_hex_string};
-use crate::stream::{Change, Column, Encoding, Place, ReplicaIdentity, Table, TypeClass};
+use crate::stream::{Change, Column, Emptied, Encoding, Place, ReplicaIdentity, Table, TypeClass};
 use crate::{Row, Value};
 
 /// How a value is written that JSON, or the database's encoding, has more than one way for.
@@ -26,7 +26,7 @@ impl Json {
             Change::Update { table, old, new } => ("U", table, old, Some(new)),
             Change::Delete { table, old } => ("D", table, old, None),
             Change::Truncate { tables, .. } => {
-                if let (Some(table), true) = (tables.first(), self.options.wants_action(b'T')) {
+                if let (Some(Emptied { table, .. }), true) = (tables.first(), self.options.wants_action(b'T')) {
                     self.truncate(place, table, out);
                 }
                 return;

@@ -3,7 +3,7 @@
 use super::Sql;
 use super::prepared::{Identity, Prepared, PreparedColumn};
 use super::quote::put_literal;
-use crate::stream::{Change, Table, TypeClass};
+use crate::stream::{Change, Emptied, TypeClass};
 use crate::{Row, Value};
 
 impl Sql {
@@ -34,8 +34,8 @@ impl Sql {
         }
     }
 
-    fn truncate(&mut self, tables: &[&Table], cascade: bool, restart_identity: bool, out: &mut Vec<u8>) {
-        for (number, table) in tables.iter().enumerate() {
+    fn truncate(&mut self, tables: &[Emptied<'_>], cascade: bool, restart_identity: bool, out: &mut Vec<u8>) {
+        for (number, Emptied { table, .. }) in tables.iter().enumerate() {
             out.extend_from_slice(if number > 0 { b", " } else { b"TRUNCATE " });
             out.extend_from_slice(&self.tables.get(table.version, || Prepared::new(table)).only);
         }

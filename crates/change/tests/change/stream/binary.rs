@@ -4,9 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_change::DecodeError;
 use synod_change::stream::binary::{Reader, Writer};
-use synod_change::stream::{Event, Format, Table};
+use synod_change::stream::{Change, Event, Format, Table};
 
-use super::made::{self, OwnedEvent};
+use super::made::{self, OwnedEvent, What};
 use super::shop::shop;
 use crate::fixtures::fixture;
 use crate::made::{damage, damaged};
@@ -191,4 +191,89 @@ fn stream_of_version_1() {
     let (tables, events) = shop();
     let bytes = fixture("stream_v1.bin", &written(&events, &tables).concat());
     assert_eq!(read(&mut Reader::new(), &bytes).unwrap(), told(&events, &tables));
+}
+
+/// A reader of some of the tables that a TRUNCATE emptied: those tables' ordinals are those that a reader of all is told.
+fn emptied(tables: &[(usize, u64)]) -> Vec<OwnedEvent> {
+    let mut events = vec![
+        made::simple(What::Begin),
+        made::simple(What::Truncate(tables.to_vec(), true, false)),
+        made::simple(What::Delete(2, None)),
+        made::simple(What::Commit),
+    ];
+    events[1].place.id.3 = 2;
+    events[2].place.id.3 = 3 + tables.iter().map(|(_, between)| between + 1).sum::<u64>();
+    events
+}
+
+fn three_tables() -> Vec<Table> {
+    let table = |number: u32| Table {
+        version: number.into(),
+        oid: number,
+        name: format!("t{number}").into(),
+        ..Table::default()
+    };
+    (1..=3).map(table).collect()
+}
+
+/// The table behind one that was left out was called by that one's number.
+#[test]
+fn an_emptied_table_has_its_own_ordinal() {
+    let tables = three_tables();
+    let ordinals = |emptied_tables: &[(usize, u64)]| {
+        let bytes = written(&emptied(emptied_tables), &tables).concat();
+        let mut ordinals = Vec::new();
+        Reader::new()
+            .read(&bytes, |event: &Event<'_>| {
+                event.each_table(|event, _| {
+                    if let Event::Row(place, change) = event {
+                        let table = match change {
+                            Change::Truncate { tables, .. } => tables[0].table,
+                            Change::Delete { table, .. } => *table,
+                            other => panic!("{other:?}"),
+                        };
+                        ordinals.push((table.oid, place.id.to_string()));
+                    }
+                    Ok::<(), DecodeError>(())
+                })
+            })
+            .unwrap();
+        ordinals
+            .into_iter()
+            .map(|(oid, id)| (oid, id.rsplit('/').next().unwrap().to_owned()))
+            .map(|(oid, ordinal)| format!("{oid}:{ordinal}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(ordinals(&[(0, 0), (1, 0), (2, 0)]), "1:2 2:3 3:4 3:6");
+    assert_eq!(ordinals(&[(0, 0), (2, 1)]), "1:2 3:4 3:6");
+    assert_eq!(ordinals(&[(0, 0), (1, 7), (2, 300)]), "1:2 2:10 3:311 3:313");
+}
+
+/// Tables that follow each other are told as before there was a flag for others, so that older readers understand it; what they
+/// would number wrongly has a flag that they refuse.
+#[test]
+fn truncate_of_some_tables() {
+    let tables = three_tables();
+    let flags = |emptied_tables: &[(usize, u64)]| {
+        let frames = frames(&written(&emptied(emptied_tables), &tables).concat());
+        let truncate = frames.into_iter().find(|(kind, _)| *kind == b'T').unwrap().1;
+        truncate[truncate.len() - emptied_tables.len() - 2..].to_vec()
+    };
+    assert_eq!(flags(&[(0, 0), (2, 0)]), [1, 2, 0, 1], "flags, count, slots");
+    let events = emptied(&[(0, 0), (2, 1)]);
+    let bytes = fixture("stream_truncate_v1.bin", &written(&events, &tables).concat());
+    assert_eq!(read(&mut Reader::new(), &bytes).unwrap(), told(&events, &tables));
+    let truncate = frames(&bytes).into_iter().find(|(kind, _)| *kind == b'T').unwrap().1;
+    assert!(
+        truncate.ends_with(&[5, 2, 0, 1, 1]),
+        "flags, count, slots, one between: {truncate:?}"
+    );
+    let mut unknown = truncate.clone();
+    let at = unknown.len() - 5;
+    unknown[at] |= 8;
+    let mut reader = Reader::new();
+    read(&mut reader, &bytes).unwrap();
+    let error = read(&mut reader, &framed(b'T', &unknown)).unwrap_err().to_string();
+    assert!(error.contains("an unknown flag of TRUNCATE is set"), "{error}");
 }

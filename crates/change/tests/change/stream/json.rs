@@ -1,5 +1,7 @@
 //! `json`: always JSON, in the shape of wal2json.
 
+use std::convert::Infallible;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -30,33 +32,11 @@ fn write(format: &mut dyn Format, event: &Event<'_>) -> Vec<Vec<u8>> {
             messages.push(out);
         }
     };
-    if let Event::Row(
-        place,
-        Change::Truncate {
-            tables,
-            cascade,
-            restart_identity,
-        },
-    ) = event
-    {
-        let (cascade, restart_identity) = (*cascade, *restart_identity);
-        for (number, table) in tables.chunks(1).enumerate() {
-            let place = synod_change::stream::Place {
-                id: place.id.later(number as u64),
-                ..*place
-            };
-            one(&Event::Row(
-                place,
-                Change::Truncate {
-                    tables: table,
-                    cascade,
-                    restart_identity,
-                },
-            ));
-        }
-    } else {
+    let told: Result<(), Infallible> = event.each_table(|event, _| {
         one(event);
-    }
+        Ok(())
+    });
+    let Ok(()) = told;
     messages
 }
 

@@ -109,7 +109,7 @@ fn a_row_is_told_by_its_key_and_by_the_old_one_if_that_changed() {
             // Out of line and as it was: the old version has it.
             What::Update(0, Some(key("2")), vec![text("2"), OwnedValue::Same, text("w")]),
             What::Delete(0, Some(key("2"))),
-            What::Truncate(vec![0], false, false),
+            What::Truncate(vec![(0, 0)], false, false),
         ]
     };
     let key = |id: i32| json!({"id": id, "part": "p"});

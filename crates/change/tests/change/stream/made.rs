@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_change::stream::{
-    Change, Column, Ddl, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass,
+    Change, Column, Ddl, Emptied, Event, EventId, Message, Place, ReplicaIdentity, Table, Transaction, TypeClass,
 };
 use synod_change::{Row, Value};
 
@@ -43,7 +43,8 @@ pub enum What {
     Insert(usize, Vec<OwnedValue>),
     Update(usize, Option<Vec<OwnedValue>>, Vec<OwnedValue>),
     Delete(usize, Option<Vec<OwnedValue>>),
-    Truncate(Vec<usize>, bool, bool),
+    /// Tables, each with how many ordinals lie between the one before and it.
+    Truncate(Vec<(usize, u64)>, bool, bool),
     Message(bool, Vec<u8>, Vec<u8>),
     Ddl([Vec<u8>; 5], Vec<usize>),
     Context(Vec<u8>),
@@ -149,8 +150,17 @@ impl OwnedEvent {
                 }));
             }
             What::Truncate(numbers, cascade, restart_identity) => {
+                let mut next = 0;
+                let emptied = numbers.iter().map(|(number, between)| {
+                    let later = next + between;
+                    next = later + 1;
+                    Emptied {
+                        table: &tables[*number],
+                        later,
+                    }
+                });
                 return body(&row(Change::Truncate {
-                    tables: &pick(numbers),
+                    tables: &emptied.collect::<Vec<_>>(),
                     cascade: *cascade,
                     restart_identity: *restart_identity,
                 }));
@@ -309,6 +319,11 @@ pub fn event() -> impl Strategy<Value = OwnedEvent> {
     let number = || 0..COLUMNS.len();
     // No event names two versions of one table.
     let numbers = |most| vec(0..COLUMNS.len() - 1, 0..most);
+    let between = prop_oneof![2 => Just(0), 1 => 0..3u64, 1 => 0..u64::MAX / 8];
+    let emptied = vec((0..COLUMNS.len() - 1, between), 0..4).prop_map(|mut emptied| {
+        emptied.iter_mut().take(1).for_each(|(_, between)| *between = 0);
+        emptied
+    });
     let of_table = move || {
         number().prop_flat_map(|number| (Just(number), row(COLUMNS[number]), row(COLUMNS[number]), any::<bool>()))
     };
@@ -321,7 +336,7 @@ pub fn event() -> impl Strategy<Value = OwnedEvent> {
         3 => of_table().prop_map(|(number, new, _, _)| What::Insert(number, new)),
         3 => of_table().prop_map(|(number, new, old, some)| What::Update(number, some.then_some(old), new)),
         3 => of_table().prop_map(|(number, _, old, some)| What::Delete(number, some.then_some(old))),
-        1 => (numbers(4), any::<bool>(), any::<bool>()).prop_map(|(numbers, cascade, restart)| What::Truncate(numbers, cascade, restart)),
+        1 => (emptied, any::<bool>(), any::<bool>()).prop_map(|(numbers, cascade, restart)| What::Truncate(numbers, cascade, restart)),
         1 => (any::<bool>(), bytes(), vec(any::<u8>(), 0..40)).prop_map(|(transactional, prefix, content)| What::Message(transactional, prefix, content)),
         1 => (any::<[Vec<u8>; 5]>(), numbers(3)).prop_map(|(texts, numbers)| What::Ddl(texts, numbers)),
         1 => vec(any::<u8>(), 0..20).prop_map(What::Context),

@@ -96,7 +96,7 @@ fn whats() -> Vec<What> {
         What::Ddl(texts.map(Into::into), vec![1]),
         What::Delete(0, Some(key)),
         What::Delete(1, None),
-        What::Truncate(vec![0, 1], true, true),
+        What::Truncate(vec![(0, 0), (1, 0)], true, true),
         What::Message(true, "audit".into(), b"\0\xff".to_vec()),
         What::Commit,
         What::Message(false, "hint".into(), b"flush".to_vec()),

@@ -54,7 +54,8 @@ unsafe extern "C-unwind" fn startup(context: Context, plugin: *mut pg_sys::Outpu
         } else {
             pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_TEXTUAL_OUTPUT
         };
-        (*plugin).receive_rewrites = session.options.include_rewrites;
+        // Who does not want them counts them.
+        (*plugin).receive_rewrites = true;
         (*context).streaming &= session.options.stream_changes && !session.member;
         own(context, session);
     }

@@ -30,16 +30,9 @@ pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message
             let outcome = own(session, call, lsn, message);
             return outcome.unwrap_or_else(|error| unreadable(&message, &error).raise());
         }
-        if !call.txn.is_null() && !session.wants_origin((*call.txn).origin_id) {
-            return session.left_out(call);
-        }
         let place = if message.transactional {
             // The server does not say which subtransaction it is of.
-            let place = session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1);
-            if compat::MESSAGES_ARE_CHANGES || session.options.format_name != "text" {
-                session.begin_late(call);
-            }
-            place
+            session.next_place(call, lsn, (*call.txn).xid.into_inner(), 1)
         } else {
             Place {
                 id: ids::alone(lsn),
@@ -47,6 +40,13 @@ pub unsafe fn told(session: &mut Session, call: Call, lsn: u64, message: Message
                 xid: 0,
             }
         };
+        // It has its ordinal all the same: what follows may be wanted, in a transaction that set its origin halfway.
+        if !call.txn.is_null() && !session.wants_origin((*call.txn).origin_id) {
+            return session.left_out(call);
+        }
+        if message.transactional && (compat::MESSAGES_ARE_CHANGES || session.options.format_name != "text") {
+            session.begin_late(call);
+        }
         session.tell(call, &Event::Message(place, message), true);
     }
 }

@@ -1,10 +1,11 @@
 //! Rows and truncations: whether the reader is told of one, and as what.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 use synod_change::stream::filters::Operations;
-use synod_change::stream::{Change, Event, Place, Table};
+use synod_change::stream::{Change, Emptied, Event, Place};
 use synod_change::{DecodeError, Row};
 
 use super::row_filter;
@@ -66,6 +67,13 @@ impl Session {
     pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
         // SAFETY: in a callback that was passed these.
         unsafe {
+            // What a rewrite writes is called by numbers as anything else, whoever reads; it has no triggers that say what it is.
+            let rewritten = (*(*relation).rd_rel).relrewrite != pg_sys::InvalidOid;
+            let (lsn, xid) = ((*change).lsn, (*(*change).txn).xid.into_inner());
+            if rewritten {
+                let place = self.next_place(call, lsn, xid, 1);
+                return self.rewritten_row(call, place, relation, change);
+            }
             match self.shape(relation).standing {
                 Standing::Ordinary => {}
                 Standing::Replicated => {
@@ -74,7 +82,37 @@ impl Session {
                 }
                 Standing::Own => return self.left_out(call),
             }
-            let place = self.next_place(call, (*change).lsn, (*(*change).txn).xid.into_inner(), 1);
+            let place = self.next_place(call, lsn, xid, 1);
+            self.ordinary_row(call, place, relation, change);
+        }
+    }
+
+    /// One row of what a rewrite of a table writes.
+    unsafe fn rewritten_row(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relation: pg_sys::Relation,
+        change: *mut pg_sys::ReorderBufferChange,
+    ) {
+        // SAFETY: as for `row`. What the reader asked for of other tables need not fit this one: it is not looked at without need.
+        unsafe {
+            if !self.options.include_rewrites || self.shape(relation).standing != Standing::Ordinary {
+                return self.left_out(call);
+            }
+            self.ordinary_row(call, place, relation, change);
+        }
+    }
+
+    unsafe fn ordinary_row(
+        &mut self,
+        call: Call,
+        place: Place<'_>,
+        relation: pg_sys::Relation,
+        change: *mut pg_sys::ReorderBufferChange,
+    ) {
+        // SAFETY: as for `row`.
+        unsafe {
             if !self.wants_origin((*change).origin_id) {
                 return self.left_out(call);
             }
@@ -217,31 +255,33 @@ impl Session {
                 numbered.map(|(table, number)| (self.shape(*table), number)).collect();
             // A partition that is told as its root is emptied with it, and says nothing by itself.
             shapes.retain(|(shape, _)| shape.wanted && !shape.via_root);
-            if shapes.is_empty() || !self.options.filters.operations.truncate {
+            let Some(first) = shapes.first().map(|(_, number)| *number) else {
+                return self.left_out(call);
+            };
+            if !self.options.filters.operations.truncate {
                 return self.left_out(call);
             }
             self.begin_late(call);
-            let tables: Vec<&Table> = shapes.iter().map(|(shape, _)| &shape.table).collect();
-            let at_a_time = if self.options.format.one_table_at_a_time() {
-                1
-            } else {
-                tables.len()
+            // What else was emptied and is not told has its ordinals all the same.
+            let tables = shapes.iter().map(|(shape, number)| Emptied {
+                table: &shape.table,
+                later: number - first,
+            });
+            let change = Change::Truncate {
+                tables: &tables.collect::<Vec<_>>(),
+                cascade,
+                restart_identity,
             };
-            for (number, some) in tables.chunks(at_a_time).enumerate() {
-                // Whatever else was emptied and is not told.
-                let ordinal = shapes[number * at_a_time].1;
-                let place = Place {
-                    id: place.id.later(ordinal),
-                    ..place
-                };
-                let change = Change::Truncate {
-                    tables: some,
-                    cascade,
-                    restart_identity,
-                };
-                let last = (number + 1) * at_a_time >= tables.len();
-                self.tell(call, &Event::Row(place, change), last);
+            let id = place.id.later(first);
+            let event = Event::Row(Place { id, ..place }, change);
+            if !self.options.format.one_table_at_a_time() {
+                return self.tell(call, &event, true);
             }
+            let told: Result<(), Infallible> = event.each_table(|event, last| {
+                self.tell(call, event, last);
+                Ok(())
+            });
+            let Ok(()) = told;
         }
     }
 }

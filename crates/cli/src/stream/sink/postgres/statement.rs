@@ -4,7 +4,7 @@
 //! Pure; values stand in the text as literals, whose type is that of the column they meet.
 
 use synod_change::stream::literal::Comparison;
-use synod_change::stream::{Change, Column, ReplicaIdentity, Table};
+use synod_change::stream::{Change, Column, Emptied, ReplicaIdentity, Table};
 use synod_change::{Row, Value};
 
 use super::mapping::Mapping;
@@ -188,8 +188,8 @@ fn nothing_says_which(table: &Table) -> String {
 }
 
 /// Only what the source has told of is emptied: no CASCADE. Where tables hold rows of several sources, only those of this one.
-fn truncate(tables: &[&Table], restart_identity: bool, mapping: &Mapping) -> Statement {
-    let names: Vec<String> = tables.iter().map(|table| mapping.table(table)).collect();
+fn truncate(tables: &[Emptied<'_>], restart_identity: bool, mapping: &Mapping) -> Statement {
+    let names: Vec<String> = tables.iter().map(|emptied| mapping.table(emptied.table)).collect();
     let statements = match mapping.source() {
         Some((column, value)) => {
             let deletes: Vec<String> = names
@@ -303,7 +303,7 @@ mod tests {
             "DELETE FROM \"all\".\"t\" WHERE \"id\" = '1' AND \"from\" = 'a''b'"
         );
         let truncate = Change::Truncate {
-            tables: &[table],
+            tables: &[Emptied { table, later: 0 }],
             cascade: true,
             restart_identity: true,
         };

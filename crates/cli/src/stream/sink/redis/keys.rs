@@ -84,7 +84,7 @@ impl Render for Keys {
             Change::Update { table, old, new, .. } => (table, [*old, Some(*new)]),
             Change::Delete { table, old, .. } => (table, [*old, None]),
             Change::Truncate { tables, .. } => {
-                let globs: Vec<String> = tables.iter().map(|table| self.template.glob(table)).collect();
+                let globs: Vec<String> = tables.iter().map(|emptied| self.template.glob(emptied.table)).collect();
                 out.extend_from_slice(json!({ "match": globs }).to_string().as_bytes());
                 return Some("truncate".into());
             }
