@@ -81,6 +81,10 @@ const SEED: u64 = u64::from_le_bytes(*b"synod\0k\x01");
 /// The index number under which whole rows are hashed, for tables without a key (see `docs/architecture.md`).
 pub const INDEX_WHOLE_ROW: u32 = u32::MAX;
 
+/// Index number of the one key, without values, that who locks a table as a whole claims beside the table, and who writes it from
+/// the moment on when it did so. Not the table's own key: that one a record with too many keys claims, too, which locks nobody out.
+pub const INDEX_TABLE_LOCK: u32 = u32::MAX - 1;
+
 /// What a hash is about; the first byte hashed.
 #[repr(u8)]
 enum Domain {

@@ -416,6 +416,80 @@ fn a_row_that_is_locked_guards_others() {
     assert_converged(&cluster, &["guard", "entry"]);
 }
 
+/// The same where one of them writes the row.
+#[test]
+fn a_row_that_is_written_guards_others_from_who_locks_it() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("credit", "CREATE TABLE credit (id int PRIMARY KEY, most int)");
+    cluster.create_table(
+        "orders",
+        "CREATE TABLE orders (id bigserial PRIMARY KEY, credit int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO credit SELECT i, 100 FROM generate_series(1, 9) i")
+        .unwrap();
+    let writes = [
+        "UPDATE credit SET most = 50 WHERE id = 1",
+        "UPDATE credit SET id = 12 WHERE id = 2",
+        "DELETE FROM credit WHERE id = 3",
+    ];
+    for (id, write) in (1..).zip(writes) {
+        let sum = format!("SELECT coalesce(sum(amount), 0)::int FROM orders WHERE credit = {id}");
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute(&format!("BEGIN; {write}")).unwrap();
+        let before: i32 = one.query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(before, 0);
+        other
+            .batch_execute(&format!(
+                "BEGIN; SELECT FROM credit WHERE id = {id} FOR SHARE; \
+                 INSERT INTO orders (credit, amount) VALUES ({id}, 80); COMMIT"
+            ))
+            .unwrap();
+        let after: i32 = cluster.client(0).query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(after, 80);
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("the other has seen the row as it was before this write");
+        assert_eq!(sqlstate(&error), Some("40001"), "{write}");
+    }
+    assert_converged(&cluster, &["credit", "orders"]);
+}
+
+/// And where the other locks the table.
+#[test]
+fn a_table_that_is_locked_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("ledger", "CREATE TABLE ledger (id bigserial PRIMARY KEY, amount int)");
+    cluster.create_table("period", "CREATE TABLE period (id int PRIMARY KEY, total int)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO period VALUES (1, NULL)")
+        .unwrap();
+    let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+    one.batch_execute("BEGIN; INSERT INTO ledger (amount) VALUES (80)")
+        .unwrap();
+    let open: bool = one.query_one("SELECT total IS NULL FROM period", &[]).unwrap().get(0);
+    assert!(open);
+    other
+        .batch_execute(
+            "BEGIN; LOCK TABLE ledger IN SHARE MODE;
+             UPDATE period SET total = (SELECT coalesce(sum(amount), 0) FROM ledger); COMMIT",
+        )
+        .unwrap();
+    let total: i32 = cluster
+        .client(0)
+        .query_one("SELECT total FROM period", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(total, 0);
+    let error = one
+        .batch_execute("COMMIT")
+        .expect_err("the other has added up without it");
+    assert_eq!(sqlstate(&error), Some("40001"));
+    assert_converged(&cluster, &["ledger", "period"]);
+}
+
 /// Sessions of one node that lock the same row before they write others wait for each other there, and nobody loses.
 #[test]
 fn a_row_that_sessions_of_one_node_lock_never_conflicts_with_itself() {

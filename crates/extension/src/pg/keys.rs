@@ -4,6 +4,8 @@
 //! a claim of the whole table conflicts with every writer of it. A key's *base* is the applied CSN up to which its holder knows it to be free of conflicts:
 //! - [`Base::Now`] for keys that our own row lock or index entry protects: the apply worker waits for it, and we are told to
 //!   give way, so that whatever is applied before our commit did not conflict;
+//!   (Row locks and LOCK TABLE of other nodes are not: against these, rows that were written are claimed from when they were, see
+//!   [`KeySet::claim_held`].)
 //! - [`Base::At`] the applied CSN when the trigger fired, or the row was locked, for everything else: rows that were locked
 //!   (SELECT FOR UPDATE and its weaker forms), claims of whole tables, keys of referenced rows and
 //!   of deferrable constraints, and strong claims on keys of tables that foreign keys refer to (a referencing row that
@@ -12,7 +14,9 @@
 use std::collections::HashMap;
 
 use pgrx::pg_sys;
-use synod_change::{INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, MAX_KEYS_PER_RECORD, TableId, Value, table_key};
+use synod_change::{
+    INDEX_TABLE_LOCK, INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, MAX_KEYS_PER_RECORD, TableId, Value, table_key,
+};
 
 use super::capture::Image;
 use super::relation::{ForeignKey, StrongTable, UniqueKey};
@@ -67,14 +71,58 @@ pub struct KeySet {
     rows: HashMap<u64, Claims>,
     tables: HashMap<TableId, Claims>,
     names: Vec<(u64, Base)>,
+    /// From where on tables are touched under locks of ours (see [`Self::claim_held`]).
+    held: HashMap<TableId, u64>,
+    /// How far back such claims may reach; `None`: to the seal.
+    reach: Option<u64>,
     /// Claims in `rows`, an upper bound of what they become.
     row_claims: usize,
     whole_tables: bool,
 }
 
 impl KeySet {
+    /// Claims under locks of ours reach back to this applied CSN.
+    pub fn reaching(reach: u64) -> Self {
+        Self {
+            reach: Some(reach),
+            ..Self::default()
+        }
+    }
+
+    /// Claim a key of a row that we have written, and thus locked, since `base`. Nobody's write of it was applied since then; but
+    /// who has only locked it on another node, or its table, takes no lock where his record is applied, and has decided by what the
+    /// row was. So the claim counts from then on, as far as the window of certification is sure to reach: a long transaction must
+    /// not be too old for what its locks prove.
+    pub fn claim_held(&mut self, table: TableId, hash: u64, mode: KeyMode, base: u64) {
+        match self.hold(table, base) {
+            Some(since) => self.claim_touching(table, hash, mode, since, Base::Now),
+            None => self.claim(table, hash, mode, Base::Now),
+        }
+    }
+
+    /// Rows of the table, and of those that it is a partition of, were written since `base`: against who has locked it as a whole.
+    pub fn touch_held(&mut self, table: &StrongTable, base: u64) {
+        self.touch_all(table, Base::Now);
+        self.hold(table.id, base);
+        for ancestor in &table.ancestors {
+            self.hold(*ancestor, base);
+        }
+    }
+
+    fn hold(&mut self, table: TableId, base: u64) -> Option<Base> {
+        let since = base.max(self.reach?);
+        let held = self.held.entry(table).or_insert(since);
+        *held = since.min(*held);
+        Some(Base::At(since))
+    }
+
     /// Claim a key of a table's index.
     pub fn claim(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base) {
+        self.claim_touching(table, hash, mode, base, base);
+    }
+
+    /// `touched`: from where on the table as a whole counts, where it stands for its keys, too.
+    fn claim_touching(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base, touched: Base) {
         if self.whole_tables
             || self
                 .tables
@@ -82,16 +130,16 @@ impl KeySet {
                 .is_some_and(|claims| claims.has(KeyMode::Update))
         {
             // Stronger than any key of the table, if it reaches back as far.
-            return self.claim_table(table, KeyMode::Update, base);
+            return self.claim_table(table, KeyMode::Update, touched);
         }
-        self.touch(table, base);
+        self.touch(table, touched);
         let first = self.rows.entry(hash).or_default().add(mode, base);
         self.row_claims += usize::from(first);
         self.bound();
     }
 
     fn bound(&mut self) {
-        let table_claims = self.tables.len() * KeyMode::ALL.len() + self.names.len();
+        let table_claims = self.tables.len() * KeyMode::ALL.len() + self.names.len() + self.held.len();
         if self.row_claims + table_claims > MAX_KEYS_PER_RECORD {
             self.claim_whole_tables();
         }
@@ -123,6 +171,12 @@ impl KeySet {
     /// Claim a table as a whole.
     pub fn claim_table(&mut self, table: TableId, mode: KeyMode, base: Base) {
         self.tables.entry(table).or_default().add(mode, base);
+    }
+
+    /// Claim a table that was locked as a whole since `base`.
+    pub fn claim_locked_table(&mut self, table: TableId, base: u64) {
+        self.claim_table(table, KeyMode::Update, Base::At(base));
+        self.names.push((lock_key(table), Base::At(base)));
     }
 
     /// Claim a name (see [`synod_change::name_key`]).
@@ -166,7 +220,9 @@ impl KeySet {
             },
         };
         let all = |hash: u64, claims: Claims| claims.kept().map(move |(mode, base)| local(hash, mode, base));
-        let mut keys = Vec::with_capacity(self.row_claims + self.tables.len() + self.names.len());
+        let mut keys = Vec::with_capacity(self.row_claims + self.tables.len() + self.names.len() + self.held.len());
+        let held = self.held.into_iter();
+        keys.extend(held.map(|(table, since)| local(lock_key(table), KeyMode::KeyShare, Base::At(since))));
         keys.extend(
             self.tables
                 .into_iter()
@@ -234,6 +290,11 @@ unsafe fn hash(
         }
     }
     RowKey::Hash(hasher.finish())
+}
+
+/// See [`INDEX_TABLE_LOCK`].
+fn lock_key(table: TableId) -> u64 {
+    KeyHasher::new(table, INDEX_TABLE_LOCK).finish()
 }
 
 /// The key of a row of a table without a key: all of it, as it travels.

@@ -75,8 +75,8 @@ impl Emitter {
     ) -> Result<(), UserError> {
         self.inserted = true;
         self.drawn.note(new);
-        out.keys.touch_all(&self.table, Base::Now);
-        self.claim_unique(new, before, base, out);
+        out.keys.touch_held(&self.table, base);
+        self.claim_unique(new, before, base, false, out);
         self.claim_referenced(new, before, base, out);
         let values = self.new_values(new, None);
         out.rows += u64::from(before.is_none());
@@ -98,8 +98,8 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch_all(&self.table, Base::Now);
-        self.claim_unique(old, after, base, out);
+        out.keys.touch_held(&self.table, base);
+        self.claim_unique(old, after, base, true, out);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
         out.rows += 1;
@@ -121,7 +121,7 @@ impl Emitter {
         base: u64,
         out: &mut Output,
     ) -> Result<(), UserError> {
-        out.keys.touch_all(&self.table, Base::Now);
+        out.keys.touch_held(&self.table, base);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::NoKeyUpdate, base, true, old, out);
         self.claim_referenced(new, Some(old), base, out);
@@ -149,7 +149,7 @@ impl Emitter {
     /// A version that came and went within the transaction. It changes nothing, but its index entries stand in the way of
     /// another node's row with these keys. `after`: the row that replaced it.
     pub(super) fn pass(&mut self, old: &Image<'_>, after: Option<&Image<'_>>, base: u64, out: &mut Output) {
-        self.claim_unique(old, after, base, out);
+        self.claim_unique(old, after, base, false, out);
         out.passed = true;
     }
 
@@ -185,8 +185,16 @@ impl Emitter {
         })
     }
 
-    /// Claim the unique keys of a row that comes or goes; with `other`, only those that the other version does not have.
-    fn claim_unique(&mut self, image: &Image<'_>, other: Option<&Image<'_>>, base: u64, out: &mut Output) {
+    /// Claim the unique keys of a row that comes or goes; with `other`, only those that the other version does not have. `was_there`: before
+    /// this transaction, so that others may have locked it.
+    fn claim_unique(
+        &mut self,
+        image: &Image<'_>,
+        other: Option<&Image<'_>>,
+        base: u64,
+        was_there: bool,
+        out: &mut Output,
+    ) {
         let table = Rc::clone(&self.table);
         for key in &table.keys {
             match self.key_of(key, image) {
@@ -195,8 +203,11 @@ impl Emitter {
                         continue;
                     }
                     let physical = !key.deferrable && !table.referenced;
-                    let claimed = if physical { Base::Now } else { Base::At(base) };
-                    out.keys.claim(key.table, hash, KeyMode::Update, claimed);
+                    match (physical, was_there && key.identity) {
+                        (false, _) => out.keys.claim(key.table, hash, KeyMode::Update, Base::At(base)),
+                        (true, true) => out.keys.claim_held(key.table, hash, KeyMode::Update, base),
+                        (true, false) => out.keys.claim(key.table, hash, KeyMode::Update, Base::Now),
+                    }
                 }
                 Some(RowKey::Absent) => {}
                 None => out.keys.claim_table(key.table, KeyMode::Update, Base::At(base)),
@@ -225,8 +236,11 @@ impl Emitter {
             // A row that is gone claimed it with its other keys; one that is replaced under the same identity did not.
             Some(RowKey::Hash(hash)) if replaced => {
                 let physical = mode < KeyMode::Update || !table.referenced;
-                let claimed = if physical { Base::Now } else { Base::At(base) };
-                out.keys.claim(key.table, hash, mode, claimed);
+                if physical {
+                    out.keys.claim_held(key.table, hash, mode, base);
+                } else {
+                    out.keys.claim(key.table, hash, mode, Base::At(base));
+                }
             }
             Some(_) => {}
             None => out.keys.claim_table(key.table, KeyMode::Update, Base::At(base)),

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::{Change, KeyMode, TableId, ddl_key, name_key};
@@ -31,6 +32,11 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
+    if let Some(node) = shmem::my_node() {
+        // Half as far as the window reaches now: it moves on while the record is on its way.
+        let reach = applied_now.saturating_sub(node.window_floor.load(Ordering::SeqCst)) / 2;
+        sealer.out.keys = KeySet::reaching(applied_now - reach);
+    }
     sealer.out.told = Teller::start();
     sealer.context()?;
     sealer.definitions()?;
@@ -153,9 +159,7 @@ impl Sealer {
         }
         for lock in &pending.table_locks {
             if pending.subtransactions.counts(lock.subtransaction) {
-                self.out
-                    .keys
-                    .claim_table(lock.table, KeyMode::Update, Base::At(lock.base));
+                self.out.keys.claim_locked_table(lock.table, lock.base);
             }
         }
         self.truncates(&counting)

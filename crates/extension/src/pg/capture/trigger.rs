@@ -81,7 +81,8 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
             _ => (first, Tid::new((*data.tg_newtuple).t_self)),
         }
     };
-    let base = crate::pg::shmem::applied();
+    // Whose row this was before may be just about to say that he has committed.
+    let base = crate::pg::shmem::visible();
     PENDING.with_borrow_mut(|pending| {
         let subtransaction = pending.current_subtransaction();
         pending.first_base.get_or_insert(base);
