@@ -462,31 +462,33 @@ fn a_table_that_is_locked_guards_others() {
     let cluster = CLUSTER.lease();
     cluster.create_table("ledger", "CREATE TABLE ledger (id bigserial PRIMARY KEY, amount int)");
     cluster.create_table("period", "CREATE TABLE period (id int PRIMARY KEY, total int)");
-    cluster
-        .client(0)
-        .batch_execute("INSERT INTO period VALUES (1, NULL)")
-        .unwrap();
-    let (mut one, mut other) = (cluster.client(0), cluster.client(1));
-    one.batch_execute("BEGIN; INSERT INTO ledger (amount) VALUES (80)")
-        .unwrap();
-    let open: bool = one.query_one("SELECT total IS NULL FROM period", &[]).unwrap().get(0);
-    assert!(open);
-    other
-        .batch_execute(
-            "BEGIN; LOCK TABLE ledger IN SHARE MODE;
-             UPDATE period SET total = (SELECT coalesce(sum(amount), 0) FROM ledger); COMMIT",
-        )
-        .unwrap();
-    let total: i32 = cluster
-        .client(0)
-        .query_one("SELECT total FROM period", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!(total, 0);
-    let error = one
-        .batch_execute("COMMIT")
-        .expect_err("the other has added up without it");
-    assert_eq!(sqlstate(&error), Some("40001"));
+    cluster.on_all("CREATE VIEW entries AS SELECT amount FROM ledger WHERE amount > 0");
+    // By its own name, and as what a view reads.
+    for (period, locked) in [(1, "ledger"), (2, "entries")] {
+        cluster
+            .client(0)
+            .batch_execute(&format!("INSERT INTO period VALUES ({period}, NULL)"))
+            .unwrap();
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute("BEGIN; INSERT INTO ledger (amount) VALUES (80)")
+            .unwrap();
+        let total = |client: &mut postgres::Client| -> Option<i32> {
+            let row = client.query_one("SELECT total FROM period WHERE id = $1", &[&period]);
+            row.unwrap().get(0)
+        };
+        assert_eq!(total(&mut one), None);
+        other
+            .batch_execute(&format!(
+                "BEGIN; LOCK TABLE {locked} IN SHARE MODE;
+                 UPDATE period SET total = (SELECT coalesce(sum(amount), 0) FROM ledger) WHERE id = {period}; COMMIT"
+            ))
+            .unwrap();
+        assert_eq!(total(&mut cluster.client(0)), Some(0));
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("the other has added up without it");
+        assert_eq!(sqlstate(&error), Some("40001"), "{locked}");
+    }
     assert_converged(&cluster, &["ledger", "period"]);
 }
 

@@ -241,7 +241,8 @@ pub fn note_row_lock(relation: pg_sys::Oid, lock: RowLock) {
 
 /// A table was locked, or is about to be, so that nobody else may write it.
 pub fn note_table_lock(table: TableId) {
-    let base = super::shmem::applied();
+    // Who wrote it on this node before may be just about to say that he has committed.
+    let base = super::shmem::visible();
     PENDING.with_borrow_mut(|pending| {
         let subtransaction = pending.current_subtransaction();
         pending.table_locks.push(TableLock {

@@ -190,10 +190,6 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
                 capture::note_restart_identity(statement.restart_seqs);
                 Ok(())
             }
-            NodeTag::T_LockStmt => {
-                note_locks(&*statement.cast());
-                Ok(())
-            }
             NodeTag::T_ClusterStmt => {
                 let statement = &*statement.cast::<pg_sys::ClusterStmt>();
                 refuse_if_pending(statement.relation)
@@ -303,17 +299,25 @@ unsafe fn refuse_if_strong(range: *mut pg_sys::RangeVar, what: &str) -> Result<(
     }
 }
 
-/// LOCK TABLE in a mode that keeps writers out keeps those of other nodes out, too: they conflict.
-unsafe fn note_locks(statement: &pg_sys::LockStmt) {
-    if statement.mode < pg_sys::ShareLock as i32 {
+/// Behind a utility statement. LOCK TABLE in a mode that keeps writers out keeps those of other nodes out, too: they conflict. It locks
+/// more than it names: what inherits, and what views read. So what is locked by now counts.
+///
+/// # Safety
+/// `statement` is a valid utility statement that has been carried out.
+pub unsafe fn after_utility(statement: *mut pg_sys::Node) {
+    const MODE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
+    // SAFETY: by contract; the tag says of which type the node is.
+    let locks = unsafe {
+        (*statement).type_ == pg_sys::NodeTag::T_LockStmt && (*statement.cast::<pg_sys::LockStmt>()).mode >= MODE
+    };
+    if !locks || super::shmem::my_node().is_none() {
         return;
     }
-    // SAFETY: a list of RangeVars.
-    unsafe {
-        for range in list::pointers::<pg_sys::RangeVar>(statement.relations) {
-            if let Some(table) = named(range).and_then(relation::by_oid) {
-                capture::note_table_lock(table.id);
-            }
+    for (id, oid) in super::catalog::all() {
+        // SAFETY: an open relation.
+        let locked = |relation: Relation| unsafe { pg_sys::CheckRelationLockedByMe(relation.raw(), MODE, true) };
+        if Relation::open(oid).is_some_and(locked) {
+            capture::note_table_lock(id);
         }
     }
 }

@@ -293,6 +293,7 @@ unsafe extern "C-unwind" fn process_utility(
             if let Err(error) = std::ptr::read(ddl).done((*statement).utilityStmt) {
                 error.raise();
             }
+            guard::after_utility((*statement).utilityStmt);
             draws::statement_ended();
         });
     }
