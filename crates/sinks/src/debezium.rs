@@ -122,7 +122,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
     put_json_string(out, text.as_bytes(), Encoding::Unknown);
 }
 
-/// As JSON has it: no NaN, no infinity.
+/// As JSON has it, and its readers: no NaN, no infinity, and nothing beyond a double.
 fn number(text: &str, out: &mut Vec<u8>) -> Option<()> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -130,7 +130,8 @@ fn number(text: &str, out: &mut Vec<u8>) -> Option<()> {
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
     let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
     let leading = whole.len() > 1 && whole.starts_with('0');
-    let is_one = digits(whole) && !leading && digits(fraction) && digits(exponent);
+    let readable = text.parse().is_ok_and(f64::is_finite);
+    let is_one = readable && digits(whole) && !leading && digits(fraction) && digits(exponent);
     is_one.then(|| put(out, text))
 }
 
@@ -331,6 +332,7 @@ mod tests {
             ("oid", "4294967295", "4294967295"),
             ("double precision", "1e+300", "1e+300"),
             ("real", "NaN", "\"NaN\""),
+            ("double precision", "1e311", "\"1e311\""),
             ("real", "-Infinity", "\"-Infinity\""),
             ("boolean", "t", "true"),
             ("numeric", "1.10", "\"1.10\""),
