@@ -69,6 +69,8 @@ struct Load {
     stop: AtomicBool,
     written: AtomicU64,
     next: AtomicU64,
+    /// Between two transactions of a session.
+    pause: Duration,
 }
 
 impl Load {
@@ -77,6 +79,15 @@ impl Load {
             stop: AtomicBool::new(false),
             written: AtomicU64::new(0),
             next: AtomicU64::new(1),
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// One that leaves the processors time for what must be done before apply, which is in its way, loses patience.
+    fn gentle() -> Self {
+        Self {
+            pause: Duration::from_millis(50),
+            ..Self::new()
         }
     }
 
@@ -121,6 +132,7 @@ impl Load {
                 }
                 Outcome::RolledBack(failure) => panic!("{table} on node {node}: {failure:?}"),
             }
+            std::thread::sleep(self.pause);
         }
     }
 }
