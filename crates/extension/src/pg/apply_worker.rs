@@ -314,7 +314,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
         .catch_rust_panic(|error| Err(Failure::from_server(&error)))
         .execute();
     if outcome.is_err() {
-        table_locks::failing();
+        table_locks::unguard();
         session::abort();
     }
     outcome

@@ -57,7 +57,7 @@ pub fn release_at_exit() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn exiting(_code: i32, _argument: pg_sys::Datum) {
-    failing();
+    unguard();
     // SAFETY: a transaction that runs is rolled back next, and its locks go with the session's; without one the session's would stay.
     unsafe {
         if !pg_sys::IsTransactionState() {
@@ -67,7 +67,7 @@ unsafe extern "C-unwind" fn exiting(_code: i32, _argument: pg_sys::Datum) {
 }
 
 /// The session's locks are about to go: with a transaction of this process that is rolled back, or while the log stands still.
-pub fn failing() {
+pub fn unguard() {
     if let Some(node) = shmem::my_node() {
         node.expected_guarded.store(false, Ordering::SeqCst);
     }
@@ -132,7 +132,7 @@ impl TableLocks {
     /// Let the tables go until [`Self::lock_again`].
     pub fn let_go(&self) {
         if stand() {
-            failing();
+            unguard();
             self.held.iter().copied().for_each(unlock);
         }
     }

@@ -67,52 +67,26 @@ impl Session {
     pub unsafe fn row(&mut self, call: Call, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
         // SAFETY: in a callback that was passed these.
         unsafe {
-            // What a rewrite writes is called by numbers as anything else, whoever reads; it has no triggers that say what it is.
-            let rewritten = (*(*relation).rd_rel).relrewrite != pg_sys::InvalidOid;
             let (lsn, xid) = ((*change).lsn, (*(*change).txn).xid.into_inner());
-            if rewritten {
-                let place = self.next_place(call, lsn, xid, 1);
-                return self.rewritten_row(call, place, relation, change);
-            }
-            match self.shape(relation).standing {
-                Standing::Ordinary => {}
-                Standing::Replicated => {
-                    self.records.leave_out();
+            let place;
+            if (*(*relation).rd_rel).relrewrite != pg_sys::InvalidOid {
+                // What a rewrite writes has ordinals as anything else, whoever reads; it has no triggers that say what it is. What the
+                // reader asked for of other tables need not fit this one: its shape is not looked at without need.
+                place = self.next_place(call, lsn, xid, 1);
+                if !self.options.include_rewrites || self.shape(relation).standing != Standing::Ordinary {
                     return self.left_out(call);
                 }
-                Standing::Own => return self.left_out(call),
+            } else {
+                match self.shape(relation).standing {
+                    Standing::Ordinary => {}
+                    Standing::Replicated => {
+                        self.records.leave_out();
+                        return self.left_out(call);
+                    }
+                    Standing::Own => return self.left_out(call),
+                }
+                place = self.next_place(call, lsn, xid, 1);
             }
-            let place = self.next_place(call, lsn, xid, 1);
-            self.ordinary_row(call, place, relation, change);
-        }
-    }
-
-    /// One row of what a rewrite of a table writes.
-    unsafe fn rewritten_row(
-        &mut self,
-        call: Call,
-        place: Place<'_>,
-        relation: pg_sys::Relation,
-        change: *mut pg_sys::ReorderBufferChange,
-    ) {
-        // SAFETY: as for `row`. What the reader asked for of other tables need not fit this one: it is not looked at without need.
-        unsafe {
-            if !self.options.include_rewrites || self.shape(relation).standing != Standing::Ordinary {
-                return self.left_out(call);
-            }
-            self.ordinary_row(call, place, relation, change);
-        }
-    }
-
-    unsafe fn ordinary_row(
-        &mut self,
-        call: Call,
-        place: Place<'_>,
-        relation: pg_sys::Relation,
-        change: *mut pg_sys::ReorderBufferChange,
-    ) {
-        // SAFETY: as for `row`.
-        unsafe {
             if !self.wants_origin((*change).origin_id) {
                 return self.left_out(call);
             }

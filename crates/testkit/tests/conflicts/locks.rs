@@ -1,0 +1,187 @@
+//! Rows and tables that are locked: whoever decided by them elsewhere meanwhile is a rival.
+
+use synod_testkit::{assert_converged, checksum, sqlstate};
+
+use super::{CLUSTER, race};
+
+#[test]
+fn a_locked_row_is_a_row_touched() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("locked", "CREATE TABLE locked (id int PRIMARY KEY, v int)");
+    for id in 0..6 {
+        cluster
+            .client(0)
+            .batch_execute(&format!("INSERT INTO locked VALUES ({id}, 0), ({}, 0)", id + 100))
+            .unwrap();
+        for node in 0..2 {
+            assert_eq!(
+                checksum(
+                    &mut cluster.client(node),
+                    &format!("(SELECT * FROM locked WHERE id = {id})")
+                )
+                .unwrap()
+                .0,
+                1
+            );
+        }
+        // Write skew is what FOR UPDATE is for: each locks what the other changes.
+        let decide = |reads: i32, writes: i32| {
+            format!("SELECT v FROM locked WHERE id = {reads} FOR UPDATE; UPDATE locked SET v = 1 WHERE id = {writes}")
+        };
+        let (one, other) = (decide(id, id + 100), decide(id + 100, id));
+        assert_eq!(race(&cluster, &[&one, &other]), 1);
+    }
+    assert_converged(&cluster, &["locked"]);
+}
+
+/// A row that all who decide about other rows lock first: what another node decided under the lock is known here by then, applied
+/// between this transaction's look and its COMMIT. Nothing of it meets a lock of ours, so certification alone can tell.
+#[test]
+fn a_row_that_is_locked_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("guard", "CREATE TABLE guard (id int PRIMARY KEY, v int)");
+    cluster.create_table(
+        "entry",
+        "CREATE TABLE entry (id bigserial PRIMARY KEY, guard int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO guard SELECT i, 0 FROM generate_series(1, 9) i")
+        .unwrap();
+    let locks = ["FOR UPDATE", "FOR NO KEY UPDATE"];
+    for (guard, (mine, theirs)) in locks
+        .iter()
+        .flat_map(|mine| locks.iter().map(move |theirs| (mine, theirs)))
+        .enumerate()
+    {
+        let guard = guard + 1;
+        let lock = |strength: &str| format!("BEGIN; SELECT FROM guard WHERE id = {guard} {strength}");
+        let sum = format!("SELECT coalesce(sum(amount), 0)::int FROM entry WHERE guard = {guard}");
+        let withdraw = format!("INSERT INTO entry (guard, amount) VALUES ({guard}, -80)");
+        cluster
+            .client(0)
+            .batch_execute(&format!("INSERT INTO entry (guard, amount) VALUES ({guard}, 100)"))
+            .unwrap();
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute(&lock(mine)).unwrap();
+        let before: i32 = one.query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(before, 100);
+        other
+            .batch_execute(&format!("{}; {withdraw}; COMMIT", lock(theirs)))
+            .unwrap();
+        // Applied here, and seen.
+        let after: i32 = cluster.client(0).query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(after, 20);
+        one.batch_execute(&withdraw).unwrap();
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("what it decided by has changed under the lock that both took");
+        assert_eq!(sqlstate(&error), Some("40001"), "{mine} against {theirs}");
+    }
+    assert_converged(&cluster, &["guard", "entry"]);
+}
+
+/// The same where one of them writes the row.
+#[test]
+fn a_row_that_is_written_guards_others_from_who_locks_it() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("credit", "CREATE TABLE credit (id int PRIMARY KEY, most int)");
+    cluster.create_table(
+        "orders",
+        "CREATE TABLE orders (id bigserial PRIMARY KEY, credit int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO credit SELECT i, 100 FROM generate_series(1, 9) i")
+        .unwrap();
+    let writes = [
+        "UPDATE credit SET most = 50 WHERE id = 1",
+        "UPDATE credit SET id = 12 WHERE id = 2",
+        "DELETE FROM credit WHERE id = 3",
+    ];
+    for (id, write) in (1..).zip(writes) {
+        let sum = format!("SELECT coalesce(sum(amount), 0)::int FROM orders WHERE credit = {id}");
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute(&format!("BEGIN; {write}")).unwrap();
+        let before: i32 = one.query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(before, 0);
+        other
+            .batch_execute(&format!(
+                "BEGIN; SELECT FROM credit WHERE id = {id} FOR SHARE; \
+                 INSERT INTO orders (credit, amount) VALUES ({id}, 80); COMMIT"
+            ))
+            .unwrap();
+        let after: i32 = cluster.client(0).query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(after, 80);
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("the other has seen the row as it was before this write");
+        assert_eq!(sqlstate(&error), Some("40001"), "{write}");
+    }
+    assert_converged(&cluster, &["credit", "orders"]);
+}
+
+/// And where the other locks the table.
+#[test]
+fn a_table_that_is_locked_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("ledger", "CREATE TABLE ledger (id bigserial PRIMARY KEY, amount int)");
+    cluster.create_table("period", "CREATE TABLE period (id int PRIMARY KEY, total int)");
+    cluster.on_all("CREATE VIEW entries AS SELECT amount FROM ledger WHERE amount > 0");
+    // By its own name, and as what a view reads.
+    for (period, locked) in [(1, "ledger"), (2, "entries")] {
+        cluster
+            .client(0)
+            .batch_execute(&format!("INSERT INTO period VALUES ({period}, NULL)"))
+            .unwrap();
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute("BEGIN; INSERT INTO ledger (amount) VALUES (80)")
+            .unwrap();
+        let total = |client: &mut postgres::Client| -> Option<i32> {
+            let row = client.query_one("SELECT total FROM period WHERE id = $1", &[&period]);
+            row.unwrap().get(0)
+        };
+        assert_eq!(total(&mut one), None);
+        other
+            .batch_execute(&format!(
+                "BEGIN; LOCK TABLE {locked} IN SHARE MODE;
+                 UPDATE period SET total = (SELECT coalesce(sum(amount), 0) FROM ledger) WHERE id = {period}; COMMIT"
+            ))
+            .unwrap();
+        assert_eq!(total(&mut cluster.client(0)), Some(0));
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("the other has added up without it");
+        assert_eq!(sqlstate(&error), Some("40001"), "{locked}");
+    }
+    assert_converged(&cluster, &["ledger", "period"]);
+}
+
+/// Sessions of one node that lock the same row before they write others wait for each other there, and nobody loses.
+#[test]
+fn a_row_that_sessions_of_one_node_lock_never_conflicts_with_itself() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("turnstile", "CREATE TABLE turnstile (id int PRIMARY KEY)");
+    cluster.create_table("passed", "CREATE TABLE passed (id bigserial PRIMARY KEY)");
+    cluster
+        .client(1)
+        .batch_execute("INSERT INTO turnstile VALUES (1)")
+        .unwrap();
+    let node = cluster.follower();
+    cluster.client(node).batch_execute("SELECT id FROM turnstile").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut client = cluster.client(node);
+                for _ in 0..30 {
+                    client
+                        .batch_execute(
+                            "BEGIN; SELECT FROM turnstile FOR UPDATE; INSERT INTO passed DEFAULT VALUES; COMMIT",
+                        )
+                        .expect("no rival on another node");
+                }
+            });
+        }
+    });
+    assert_converged(&cluster, &["turnstile", "passed"]);
+}
