@@ -74,7 +74,12 @@ impl Certifier {
         certifier.restored_at = certifier.position;
         certifier.last_commit = decoder.varint()?;
         let floor = decoder.varint()?;
-        if !(floor <= certifier.last_commit && certifier.last_commit <= certifier.position) {
+        // Positions are bigint in SQL; what follows this one must have a number, too.
+        let last = i64::MAX as u64 - 1;
+        if !(floor <= certifier.last_commit
+            && certifier.last_commit <= certifier.position
+            && certifier.position <= last)
+        {
             return Err(decoder.corrupt("its positions are not in order"));
         }
         certifier.window.set_floor(floor);

@@ -1,5 +1,7 @@
 //! Reading frames. The bytes may be anyone's: no input makes it panic, or take more memory than a multiple of the input.
 
+use std::collections::HashSet;
+
 use super::place::Here;
 use super::{
     APART, BEGIN, BEGIN_PREPARE, CASCADE, COMMIT, COMMIT_PREPARED, CONTEXT, DDL, DELETE, DELETE_WITHOUT_OLD, HEADER,
@@ -19,6 +21,8 @@ pub struct Reader {
     properties: Vec<(String, String)>,
     /// By slot.
     tables: Vec<Table>,
+    /// The oids of those: each has one slot, as long as the session lasts.
+    oids: HashSet<u32>,
     here: Here,
     old: Vec<Cell>,
     new: Vec<Cell>,
@@ -162,9 +166,9 @@ impl Reader {
         let slot = usize::try_from(slot).map_err(|_| corrupt.clone())?;
         let next = self.tables.len();
         match self.tables.get_mut(slot) {
-            Some(known) => *known = table,
-            None if slot == next => self.tables.push(table),
-            None => return Err(corrupt),
+            Some(known) if known.oid == table.oid => *known = table,
+            None if slot == next && self.oids.insert(table.oid) => self.tables.push(table),
+            _ => return Err(corrupt),
         }
         Ok(())
     }
