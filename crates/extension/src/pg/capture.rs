@@ -245,11 +245,15 @@ pub fn note_table_lock(table: TableId) {
     let base = super::shmem::visible();
     PENDING.with_borrow_mut(|pending| {
         let subtransaction = pending.current_subtransaction();
-        pending.table_locks.push(TableLock {
-            subtransaction,
-            table,
-            base,
-        })
+        // One that counts goes with this one at the latest, for all that is open is around this.
+        let known = |lock: &TableLock| lock.table == table && pending.subtransactions.counts(lock.subtransaction);
+        if !pending.table_locks.iter().any(known) {
+            pending.table_locks.push(TableLock {
+                subtransaction,
+                table,
+                base,
+            });
+        }
     });
 }
 
@@ -352,6 +356,12 @@ pub fn on_subxact(event: pg_sys::SubXactEvent::Type, mine: pg_sys::SubTransactio
             pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
                 pending.events.drop_last_of(mine);
                 pending.subtransactions.rolled_back(mine);
+                let Pending {
+                    table_locks,
+                    subtransactions,
+                    ..
+                } = pending;
+                table_locks.retain(|lock| subtransactions.counts(lock.subtransaction));
             }
             _ => {}
         }

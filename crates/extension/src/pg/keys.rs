@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::{
     INDEX_TABLE_LOCK, INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, MAX_KEYS_PER_RECORD, TableId, Value, table_key,
 };
@@ -21,6 +21,7 @@ use synod_change::{
 use super::capture::Image;
 use super::relation::{ForeignKey, StrongTable, UniqueKey};
 use super::wire::Hashing;
+use crate::errors::UserError;
 use crate::local_key::LocalKey;
 
 /// From where on conflicts with a key matter.
@@ -47,15 +48,15 @@ impl Claims {
         first
     }
 
-    fn has(&self, mode: KeyMode) -> bool {
-        self.0[mode as usize].is_some()
+    fn since(&self, mode: KeyMode) -> Option<Base> {
+        self.0[mode as usize]
     }
 
     /// Those that no stronger one covers from the same base on.
     fn kept(self) -> impl Iterator<Item = (KeyMode, Base)> {
         let mut earliest = None;
         KeyMode::ALL.into_iter().rev().filter_map(move |mode| {
-            let base = self.0[mode as usize]?;
+            let base = self.since(mode)?;
             if earliest.is_some_and(|earliest| earliest <= base) {
                 return None;
             }
@@ -65,16 +66,28 @@ impl Claims {
     }
 }
 
+/// A claim under a lock of ours.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    table: TableId,
+    hash: u64,
+    mode: KeyMode,
+    base: u64,
+}
+
 /// The keys of a transaction. When there are too many, each table becomes one key.
 #[derive(Debug, Default)]
 pub struct KeySet {
     rows: HashMap<u64, Claims>,
     tables: HashMap<TableId, Claims>,
-    names: Vec<(u64, Base)>,
+    /// Names, marks and locked tables: each is claimed alone.
+    names: HashMap<u64, Base>,
     /// From where on tables are touched under locks of ours (see [`Self::claim_held`]).
     held: HashMap<TableId, u64>,
-    /// How far back such claims may reach; `None`: to the seal.
+    /// How far back such claims may reach; `None`: that is known when another set absorbs this one.
     reach: Option<u64>,
+    /// Those that wait for that.
+    unreached: Vec<Held>,
     /// Claims in `rows`, an upper bound of what they become.
     row_claims: usize,
     whole_tables: bool,
@@ -94,9 +107,19 @@ impl KeySet {
     /// row was. So the claim counts from then on, as far as the window of certification is sure to reach: a long transaction must
     /// not be too old for what its locks prove.
     pub fn claim_held(&mut self, table: TableId, hash: u64, mode: KeyMode, base: u64) {
-        match self.hold(table, base) {
-            Some(since) => self.claim_touching(table, hash, mode, since, Base::Now),
-            None => self.claim(table, hash, mode, Base::Now),
+        self.hold(table, base);
+        let since = match self.reach {
+            Some(reach) => Base::At(base.max(reach)),
+            None => Base::Now,
+        };
+        self.claim_touching(table, hash, mode, since, Base::Now);
+        if self.reach.is_none() && !self.whole_tables {
+            self.unreached.push(Held {
+                table,
+                hash,
+                mode,
+                base,
+            });
         }
     }
 
@@ -109,11 +132,10 @@ impl KeySet {
         }
     }
 
-    fn hold(&mut self, table: TableId, base: u64) -> Option<Base> {
-        let since = base.max(self.reach?);
+    fn hold(&mut self, table: TableId, base: u64) {
+        let since = base.max(self.reach.unwrap_or_default());
         let held = self.held.entry(table).or_insert(since);
         *held = since.min(*held);
-        Some(Base::At(since))
     }
 
     /// Claim a key of a table's index.
@@ -123,13 +145,9 @@ impl KeySet {
 
     /// `touched`: from where on the table as a whole counts, where it stands for its keys, too.
     fn claim_touching(&mut self, table: TableId, hash: u64, mode: KeyMode, base: Base, touched: Base) {
-        if self.whole_tables
-            || self
-                .tables
-                .get(&table)
-                .is_some_and(|claims| claims.has(KeyMode::Update))
-        {
-            // Stronger than any key of the table, if it reaches back as far.
+        let whole = self.tables.get(&table).and_then(|claims| claims.since(KeyMode::Update));
+        if self.whole_tables || whole.is_some_and(|whole| whole <= base) {
+            // Stronger than any key of the table that does not reach back farther.
             return self.claim_table(table, KeyMode::Update, touched);
         }
         self.touch(table, touched);
@@ -148,9 +166,10 @@ impl KeySet {
     fn claim_whole_tables(&mut self) {
         self.whole_tables = true;
         self.rows = HashMap::new();
+        self.unreached = Vec::new();
         for claims in self.tables.values_mut() {
             // KeyShare is there, from the earliest base of the table's keys on.
-            let base = claims.0[KeyMode::KeyShare as usize].unwrap_or(Base::Now);
+            let base = claims.since(KeyMode::KeyShare).unwrap_or(Base::Now);
             claims.add(KeyMode::Update, base);
         }
     }
@@ -176,17 +195,22 @@ impl KeySet {
     /// Claim a table that was locked as a whole since `base`.
     pub fn claim_locked_table(&mut self, table: TableId, base: u64) {
         self.claim_table(table, KeyMode::Update, Base::At(base));
-        self.names.push((lock_key(table), Base::At(base)));
+        self.claim_name(lock_key(table), base);
     }
 
     /// Claim a name (see [`synod_change::name_key`]).
     pub fn claim_name(&mut self, hash: u64, event_base: u64) {
-        self.names.push((hash, Base::At(event_base)));
+        self.claim_alone(hash, Base::At(event_base));
     }
 
     /// Claim a key that only marks the record (see [`synod_change::ddl_key`]).
     pub fn claim_mark(&mut self, hash: u64) {
-        self.names.push((hash, Base::Now));
+        self.claim_alone(hash, Base::Now);
+    }
+
+    fn claim_alone(&mut self, hash: u64, base: Base) {
+        let known = self.names.entry(hash).or_insert(base);
+        *known = base.min(*known);
     }
 
     /// Claim all that another set claims.
@@ -196,7 +220,12 @@ impl KeySet {
                 self.claim_table(table, mode, base);
             }
         }
-        self.names.extend(other.names);
+        for (hash, base) in other.names {
+            self.claim_alone(hash, base);
+        }
+        for (table, since) in other.held {
+            self.hold(table, since);
+        }
         for (hash, claims) in other.rows {
             for (mode, base) in claims.kept() {
                 let first = self.rows.entry(hash).or_default().add(mode, base);
@@ -208,10 +237,13 @@ impl KeySet {
         } else {
             self.bound();
         }
+        for held in other.unreached {
+            self.claim_held(held.table, held.hash, held.mode, held.base);
+        }
     }
 
-    /// All keys.
-    pub fn finish(self, applied_now: u64) -> Vec<LocalKey> {
+    /// All keys, or an error if there are more than a record may have.
+    pub fn finish(self, applied_now: u64) -> Result<Vec<LocalKey>, UserError> {
         let local = |hash: u64, mode: KeyMode, base: Base| LocalKey {
             key: Key { hash, mode },
             base: match base {
@@ -234,8 +266,22 @@ impl KeySet {
                 .map(|(hash, base)| local(hash, KeyMode::Update, base)),
         );
         keys.extend(self.rows.into_iter().flat_map(|(hash, claims)| all(hash, claims)));
-        keys
+        if keys.len() > MAX_KEYS_PER_RECORD {
+            // No node could read it, and none would get past it.
+            return Err(too_many_keys());
+        }
+        Ok(keys)
     }
+}
+
+/// Rows do not come to that, each table of them becomes one key: tables and names of definitions do.
+fn too_many_keys() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "the transaction claims too many tables and names of the group",
+        format!("A transaction can have {MAX_KEYS_PER_RECORD} certification keys."),
+        "Use smaller transactions.",
+    )
 }
 
 /// What an index makes of a row.

@@ -121,6 +121,69 @@ fn a_row_that_is_written_guards_others_from_who_locks_it() {
     assert_converged(&cluster, &["credit", "orders"]);
 }
 
+/// And where the one that writes the row changes a definition later on, so that what it has written travels ahead of that, or takes
+/// the whole table for itself.
+#[test]
+fn a_row_that_is_written_guards_others_whatever_the_transaction_does_next() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("budget", "CREATE TABLE budget (id int PRIMARY KEY, most int)");
+    cluster.create_table(
+        "spending",
+        "CREATE TABLE spending (id bigserial PRIMARY KEY, budget int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO budget SELECT i, 100 FROM generate_series(1, 9) i")
+        .unwrap();
+    let later = [
+        "CREATE VIEW something AS SELECT 1 AS one",
+        "ALTER TABLE budget ADD COLUMN more int",
+        "LOCK TABLE budget IN EXCLUSIVE MODE",
+    ];
+    let cases = later.iter().flat_map(|later| [(later, false), (later, true)]);
+    for (id, (later, whole)) in (1..).zip(cases) {
+        let lock = if whole {
+            "LOCK TABLE budget IN SHARE MODE".to_owned()
+        } else {
+            format!("SELECT FROM budget WHERE id = {id} FOR SHARE")
+        };
+        let sum = format!("SELECT coalesce(sum(amount), 0)::int FROM spending WHERE budget = {id}");
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute(&format!("BEGIN; UPDATE budget SET most = 50 WHERE id = {id}"))
+            .unwrap();
+        let before: i32 = one.query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(before, 0);
+        other
+            .batch_execute(&format!(
+                "BEGIN; {lock}; INSERT INTO spending (budget, amount) VALUES ({id}, 80); COMMIT"
+            ))
+            .unwrap();
+        let after: i32 = cluster.client(0).query_one(&sum, &[]).unwrap().get(0);
+        assert_eq!(after, 80);
+        one.batch_execute(later).unwrap();
+        let error = one.batch_execute("COMMIT").expect_err(&format!(
+            "{lock} has seen the row as it was before it was written, then {later}"
+        ));
+        assert_eq!(sqlstate(&error), Some("40001"), "{lock}, {later}");
+    }
+    assert_converged(&cluster, &["budget", "spending"]);
+}
+
+/// Locking a table again and again is locking it once.
+#[test]
+fn a_table_may_be_locked_any_number_of_times() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("again", "CREATE TABLE again (id int PRIMARY KEY)");
+    cluster
+        .client(0)
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1..66000 LOOP LOCK TABLE again IN SHARE ROW EXCLUSIVE MODE; END LOOP; \
+             INSERT INTO again VALUES (1); END $$",
+        )
+        .unwrap();
+    assert_converged(&cluster, &["again"]);
+}
+
 /// And where the other locks the table.
 #[test]
 fn a_table_that_is_locked_guards_others() {

@@ -435,7 +435,7 @@ impl Sealer {
             });
         }
         Ok(Sealed {
-            keys: self.out.keys.finish(applied_now),
+            keys: self.out.keys.finish(applied_now)?,
             body: self.out.sink.finish()?,
             rows: self.out.rows,
             told: self.out.told,
