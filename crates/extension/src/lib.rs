@@ -49,5 +49,9 @@ pub extern "C-unwind" fn _PG_init() {
     }
     pg::shmem::init();
     pg::hooks::init();
-    pg::launcher::register();
+    // What workers write then would not be in the server that comes of it, and the transactions that they take would be given out there
+    // once more.
+    if !pg::upgrading() {
+        pg::launcher::register();
+    }
 }

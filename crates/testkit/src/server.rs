@@ -260,7 +260,13 @@ impl Server {
     /// Starts the server and waits until it takes connections.
     #[track_caller]
     pub fn start(&mut self) {
-        self.launch();
+        self.start_with(&[]);
+    }
+
+    /// As [`Self::start`], with more arguments.
+    #[track_caller]
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.launch_with(arguments);
         if let Err(reason) = self.wait_ready() {
             panic!(
                 "{} did not start: {reason}; its log ends:\n{}",
@@ -272,12 +278,17 @@ impl Server {
 
     /// Starts the server without waiting, for when it is expected not to come up.
     pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    fn launch_with(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.directory.display());
         let run = Run::current();
         let mut line = self.address.prefix.clone();
         line.extend(run.account().prefix());
         line.push(run.install().program("postgres").display().to_string());
         line.extend(["-D".into(), self.data().display().to_string()]);
+        line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let log = OpenOptions::new()
             .create(true)
             .append(true)

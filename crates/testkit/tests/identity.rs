@@ -266,6 +266,23 @@ fn a_member_without_the_library_or_the_extension_does_not_write() {
         .client(0)
         .batch_execute("INSERT INTO kept VALUES (2, 5)")
         .unwrap();
+    // Under pg_upgrade, which has noted before how far the server is, nothing of ours runs.
+    cluster.server_mut(2).stop(StopMode::Fast);
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO kept VALUES (3, 6)")
+        .unwrap();
+    cluster.server_mut(2).start_with(&["-b"]);
+    let workers: i64 = cluster
+        .client(2)
+        .query_one(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'synod %'",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(workers, 0);
+    cluster.server_mut(2).restart(StopMode::Fast);
     assert_converged(&cluster, &["kept", "keyless"]);
 }
 

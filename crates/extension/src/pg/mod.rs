@@ -88,6 +88,12 @@ pub fn preloading() -> bool {
     unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// True in a server that `pg_upgrade` runs.
+pub fn upgrading() -> bool {
+    // SAFETY: a global that is set before libraries are loaded.
+    unsafe { pgrx::pg_sys::IsBinaryUpgrade }
+}
+
 /// Make misspelt `synod.*` settings an error.
 pub fn reserve_prefix() {
     // SAFETY: called once from _PG_init, after our settings are defined.
