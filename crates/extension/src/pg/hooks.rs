@@ -243,9 +243,11 @@ unsafe extern "C-unwind" fn process_utility(
                 ddl.failed();
                 error.raise();
             }
-            let barrier = ManuallyDrop::new(barrier::before_utility(statement));
             context::before_utility(utility);
-            (barrier, ddl, stream_ddl::before(statement, source, within))
+            let streamed = stream_ddl::before(statement, source, within);
+            // Last: that the session is within this command is taken back only below.
+            let barrier = ManuallyDrop::new(barrier::before_utility(statement));
+            (barrier, ddl, streamed)
         });
         let place = &raw mut utility.0;
         let (ddl, streamed) = (&raw const utility.1, utility.2);

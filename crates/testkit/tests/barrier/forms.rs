@@ -118,6 +118,33 @@ fn reads_inside_of_other_commands() {
     });
 }
 
+/// A utility statement that fails before it begins leaves nothing behind: the session's next commands are commands of their own.
+#[test]
+fn reads_behind_a_statement_that_could_not_begin() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    let failures = [
+        ("SET synod.stream_context = on", "CREATE TABLE nowhere.made AS SELECT 1"),
+        (r#"SET synod.context = '{"a": "\u0000"}'"#, "TRUNCATE seen"),
+    ];
+    let mut writer = cluster.client(0);
+    for (node, (setting, fails)) in (1..).zip(failures) {
+        let mut reader = cluster.client(node);
+        reader.batch_execute(setting).unwrap();
+        reader.batch_execute(fails).expect_err(fails);
+        for round in 0..ROUNDS {
+            reader.batch_execute("BEGIN").unwrap();
+            simple(&mut reader, READ);
+            let written: i32 = writer
+                .query_one("UPDATE seen SET v = v + 1 WHERE id = 1 RETURNING v", &[])
+                .unwrap()
+                .get(0);
+            assert_eq!(simple(&mut reader, READ), written, "{fails}, round {round}");
+            reader.batch_execute("COMMIT").unwrap();
+        }
+    }
+}
+
 #[test]
 fn reads_in_transactions() {
     let cluster = CLUSTER.lease();
