@@ -85,6 +85,10 @@ pub const INDEX_WHOLE_ROW: u32 = u32::MAX;
 /// the moment on when it did so. Not the table's own key: that one a record with too many keys claims, too, which locks nobody out.
 pub const INDEX_TABLE_LOCK: u32 = u32::MAX - 1;
 
+/// Index number of the one key, without values, that who locks rows of a table against changes claims beside these rows' keys, for those
+/// who write so many rows that the table stands for them: they claim it from the moment on when they did so.
+pub const INDEX_ROW_LOCKS: u32 = u32::MAX - 2;
+
 /// What a hash is about; the first byte hashed.
 #[repr(u8)]
 enum Domain {

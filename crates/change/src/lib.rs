@@ -36,7 +36,9 @@ pub use definition::{
     TableDefinition, TableId, Wire,
 };
 pub use fragments::{AssembledBody, body_crc};
-pub use key::{INDEX_TABLE_LOCK, INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, ddl_key, name_key, table_key};
+pub use key::{
+    INDEX_ROW_LOCKS, INDEX_TABLE_LOCK, INDEX_WHOLE_ROW, Key, KeyHasher, KeyMode, ddl_key, name_key, table_key,
+};
 pub use record::{
     Body, DdlLockRecord, ExpectedTable, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_INLINE_BODY_BYTES,
     MAX_KEYS_PER_RECORD, Record, TransactionId, WriteRecord, patch_base,

@@ -248,3 +248,69 @@ fn a_row_that_sessions_of_one_node_lock_never_conflicts_with_itself() {
     });
     assert_converged(&cluster, &["turnstile", "passed"]);
 }
+
+/// A key that is taken and given back within a transaction is a lock on one server: whoever else wants it waits.
+#[test]
+fn a_key_that_comes_and_goes_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("mutex", "CREATE TABLE mutex (name text PRIMARY KEY)");
+    cluster.create_table("vault", "CREATE TABLE vault (id bigserial PRIMARY KEY, amount int)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO vault (amount) VALUES (100)")
+        .unwrap();
+    for leave in [false, true] {
+        let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+        one.batch_execute("BEGIN; INSERT INTO mutex VALUES ('vault')").unwrap();
+        let sum = "SELECT sum(amount)::int FROM vault";
+        let before: i32 = one.query_one(sum, &[]).unwrap().get(0);
+        other
+            .batch_execute(
+                "BEGIN; INSERT INTO mutex VALUES ('vault'); INSERT INTO vault (amount) VALUES (-80); DELETE FROM mutex; COMMIT",
+            )
+            .unwrap();
+        let after: i32 = cluster.client(0).query_one(sum, &[]).unwrap().get(0);
+        assert_eq!(after, before - 80);
+        one.batch_execute("INSERT INTO vault (amount) VALUES (-80)").unwrap();
+        if !leave {
+            one.batch_execute("DELETE FROM mutex").unwrap();
+        }
+        let error = one
+            .batch_execute("COMMIT")
+            .expect_err("the other had the mutex meanwhile");
+        assert_eq!(sqlstate(&error), Some("40001"), "leave: {leave}");
+    }
+    assert_converged(&cluster, &["mutex", "vault"]);
+}
+
+/// So many rows that the table stands for them: each is locked all the same.
+#[test]
+fn rows_that_the_table_stands_for_guard_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("masses", "CREATE TABLE masses (id int PRIMARY KEY, most int)");
+    cluster.create_table(
+        "drawn",
+        "CREATE TABLE drawn (id bigserial PRIMARY KEY, of int, amount int)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO masses SELECT i, 100 FROM generate_series(1, 70000) i")
+        .unwrap();
+    let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+    one.batch_execute("BEGIN; UPDATE masses SET most = 50").unwrap();
+    let sum = "SELECT coalesce(sum(amount), 0)::int FROM drawn WHERE of = 1";
+    let before: i32 = one.query_one(sum, &[]).unwrap().get(0);
+    assert_eq!(before, 0);
+    other
+        .batch_execute(
+            "BEGIN; SELECT FROM masses WHERE id = 1 FOR SHARE; INSERT INTO drawn (of, amount) VALUES (1, 80); COMMIT",
+        )
+        .unwrap();
+    let after: i32 = cluster.client(0).query_one(sum, &[]).unwrap().get(0);
+    assert_eq!(after, 80);
+    let error = one
+        .batch_execute("COMMIT")
+        .expect_err("the other has seen the limit before");
+    assert_eq!(sqlstate(&error), Some("40001"));
+    assert_converged(&cluster, &["masses", "drawn"]);
+}

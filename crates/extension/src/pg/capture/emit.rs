@@ -147,9 +147,24 @@ impl Emitter {
     }
 
     /// A version that came and went within the transaction. It changes nothing, but its index entries stand in the way of
-    /// another node's row with these keys. `after`: the row that replaced it.
-    pub(super) fn pass(&mut self, old: &Image<'_>, after: Option<&Image<'_>>, base: u64, out: &mut Output) {
+    /// another node's row with these keys, since it came: at `first` or later. `after`: the row that replaced it.
+    pub(super) fn pass(
+        &mut self,
+        old: &Image<'_>,
+        after: Option<&Image<'_>>,
+        (first, base): (u64, u64),
+        out: &mut Output,
+    ) {
         self.claim_unique(old, after, base, false, out);
+        let table = Rc::clone(&self.table);
+        for key in &table.keys {
+            let Some(RowKey::Hash(hash)) = self.key_of(key, old) else {
+                continue;
+            };
+            if after.is_none_or(|after| self.key_of(key, after) != Some(RowKey::Hash(hash))) {
+                out.keys.claim_held(key.table, hash, KeyMode::Update, first, false);
+            }
+        }
         out.passed = true;
     }
 
@@ -202,11 +217,10 @@ impl Emitter {
                     if other.is_some_and(|other| self.key_of(key, other) == Some(RowKey::Hash(hash))) {
                         continue;
                     }
-                    let physical = !key.deferrable && !table.referenced;
-                    match (physical, was_there && key.identity) {
-                        (false, _) => out.keys.claim(key.table, hash, KeyMode::Update, Base::At(base)),
-                        (true, true) => out.keys.claim_held(key.table, hash, KeyMode::Update, base),
-                        (true, false) => out.keys.claim(key.table, hash, KeyMode::Update, Base::Now),
+                    if key.deferrable || table.referenced {
+                        out.keys.claim(key.table, hash, KeyMode::Update, Base::At(base));
+                    } else {
+                        out.keys.claim_held(key.table, hash, KeyMode::Update, base, was_there);
                     }
                 }
                 Some(RowKey::Absent) => {}
@@ -237,7 +251,7 @@ impl Emitter {
             Some(RowKey::Hash(hash)) if replaced => {
                 let physical = mode < KeyMode::Update || !table.referenced;
                 if physical {
-                    out.keys.claim_held(key.table, hash, mode, base);
+                    out.keys.claim_held(key.table, hash, mode, base, true);
                 } else {
                     out.keys.claim(key.table, hash, mode, Base::At(base));
                 }

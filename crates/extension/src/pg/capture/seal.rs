@@ -19,7 +19,7 @@ use super::sink::Sink;
 use super::{Pending, Sealed, SealedBody, Section, TableChange, TableEvent};
 use crate::errors::UserError;
 use crate::pg::format::{FixedSettings, PlainEncoding};
-use crate::pg::keys::{Base, KeySet};
+use crate::pg::keys::{Base, KeySet, Reach};
 use crate::pg::relation::{self, StrongTable};
 use crate::pg::relcache::Relation;
 use crate::pg::replicate;
@@ -32,11 +32,6 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     let _encoding = PlainEncoding::enter();
     let _snapshot = ActiveSnapshot::push();
     let mut sealer = Sealer::new(ddl::sections_end());
-    if let Some(node) = shmem::my_node() {
-        // Half as far as the window reaches now: it moves on while the record is on its way.
-        let reach = applied_now.saturating_sub(node.window_floor.load(Ordering::SeqCst)) / 2;
-        sealer.out.keys = KeySet::reaching(applied_now - reach);
-    }
     sealer.out.told = Teller::start();
     sealer.context()?;
     sealer.definitions()?;
@@ -46,7 +41,12 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     if let Some(node) = shmem::my_node() {
         ranges::settle_drawn(node, &settled)?;
     }
-    sealer.finish(applied_now)
+    // Half as far as the window reaches now: it moves on while the record is on its way.
+    let floor = shmem::my_node().map_or(applied_now, |node| node.window_floor.load(Ordering::SeqCst));
+    sealer.finish(Reach {
+        now: applied_now,
+        held: applied_now - applied_now.saturating_sub(floor) / 2,
+    })
 }
 
 /// The rows written since the last change of definitions, for the one that is about to run.
@@ -73,6 +73,7 @@ impl Sealer {
         Sealer {
             from,
             since,
+            first: 0,
             emitters: HashMap::new(),
             cut: HashMap::new(),
             added: HashMap::new(),
@@ -95,6 +96,8 @@ struct Sealer {
     from: u64,
     /// Versions made before this command count as there already.
     since: pg_sys::CommandId,
+    /// Applied CSN at the first event of the transaction.
+    first: u64,
     emitters: HashMap<pg_sys::Oid, Emitter>,
     /// Row events of these tables count from this number on.
     cut: HashMap<pg_sys::Oid, u64>,
@@ -235,9 +238,11 @@ impl Sealer {
         let Pending {
             events,
             subtransactions,
+            first_base,
             ..
         } = pending;
         let (mut arriving, from) = (false, self.from);
+        self.first = first_base.unwrap_or_default();
         events.visit(|number, event| {
             if number < from || !subtransactions.counts(event.subtransaction) {
                 return Ok(());
@@ -272,27 +277,15 @@ impl Sealer {
         let Some(table) = relation::by_oid(event.relation) else {
             return;
         };
-        match lock.hash {
-            Some(hash) => {
-                // Never `Now`: who has only locked the row on another node takes no lock on it where his record is applied, and
-                // may have decided about other rows under his lock, as we do under ours. Nor does who refers to the row.
-                let base = Base::At(event.base);
-                self.out.keys.touch_all(&table, base);
-                self.out.keys.claim(table.id, hash, lock.mode, base);
-            }
-            None => {
-                self.out.keys.touch_all(&table, Base::At(event.base));
-                self.out
-                    .keys
-                    .claim_table(table.id, KeyMode::Update, Base::At(event.base));
-            }
-        }
+        // From when it was locked: who has only locked the row on another node takes no lock on it where his record is applied, and
+        // may have decided about other rows under his lock, as we do under ours. Nor does who refers to the row.
+        self.out.keys.claim_locked_row(&table, lock.hash, lock.mode, event.base);
     }
 
     /// Writes rows that go, and rows that change without changing a key. True when the event also has a new row to write.
     fn leaving_or_changing(&mut self, event: &Event) -> Result<bool, UserError> {
         self.scratch.reset();
-        let since = self.since;
+        let (since, first) = (self.since, self.first);
         let (emitter, out) = self.emitter_and_output(event.relation)?;
         match chain::follow(&emitter.relation, event, since)? {
             NetEffect::Deleted(mut old) => {
@@ -310,11 +303,12 @@ impl Sealer {
             NetEffect::Nothing => {
                 let mut old = Version::fetch(&emitter.relation, event.old)?;
                 let old = old.image(&emitter.relation);
+                let bases = (first, event.base);
                 if event.new.is_none() {
-                    emitter.pass(&old, None, event.base, out);
+                    emitter.pass(&old, None, bases, out);
                 } else {
                     let mut new = Version::fetch(&emitter.relation, event.new)?;
-                    emitter.pass(&old, Some(&new.image(&emitter.relation)), event.base, out);
+                    emitter.pass(&old, Some(&new.image(&emitter.relation)), bases, out);
                 }
             }
             NetEffect::Inserted(_) => {}
@@ -419,7 +413,7 @@ impl Sealer {
         })
     }
 
-    fn finish(self, applied_now: u64) -> Result<Sealed, UserError> {
+    fn finish(self, reach: Reach) -> Result<Sealed, UserError> {
         for emitter in self.emitters.into_values() {
             emitter.close();
         }
@@ -435,7 +429,7 @@ impl Sealer {
             });
         }
         Ok(Sealed {
-            keys: self.out.keys.finish(applied_now)?,
+            keys: self.out.keys.finish(reach)?,
             body: self.out.sink.finish()?,
             rows: self.out.rows,
             told: self.out.told,
