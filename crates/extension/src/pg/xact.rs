@@ -58,9 +58,8 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
                 error.raise();
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if capture::pending() || ddl::pending() => prepare_refused().raise(),
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
-            if let Err(error) = draws::settle() {
+            if let Err(error) = before_prepare() {
                 error.raise();
             }
         }
@@ -100,6 +99,15 @@ fn serializable_refused() -> UserError {
         "Reads of other nodes' transactions are not certified.",
         "Use REPEATABLE READ, which is snapshot isolation across the group.",
     )
+}
+
+/// A repair, too: it is right at one CSN, and the hold that keeps the node there ends with the transaction.
+fn before_prepare() -> Result<(), UserError> {
+    if capture::pending() || ddl::pending() || super::hold::is_repair() {
+        return Err(prepare_refused());
+    }
+    super::expected::check_subscription()?;
+    draws::settle()
 }
 
 fn before_commit() -> Result<(), UserError> {

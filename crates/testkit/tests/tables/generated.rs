@@ -208,6 +208,9 @@ fn rows_are_put_by_a_repair_only() {
         .query_one("SELECT t::text FROM mended AS t WHERE id = 2", &[])
         .unwrap();
     assert_eq!(row.get::<_, String>(0), "(2,two,given,\"{1,2}\")");
+    // Its rows would come when the hold is over.
+    let prepare = "PREPARE TRANSACTION 'mended'";
+    failed(prepare, client.batch_execute(prepare), &["0A000"]);
     client.batch_execute("ROLLBACK; RESET ROLE").unwrap();
     assert_converged(&cluster, &["mended", "untouched"]);
 }
