@@ -20,7 +20,6 @@ use crate::types::{Ballot, Entry, Position, Value};
 #[derive(Clone, Debug)]
 struct Mark {
     ticket: u64,
-    ballot: Ballot,
     matched: Position,
 }
 
@@ -149,17 +148,9 @@ impl Acceptor {
             self.durable = self.matched;
             return;
         };
-        let (ballot, matched) = (self.promised, self.matched);
-        if self
-            .marks
-            .back()
-            .is_none_or(|last| last.ballot != ballot || last.matched != matched)
-        {
-            self.marks.push_back(Mark {
-                ticket,
-                ballot,
-                matched,
-            });
+        let matched = self.matched;
+        if self.marks.back().is_none_or(|last| last.matched != matched) {
+            self.marks.push_back(Mark { ticket, matched });
         }
     }
 
