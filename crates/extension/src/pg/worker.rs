@@ -42,14 +42,25 @@ pub fn start_with_interrupts() {
 /// A setting, and its value.
 pub type Setting = (&'static CStr, &'static CStr);
 
-/// Connect to a database as the bootstrap superuser, with these settings whatever the database or the role says.
+/// What no worker leaves to the database or the role.
+const ALWAYS: [Setting; 7] = [
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"TimeZone", c"UTC"),
+];
+
+/// Connect to a database as the bootstrap superuser, with these settings, and those of all workers, whatever the database or the role says.
 pub fn connect(database: u32, settings: &[Setting]) {
     // SAFETY: start of a background worker with database access.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0) }
     // What a worker does takes as long as it takes: begun anew for ever it would never be done.
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     set(c"transaction_timeout", c"0");
-    for (name, value) in settings {
+    for (name, value) in ALWAYS.iter().chain(settings) {
         set(name, value);
     }
 }

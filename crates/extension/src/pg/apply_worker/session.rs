@@ -10,20 +10,13 @@ use crate::pg::turn::origin_name;
 use crate::pg::worker;
 
 /// What applying depends on, whatever the database or the role says.
-const SETTINGS: [worker::Setting; 15] = [
+const SETTINGS: [worker::Setting; 8] = [
     (c"application_name", c"synod apply"),
     (c"search_path", c""),
     (c"session_replication_role", c"replica"),
     (c"synchronous_commit", c"off"),
-    (c"default_transaction_isolation", c"read committed"),
-    (c"default_transaction_read_only", c"off"),
-    (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
-    (c"idle_in_transaction_session_timeout", c"0"),
     (c"row_security", c"off"),
-    (c"DateStyle", c"ISO, YMD"),
     (c"IntervalStyle", c"postgres"),
-    (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"3"),
     (c"xmloption", c"content"),
 ];

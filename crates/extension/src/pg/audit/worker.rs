@@ -23,17 +23,10 @@ const LOOKS: u32 = 6;
 const LOCK: i64 = 0x7379_6e6f_6420_6175;
 
 /// What auditing depends on, whatever the database or the role says.
-const SETTINGS: [worker::Setting; 10] = [
+const SETTINGS: [worker::Setting; 3] = [
     (c"application_name", c"synod audit"),
     (c"search_path", c"pg_catalog"),
     (c"synod.ddl", c"local"),
-    (c"default_transaction_isolation", c"read committed"),
-    (c"default_transaction_read_only", c"off"),
-    (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
-    (c"idle_in_transaction_session_timeout", c"0"),
-    (c"DateStyle", c"ISO, YMD"),
-    (c"TimeZone", c"UTC"),
 ];
 
 /// Entry point; the argument is the database's oid.
