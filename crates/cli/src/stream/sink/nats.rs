@@ -65,13 +65,19 @@ struct Link {
     next_reply: u64,
     max_payload: usize,
     /// Which stream takes a subject.
-    streams: HashMap<String, String>,
-    /// Which stream is on one server only.
-    single: HashMap<String, bool>,
+    streams: HashMap<String, Stream>,
     /// Messages that are published at once.
     window: usize,
     /// What stands before ids.
     whose: String,
+}
+
+/// A stream of the server.
+#[derive(Clone)]
+struct Stream {
+    name: String,
+    /// It is known to be on one server only.
+    single: bool,
 }
 
 /// Why the link is given up, or a message refused.
@@ -115,7 +121,6 @@ impl Nats {
             next_reply: 0,
             max_payload: 1 << 20,
             streams: HashMap::new(),
-            single: HashMap::new(),
             window: WINDOW,
             whose: self.address.whose.clone(),
         };
@@ -245,10 +250,14 @@ impl Link {
 
     /// A message for this subject is in that stream.
     fn note_stream(&mut self, subject: &str, stream: String) -> Result<(), Broken> {
-        if !self.single.contains_key(&stream) {
-            let single = self.is_single(&stream)?;
-            self.single.insert(stream.clone(), single);
-        }
+        let known = self.streams.values().find(|known| known.name == stream).cloned();
+        let stream = match known {
+            Some(known) => known,
+            None => Stream {
+                single: self.is_single(&stream)?,
+                name: stream,
+            },
+        };
         self.streams.insert(subject.to_owned(), stream);
         Ok(())
     }
@@ -261,8 +270,7 @@ impl Link {
         // The last message in each stream.
         let mut last: HashMap<&str, String> = HashMap::new();
         for (index, parcel) in parcels.iter().take(self.window).enumerate() {
-            let stream = self.streams.get(&parcel.subject);
-            let stream = stream.filter(|stream| self.single.get(*stream) == Some(&true));
+            let stream = self.streams.get(&parcel.subject).filter(|stream| stream.single);
             if stream.is_none() && index > 0 {
                 break;
             }
@@ -276,7 +284,7 @@ impl Link {
                 break;
             }
             outcomes.push(Acknowledged::OutOfTurn);
-            let after = stream.and_then(|stream| last.insert(stream, id.clone()));
+            let after = stream.and_then(|stream| last.insert(&stream.name, id.clone()));
             protocol::publish(&mut out, &parcel.subject, &reply, &id, after.as_deref(), &parcel.body);
             waiting.insert(number, index);
             if stream.is_none() {
@@ -311,7 +319,8 @@ impl Link {
                 match outcome {
                     Acknowledged::Stored(stream) => {
                         *stored += 1;
-                        if self.streams.get(&parcel.subject) != Some(&stream) {
+                        let known = self.streams.get(&parcel.subject);
+                        if known.is_none_or(|known| known.name != stream) {
                             self.note_stream(&parcel.subject, stream)?;
                         }
                     }
