@@ -2,34 +2,13 @@
 //! crates/change/src/stream/stored_row.rs.
 #![no_main]
 
-use synod_change::stream::stored_row::{check_numeric, check_row, StoredColumn, FIXED_HEADER};
+use synod_change::stream::stored_row::{check_numeric, check_row, StoredColumn};
 use synod_fuzz::Pieces;
 
-const KINDS: [(i16, u8); 8] = [(1, 1), (2, 2), (4, 4), (8, 8), (12, 4), (64, 1), (-1, 4), (-1, 8)];
+#[path = "../../../crates/change/tests/change/deform.rs"]
+mod deform;
 
-/// As heap_deform_tuple does it. Panics where that would read what is not of the row.
-fn deform(row: &[u8], columns: &[StoredColumn]) {
-    let (has_nulls, offset, rest) = (row[2] & 1 != 0, usize::from(row[4]), &row[5..]);
-    let data = &rest[offset - FIXED_HEADER..];
-    let mut at = 0;
-    for (number, column) in columns.iter().enumerate() {
-        if has_nulls && rest[number / 8] & (1 << (number % 8)) == 0 {
-            continue;
-        }
-        if column.length != -1 || data[at] == 0 {
-            at = at.next_multiple_of(column.alignment.into());
-        }
-        let length = match column.length {
-            -1 if data[at] == 1 => 18,
-            -1 if data[at] & 1 == 1 => usize::from(data[at] >> 1),
-            -1 => u32::from_ne_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]) as usize >> 2,
-            length => length as usize,
-        };
-        assert!(at + length <= data.len(), "a value ends beyond the row");
-        assert!(column.length != -1 || length > 0, "a value without a header");
-        at += length;
-    }
-}
+const KINDS: [(i16, u8); 8] = [(1, 1), (2, 2), (4, 4), (8, 8), (12, 4), (64, 1), (-1, 4), (-1, 8)];
 
 synod_fuzz::target!(|data: &[u8]| {
     let _ = check_numeric(data);
@@ -45,7 +24,7 @@ synod_fuzz::target!(|data: &[u8]| {
     }
     for not_told in [false, true] {
         if check_row(&row, &columns, not_told).is_ok() {
-            deform(&row, &columns);
+            deform::deform(&row, &columns);
         }
     }
 });

@@ -3,6 +3,7 @@
 mod body;
 mod copy_line;
 mod definition;
+mod deform;
 mod fixtures;
 mod key;
 mod made;

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use synod_change::stream::stored_row::{FIXED_HEADER, MAX_ALIGN, NOT_TOLD, StoredColumn, check_numeric, check_row};
 
+use crate::deform::deform;
+
 const fn column(length: i16, alignment: u8) -> StoredColumn {
     StoredColumn { length, alignment }
 }
@@ -100,29 +102,6 @@ fn numerics_have_digits_where_their_header_says() {
     }
     assert!(check_numeric(&digits(&[0x8000])[..1]).is_err());
     assert!(check_numeric(&[&digits(&[0x8000])[..], &[0]].concat()).is_err());
-}
-
-/// As heap_deform_tuple reads a row; panics beyond its end.
-fn deform(row: &[u8], columns: &[StoredColumn]) {
-    let (offset, rest) = (usize::from(row[4]), &row[5..]);
-    let data = &rest[offset - FIXED_HEADER..];
-    let mut at = 0;
-    for (number, column) in columns.iter().enumerate() {
-        if row[2] & 1 != 0 && rest[number / 8] & (1 << (number % 8)) == 0 {
-            continue;
-        }
-        if column.length != -1 || data[at] == 0 {
-            at = at.next_multiple_of(column.alignment.into());
-        }
-        let length = match column.length {
-            -1 if data[at] == 1 => 18,
-            -1 if data[at] & 1 == 1 => usize::from(data[at] >> 1),
-            -1 => u32::from_ne_bytes(data[at..at + 4].try_into().unwrap()) as usize >> 2,
-            length => usize::try_from(length).unwrap(),
-        };
-        let _ = &data[at..at + length];
-        at += length;
-    }
 }
 
 fn columns() -> impl Strategy<Value = Vec<StoredColumn>> {
