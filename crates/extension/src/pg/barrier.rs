@@ -13,7 +13,6 @@
 //! Called by `pg/hooks.rs` only. A crash here loses nothing: all state is this process'.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 use pgrx::PgSqlErrorCode;
@@ -21,7 +20,7 @@ use pgrx::pg_sys;
 
 use super::protect::Failure;
 use super::shmem::{self, ApplyState, NodeShared, NodeState};
-use super::{compat, list, relation, xact};
+use super::{compat, relation, xact};
 use crate::errors::UserError;
 use crate::settings::{self, ReadConsistency};
 
@@ -31,8 +30,11 @@ mod points;
 pub mod skip;
 mod snapshot;
 mod start;
+mod utility;
 pub mod wait;
 mod workers;
+
+pub use utility::before_utility;
 
 /// What this process remembers between two calls of its hooks.
 struct Session {
@@ -191,175 +193,6 @@ pub fn planning_begins() {
 /// The planner returned, or failed.
 pub fn planning_ends() {
     SESSION.with(|session| session.planning.set(session.planning.get() - 1));
-}
-
-/// What is left to do after a utility command.
-pub struct Utility {
-    /// A snapshot was pushed for it.
-    pushed: bool,
-    /// A REPEATABLE READ transaction may have begun.
-    may_fix_snapshot: bool,
-    /// The transaction's snapshot is somebody else's.
-    imports_snapshot: bool,
-}
-
-/// At the start of `ProcessUtility`.
-///
-/// # Safety
-/// `statement` is the hook's argument.
-pub unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> Utility {
-    // SAFETY: by contract: a utility's PlannedStmt has a utilityStmt.
-    unsafe {
-        let node = (*statement).utilityStmt;
-        let pushed = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && before_copy(node.cast());
-        match (*node).type_ {
-            pg_sys::NodeTag::T_TruncateStmt => before_whole_tables((*node.cast::<pg_sys::TruncateStmt>()).relations),
-            pg_sys::NodeTag::T_LockStmt => before_whole_tables((*node.cast::<pg_sys::LockStmt>()).relations),
-            _ => {}
-        }
-        SESSION.with(|session| {
-            if is_outermost() {
-                session.command.set(session.command.get() + 1);
-            }
-            session.utilities.borrow_mut().push(!snapshot::is_taken_for(node));
-        });
-        Utility {
-            pushed,
-            may_fix_snapshot: fixes_snapshot(node),
-            imports_snapshot: snapshot::is_imported_by(node),
-        }
-    }
-}
-
-impl Utility {
-    /// The command failed.
-    pub fn abandon(self) {
-        SESSION.with(|session| session.utilities.borrow_mut().pop());
-    }
-
-    /// The command is done.
-    pub fn end(self) {
-        SESSION.with(|session| session.utilities.borrow_mut().pop());
-        if self.pushed {
-            // SAFETY: pushed in `before_copy`; COPY left the stack as it was.
-            unsafe { pg_sys::PopActiveSnapshot() }
-        }
-        if self.may_fix_snapshot {
-            before_first_snapshot();
-        }
-        if self.imports_snapshot {
-            // The barrier that BEGIN waited at says nothing about a snapshot taken earlier: the first read has to ask.
-            SESSION.with(|session| session.covered_transaction.set(0));
-        }
-    }
-}
-
-/// Whether the command may be followed by the one snapshot of a REPEATABLE READ transaction.
-///
-/// # Safety
-/// `node` is a utility statement.
-unsafe fn fixes_snapshot(node: *mut pg_sys::Node) -> bool {
-    // SAFETY: each tag tells the struct.
-    unsafe {
-        match (*node).type_ {
-            pg_sys::NodeTag::T_TransactionStmt => {
-                use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
-                [TRANS_STMT_BEGIN, TRANS_STMT_START].contains(&(*node.cast::<pg_sys::TransactionStmt>()).kind)
-            }
-            pg_sys::NodeTag::T_VariableSetStmt => {
-                let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
-                !name.is_null()
-                    && [c"TRANSACTION", c"transaction_isolation"]
-                        .iter()
-                        .any(|known| CStr::from_ptr(name) == *known)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// After BEGIN or SET TRANSACTION: a REPEATABLE READ transaction takes its snapshot with its next command, before any of our
-/// hooks. So the barrier comes now. Without a quorum the transaction may go on: it fails when it reads a strong table.
-fn before_first_snapshot() {
-    let consistency = settings::READ_CONSISTENCY.get();
-    let exempt = SESSION.with(|session| session.exempt.get());
-    if exempt || !snapshot::is_fixed() || consistency == ReadConsistency::Local || snapshot::is_taken() {
-        return;
-    }
-    let Some(node) = shmem::my_node() else { return };
-    if is_working(node) && reach(node, consistency).is_ok() {
-        SESSION.with(|session| session.covered_transaction.set(compat::local_transaction_id()));
-    }
-}
-
-/// TRUNCATE and LOCK TABLE claim tables as a whole: what was committed elsewhere before they began must be here, or they
-/// would lose to it.
-///
-/// # Safety
-/// A list of RangeVars, inside a transaction.
-unsafe fn before_whole_tables(relations: *mut pg_sys::List) {
-    let consistency = settings::READ_CONSISTENCY.get();
-    if consistency == ReadConsistency::Local || SESSION.with(|session| session.exempt.get()) {
-        return;
-    }
-    // SAFETY: by contract.
-    let strong = unsafe {
-        list::pointers::<pg_sys::RangeVar>(relations)
-            .into_iter()
-            .any(|name| crate::pg::guard::named(name).is_some_and(relation::is_strong))
-    };
-    if strong {
-        let reached = crate::node::required().and_then(|node| reach(node, consistency));
-        if let Err(error) = reached {
-            error.raise();
-        }
-    }
-}
-
-/// `COPY table TO` scans with the active snapshot and never calls the executor: push a snapshot taken after the barrier.
-/// Returns whether one was pushed.
-///
-/// # Safety
-/// `copy` is a CopyStmt, inside a transaction.
-unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
-    let consistency = settings::READ_CONSISTENCY.get();
-    let exempt = SESSION.with(|session| session.exempt.get());
-    // SAFETY: by contract; the lock is the one COPY itself takes, and a missing relation is its business.
-    unsafe {
-        if (*copy).relation.is_null() || exempt {
-            return false;
-        }
-        if (*copy).is_from {
-            if let Err(error) = crate::pg::guard::named((*copy).relation).map_or(Ok(()), start::before_copy_into) {
-                error.raise();
-            }
-            return false;
-        }
-        if consistency == ReadConsistency::Local {
-            return false;
-        }
-        let oid = pg_sys::RangeVarGetRelidExtended(
-            (*copy).relation,
-            pg_sys::AccessShareLock as pg_sys::LOCKMODE,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        );
-        if oid == pg_sys::InvalidOid || !relation::is_read_strongly(oid) {
-            return false;
-        }
-        let node = crate::node::required().unwrap_or_else(|error| error.raise());
-        let passed = if snapshot::is_fixed() {
-            cover_fixed(node, pg_sys::GetTransactionSnapshot(), consistency).map_err(UserError::from)
-        } else {
-            reach(node, consistency).map(drop)
-        };
-        if let Err(error) = passed {
-            error.raise();
-        }
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-    }
-    true
 }
 
 /// The barrier for a query that reads a strong table.
