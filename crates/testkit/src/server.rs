@@ -424,6 +424,11 @@ impl Server {
         processes::send(pid, Signal::KILL);
     }
 
+    /// SIGTERM to one process.
+    pub fn terminate_process(&self, pid: i32) {
+        processes::send(pid, Signal::TERM);
+    }
+
     /// SIGSTOP to every process: the server is there, and silent.
     pub fn pause(&self) {
         let first = self.child.as_ref().map(pid_of);

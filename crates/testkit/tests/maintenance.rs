@@ -94,6 +94,29 @@ fn autovacuum_gives_way() {
     assert_converged(&cluster, &["kept_clean"]);
 }
 
+/// Whoever ends the launcher has another one at once, which looks after the workers that are there as well.
+#[test]
+fn the_launcher_comes_back_and_looks_after_what_it_finds() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("launched", "CREATE TABLE launched (id int PRIMARY KEY)");
+    let server = cluster.server(cluster.follower());
+    let patience = Duration::from_secs(20);
+    let another = |title: &str| {
+        let before = server.pid_of(title);
+        server.terminate_process(before);
+        wait_until(patience, &format!("another {title}"), || {
+            server.processes_titled(title).into_iter().find(|pid| *pid != before)
+        });
+    };
+    another("synod launcher");
+    another("synod apply worker");
+    another("synod log worker");
+    wait_until(patience, "the node to write", || {
+        server.client().batch_execute("INSERT INTO launched VALUES (1)").ok()
+    });
+    assert_converged(&cluster, &["launched"]);
+}
+
 /// A member whose workers find no place in the server says so, soon, and keeps nobody else up (T15).
 #[test]
 fn a_server_without_room_for_the_workers_says_so() {

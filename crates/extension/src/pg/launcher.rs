@@ -3,8 +3,8 @@
 //!
 //! It owns the entries of [`super::shmem::Shared::nodes`]: it claims one per directory and clears it when the directory is
 //! gone, and ends the workers that it started for one that went meanwhile. Workers that end are started again after
-//! [`RESTART_DELAY`]. A crash of the launcher is a crash of nothing else: the
-//! postmaster starts it again, and it takes over what it finds.
+//! [`RESTART_DELAY`]. The end of the launcher is the end of nothing else: the postmaster starts it again, and it takes over what it
+//! finds. The postmaster tells it of the end of workers that it has started itself; after those of the one before it looks.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -77,14 +77,33 @@ pub extern "C-unwind" fn synod_launcher_main(_argument: pg_sys::Datum) {
         return;
     };
     shared.launcher.store(latch::my_number(), Ordering::Release);
+    // One that ended during a look did not count its end.
+    shared
+        .looks
+        .fetch_add(shared.looks.load(Ordering::SeqCst) % 2, Ordering::SeqCst);
+    let mut inherited = running_workers(shared);
     while !super::worker::shutdown_requested() {
         latch::reset();
         super::worker::reload_if_asked();
-        // The end of a worker sets our latch, and so does `wake`.
+        // The end of a worker of ours sets our latch, and so does `wake`.
         let complete = look(shared);
-        latch::wait(if complete { IDLE } else { RESTART_DELAY });
+        inherited.retain(|pid| super::server::alive(*pid));
+        let rests = complete && inherited.is_empty();
+        latch::wait(if rests { IDLE } else { RESTART_DELAY });
     }
     shared.launcher.store(-1, Ordering::Release);
+    // SAFETY: the end of a background worker. With 0 the postmaster would never start it again, and nobody the workers; as the server's
+    // own launcher of logical replication does it.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
+/// Workers that the launcher before this one has started.
+fn running_workers(shared: &shmem::Shared) -> Vec<i32> {
+    let pids = shared
+        .nodes
+        .iter()
+        .flat_map(|node| [&node.log_worker_pid, &node.apply_worker_pid, &node.rejoin_worker_pid]);
+    pids.map(|pid| pid.load(Ordering::Acquire)).collect()
 }
 
 /// Compare directories and entries, start what is missing. True when nothing is to be looked at again soon.
