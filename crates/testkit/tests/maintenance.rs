@@ -151,3 +151,90 @@ fn a_server_without_room_for_the_workers_says_so() {
     });
     assert_converged(&cluster, &["roomy"]);
 }
+
+/// Other modules hook the same places, inside of us and around us.
+#[test]
+fn other_modules_do_not_mind() {
+    let mut cluster = CLUSTER.lease();
+    cluster.create_table("hooked", "CREATE TABLE hooked (id serial PRIMARY KEY, v int)");
+    cluster.on_all(
+        "CREATE FUNCTION hooked_sum() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT sum(v) FROM hooked); END';
+         CREATE PROCEDURE hooked_twice() LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO hooked (v) VALUES (1); COMMIT; INSERT INTO hooked (v) VALUES (1); COMMIT; END'",
+    );
+    let orders = [
+        "pg_stat_statements, auto_explain, synod",
+        "synod, auto_explain, pg_stat_statements",
+    ];
+    for (node, libraries) in orders.into_iter().enumerate() {
+        cluster.server(node).configure(&[
+            ("shared_preload_libraries", libraries),
+            ("pg_stat_statements.track", "all"),
+            ("auto_explain.log_min_duration", "0"),
+            ("auto_explain.log_analyze", "on"),
+            ("auto_explain.log_nested_statements", "on"),
+        ]);
+        cluster.server_mut(node).restart(StopMode::Fast);
+    }
+    for node in 0..2 {
+        let mut client = cluster.client(node);
+        let mut rows = move |sql: &str| {
+            let messages = wait_until(Duration::from_secs(20), sql, || client.simple_query(sql).ok());
+            let row = |message: &postgres::SimpleQueryMessage| matches!(message, postgres::SimpleQueryMessage::Row(_));
+            messages.iter().filter(|message| row(message)).count()
+        };
+        rows("INSERT INTO hooked (v) SELECT i FROM generate_series(1, 100) i");
+        rows("UPDATE hooked SET v = 0 WHERE id = 7");
+        rows("UPDATE hooked SET v = 0 WHERE id = -1");
+        rows("DELETE FROM hooked WHERE id = 8");
+        assert_eq!(rows("SELECT FROM hooked WHERE id = 9 FOR UPDATE"), 1);
+        assert_eq!(rows("SELECT hooked_sum()"), 1);
+        rows("CALL hooked_twice()");
+        rows("COPY hooked (v) FROM PROGRAM 'echo 3'");
+        assert_eq!(
+            rows("BEGIN; DECLARE c CURSOR FOR SELECT FROM hooked; FETCH 3 FROM c; COMMIT"),
+            3
+        );
+        rows("BEGIN; SAVEPOINT s; INSERT INTO hooked (v) VALUES (9); ROLLBACK TO s; LOCK TABLE hooked; COMMIT");
+        rows(&format!("ALTER TABLE hooked ADD COLUMN c{node} int DEFAULT 1"));
+        let mut client = cluster.client(node);
+        let failures = [
+            ("INSERT INTO hooked (id) VALUES (7)", "23505"),
+            ("SELECT 1 / (id - 9) FROM hooked WHERE id = 9", "22012"),
+            ("CREATE TABLE nowhere.made AS SELECT 1", "3F000"),
+        ];
+        for (sql, code) in failures {
+            let error = client.batch_execute(sql).expect_err(sql);
+            assert_eq!(sqlstate(&error), Some(code), "{sql}: {error:?}");
+        }
+    }
+    assert_converged(&cluster, &["hooked"]);
+    for node in 0..2 {
+        let server = cluster.server(node);
+        let mut client = server.client();
+        client.batch_execute("CREATE EXTENSION pg_stat_statements").ok();
+        let query = "SELECT max(calls) FROM pg_stat_statements WHERE query LIKE 'UPDATE hooked%'";
+        assert_eq!(
+            client.query_one(query, &[]).unwrap().get::<_, Option<i64>>(0),
+            Some(2),
+            "node {node}"
+        );
+        assert!(
+            server.log().contains("Query Text: UPDATE hooked"),
+            "{}",
+            server.log_tail(20)
+        );
+        server.configure(&[
+            ("shared_preload_libraries", "synod"),
+            ("auto_explain.log_min_duration", "-1"),
+        ]);
+    }
+    for node in 0..2 {
+        cluster.server_mut(node).restart(StopMode::Fast);
+    }
+    let stats = "DROP EXTENSION IF EXISTS pg_stat_statements";
+    wait_until(Duration::from_secs(20), stats, || {
+        cluster.client(0).batch_execute(stats).ok()
+    });
+    assert_converged(&cluster, &["hooked"]);
+}
