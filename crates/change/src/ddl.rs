@@ -7,8 +7,6 @@
 use crate::DecodeError;
 use crate::wire::{Decoder, put_bytes, put_varint};
 
-/// More settings than this are an error.
-const MAX_SETTINGS: usize = 256;
 const WHAT: &str = "DDL statement";
 
 /// A statement that changes definitions.
@@ -50,7 +48,7 @@ impl DdlStatement {
         let of_group = decoder.bool()?;
         let transaction_time_us = decoder.i64()?;
         let (role, text, only_without) = (decoder.string()?, decoder.string()?, decoder.string()?);
-        let count = decoder.count(MAX_SETTINGS, 2)?;
+        let count = decoder.count(usize::MAX, 2)?;
         let settings = (0..count)
             .map(|_| Ok((decoder.string()?, decoder.string()?)))
             .collect::<Result<_, DecodeError>>()?;

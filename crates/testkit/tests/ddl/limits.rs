@@ -5,6 +5,25 @@ use synod_testkit::{Cluster, StopMode, assert_converged, failed, sqlstate, wait_
 
 use crate::{CLUSTER, DEADLINE, Load, apply_state, same_definition};
 
+/// With a statement travels what it needs to be run elsewhere, for each index that it names.
+#[test]
+fn a_statement_may_name_many_indexes() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("indexed", "CREATE TABLE indexed (id int PRIMARY KEY, v int)");
+    let mut client = cluster.client(0);
+    let made: String = (0..300)
+        .map(|number| format!("CREATE INDEX indexed_{number} ON indexed (v);"))
+        .collect();
+    client.batch_execute(&format!("BEGIN; {made} COMMIT")).unwrap();
+    let names: Vec<String> = (0..300).map(|number| format!("indexed_{number}")).collect();
+    client
+        .batch_execute(&format!("DROP INDEX {}", names.join(", ")))
+        .unwrap();
+    client.batch_execute("INSERT INTO indexed VALUES (1, 1)").unwrap();
+    assert_converged(&cluster, &["indexed"]);
+    same_definition(&cluster, "indexed");
+}
+
 /// What would come out differently from node to node, and what would be half of something.
 #[test]
 fn refusals_say_what_to_do_instead() {
