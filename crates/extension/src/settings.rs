@@ -52,6 +52,8 @@ pub static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static READ_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// `synod.lock_grace`, milliseconds
 pub static LOCK_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+/// The most that `synod.max_transaction_size` can be: a record has room for so many fragments, 16 GB of them.
+pub const MOST_TRANSACTION_SIZE_MB: i32 = 16 * 1024 - 1;
 /// `synod.max_transaction_size`, megabytes
 pub static MAX_TRANSACTION_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// `synod.log_retention`, megabytes
@@ -181,7 +183,7 @@ pub fn define() {
         c"A larger one fails with 54000 before anything is logged.",
         &MAX_TRANSACTION_SIZE_MB,
         GucContext::Userset,
-        64 * 1024,
+        MOST_TRANSACTION_SIZE_MB,
     );
     megabytes(
         c"synod.log_retention",

@@ -6,13 +6,19 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::PgSqlErrorCode;
-use synod_change::{BodyWriter, Change, body_crc};
+use synod_change::{BodyWriter, Change, FRAGMENT_BYTES, MAX_FRAGMENTS_PER_RECORD, MAX_ITEM_BYTES, body_crc};
 
 use super::{SealedBody, SpillFile};
 use crate::errors::UserError;
 
 /// Bodies above this many bytes go to a file.
 const MEMORY_BYTES: usize = 256 * 1024;
+
+// What is written behind the last look at the size has to fit, too.
+const _: () = assert!(
+    (crate::settings::MOST_TRANSACTION_SIZE_MB as usize) << 20
+        <= MAX_FRAGMENTS_PER_RECORD * FRAGMENT_BYTES - 2 * MEMORY_BYTES
+);
 
 /// Bodies that this process has spilled: several of a transaction may be on disk at a time.
 static SPILLED: AtomicU64 = AtomicU64::new(0);
@@ -48,6 +54,10 @@ impl Sink {
         if self.writer.buffered() > MEMORY_BYTES {
             check_size(self.writer.length())?;
             let bytes = self.writer.take_buffer();
+            if bytes.len() as u64 > MAX_ITEM_BYTES {
+                // No node could read it, and none would get past it.
+                return Err(row_too_large());
+            }
             self.spill()?.append(&bytes)?;
         }
         Ok(())
@@ -117,6 +127,15 @@ fn check_size(length: u64) -> Result<(), UserError> {
         format!("The limit is {limit} bytes."),
         "Use smaller transactions or raise synod.max_transaction_size.",
     ))
+}
+
+fn row_too_large() -> UserError {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "a row is too large to be replicated",
+        format!("All of its values together can have {MAX_ITEM_BYTES} bytes."),
+        "Use several rows.",
+    )
 }
 
 fn failed(path: &std::path::Path, error: &std::io::Error) -> UserError {
