@@ -31,16 +31,19 @@ mod environment;
 pub mod in_the_way;
 mod index;
 mod lock;
+mod makes;
 mod plan;
 pub mod replaced;
 pub mod replay;
 mod rights;
 mod session;
 mod types;
+mod unlike;
 
 pub use lock::{
     forget as forget_lock, has as has_for_itself, incarnation as lock_incarnation, tables as locked_tables,
 };
+pub use makes::note as makes;
 pub use plan::{Need, Plan};
 pub use types::{redefined as redefined_type, users as tables_of_type};
 
@@ -130,6 +133,7 @@ pub unsafe fn before(
         let number = note(statement, rows, true);
         begins(number);
         REACHED.set(false);
+        makes::begin();
         Ok(Running { number: Some(number) })
     }
 }
@@ -152,10 +156,15 @@ impl Running {
             pg_sys::CommandCounterIncrement();
             pg_sys::GetCurrentCommandId(false)
         };
+        let made = makes::settings();
         NOTED.with_borrow_mut(|noted| {
             if let Some(noted) = noted.get_mut(number) {
                 noted.statement.of_group |= REACHED.get();
                 noted.since = since;
+                // What concerns the group not at all may differ from node to node.
+                if noted.statement.of_group {
+                    noted.statement.settings.extend(made);
+                }
             }
         });
         if NOTED.with_borrow(|noted| {

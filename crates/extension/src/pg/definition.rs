@@ -156,7 +156,7 @@ pub fn numbered_indexes(relation: &Relation) -> Vec<NumberedIndex> {
 
 /// `pg_get_indexdef` from USING on, without storage parameters, and whether it is checked late. Only called under
 /// [`FixedSettings::for_definitions`] when the text is kept; elsewhere it only orders.
-fn index_text(relation: &Relation, index: &Relation) -> String {
+pub fn index_text(relation: &Relation, index: &Relation) -> String {
     // SAFETY: inside a transaction; InvalidOid when no constraint owns the index.
     let constraint = unsafe { pg_sys::get_index_constraint(index.oid()) };
     if index.index_form().is_some_and(|form| form.indisexclusion) && constraint != pg_sys::InvalidOid {

@@ -46,6 +46,14 @@ unsafe extern "C-unwind" fn object_access(
         error.raise();
     }
     super::stream_ddl::touched(access, class, object, part);
+    if access == pg_sys::ObjectAccessType::OAT_POST_CREATE
+        && class == pg_sys::RelationRelationId
+        && part == 0
+        && super::ddl::changes_group()
+        && !capture::applying()
+    {
+        super::ddl::makes(object);
+    }
     // Of a function that is replaced, too.
     if access == pg_sys::ObjectAccessType::OAT_POST_CREATE
         && class == pg_sys::ProcedureRelationId

@@ -18,12 +18,19 @@ use super::{catalog, compat, list, partition, told_row};
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
 
 impl Function {
+    /// One that is gone is told by an error when it is called, not here: a type and its functions depend on each other, so DROP
+    /// EXTENSION ... CASCADE may drop the functions before columns of the type, of which a table can have several.
+    ///
     /// # Safety
-    /// `function` exists; `context` lives as long as the result.
+    /// Inside a transaction; `context` lives as long as the result.
     pub(super) unsafe fn new(function: pg_sys::Oid, context: pg_sys::MemoryContext) -> Self {
         let mut info = pg_sys::FmgrInfo::default();
-        // SAFETY: by contract.
-        unsafe { pg_sys::fmgr_info_cxt(function, &mut info, context) };
+        // SAFETY: by contract; a look-up of a name, which is null for what is not there.
+        unsafe {
+            let exists = !pg_sys::get_func_name(function).is_null();
+            let function = if exists { function } else { pg_sys::F_SHELL_IN.into() };
+            pg_sys::fmgr_info_cxt(function, &mut info, context);
+        }
         Self(UnsafeCell::new(info))
     }
 

@@ -43,6 +43,10 @@ fn refusals_say_what_to_do_instead() {
     client
         .batch_execute(
             "CREATE FUNCTION steady() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+             CREATE TYPE chance AS (x float); CREATE FUNCTION by_chance(int) RETURNS chance LANGUAGE sql AS 'SELECT ROW(random())::chance';
+             CREATE CAST (int AS chance) WITH FUNCTION by_chance(int) AS ASSIGNMENT;
+             CREATE FUNCTION adds(int, int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1 + $2';
+             CREATE OPERATOR ## (FUNCTION = adds, LEFTARG = int, RIGHTARG = int);
              CREATE FUNCTION making() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT made()'; RETURN 1; END $$;
              CREATE FUNCTION made() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TABLE inner_table (id int); RETURN 1; END $$",
         )
@@ -56,6 +60,9 @@ fn refusals_say_what_to_do_instead() {
         "ALTER TABLE refusing ADD COLUMN t text DEFAULT session_user",
         "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v + steady()",
         "ALTER TABLE refusing ALTER COLUMN v TYPE float USING v * random()",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE chance",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE chance USING (v + 1)::chance",
+        "ALTER TABLE refusing ALTER COLUMN v TYPE int USING v ## 1",
         "ALTER TABLE refusing ALTER COLUMN v TYPE text USING tableoid::text || xmin::text",
         "ALTER TABLE refusing ALTER COLUMN v TYPE text USING 'refusing'::regclass::oid::text",
         "ALTER TABLE refusing ADD COLUMN t int GENERATED ALWAYS AS (v + tableoid::int) STORED",

@@ -10,6 +10,7 @@ mod dependents;
 mod indexes;
 mod limits;
 mod migrations;
+mod names;
 mod replicate;
 mod sessions;
 mod since_18;

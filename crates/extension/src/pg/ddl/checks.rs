@@ -2,6 +2,8 @@
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use super::makes;
+use super::unlike::{calls_unlike, converts_unlike, is_unlike, names_tableoid};
 use crate::errors::UserError;
 use crate::pg::relcache::{Relation, c_text};
 use crate::pg::{capture, catalog, compat, guard, list, portable, relation, replicate};
@@ -16,6 +18,7 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         if (*statement).type_ == pg_sys::NodeTag::T_AlterSeqStmt {
             return refuse_new_owner(&*statement.cast());
         }
+        makes::refuse_what_others_would_make(statement)?;
         if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return Ok(());
         }
@@ -39,11 +42,11 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
                 continue;
             }
             let using = (*command.def.cast::<pg_sys::ColumnDef>()).raw_default;
-            if !using.is_null() && has_rows(oid) && calls_unlike(using) {
+            if has_rows(oid) && (!using.is_null() && calls_unlike(using) || converts_unlike(oid, command)) {
                 return Err(differs(
                     "convert a column",
                     oid,
-                    "The expression after USING calls a function whose results could differ from node to node.",
+                    "The conversion calls a function whose results could differ from node to node.",
                     "Add a column, UPDATE it, and drop the old one.",
                 ));
             }
@@ -280,112 +283,4 @@ fn values_of(oid: pg_sys::Oid, column: &str) -> Values {
         0 => Values::Default(expression),
         _ => Values::Stored(expression),
     }
-}
-
-fn is_unlike(default: *mut pg_sys::Node) -> bool {
-    // SAFETY: an analysed expression.
-    unsafe {
-        pg_sys::contain_volatile_functions(default)
-            || pg_sys::contain_mutable_functions(default) && asks_server(default)
-    }
-}
-
-fn names_tableoid(expression: *mut pg_sys::Node) -> bool {
-    // SAFETY: an analysed expression; in its text form a column goes by its number.
-    let text = unsafe { c_text(pg_sys::nodeToString(expression.cast())) };
-    text.contains(&format!(":varattno {} ", pg_sys::TableOidAttributeNumber))
-}
-
-/// Stable functions of the server's that come out alike on every node: the transaction's time, the settings and the role travel.
-const ALIKE: &str = "ARRAY['now', 'transaction_timestamp', 'date', 'time', 'timetz', 'timestamp', 'timestamptz', 'timezone',
-    'to_char', 'to_date', 'to_timestamp', 'to_number', 'date_trunc', 'date_part', 'extract', 'age', 'concat', 'concat_ws', 'format',
-    'array_to_string', 'to_json', 'to_jsonb', 'json_build_object', 'jsonb_build_object', 'json_build_array', 'jsonb_build_array',
-    'numeric', 'money', 'interval', 'text', 'timestamptz_pl_interval', 'timestamptz_mi_interval', 'interval_pl_timestamptz']";
-
-/// From `SESSION_USER` on (then the database, and the schema) the names of the standard say what differs from node to node.
-const FIRST_OF_NODE: u32 = pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER;
-
-/// Columns of the system and types that show where and when a node stored what, or by which number it knows an object.
-const OF_NODE: [&str; 15] = [
-    "tableoid",
-    "xmin",
-    "xmax",
-    "cmin",
-    "cmax",
-    "ctid",
-    "regclass",
-    "regproc",
-    "regprocedure",
-    "regoper",
-    "regoperator",
-    "regrole",
-    "regnamespace",
-    "regcollation",
-    "regtype",
-];
-
-/// What follows a label in the text of an expression.
-fn numbers(text: &str, label: &str) -> Vec<u32> {
-    let found = text.split(label).skip(1);
-    found
-        .filter_map(|rest| rest.split([' ', '}', ')']).next()?.parse().ok())
-        .collect()
-}
-
-fn names_of_node(text: &str) -> bool {
-    numbers(text, "{SQLVALUEFUNCTION :op ")
-        .into_iter()
-        .any(|name| name >= FIRST_OF_NODE)
-}
-
-/// Whether an analysed expression asks for what differs from node to node: any stable function but those known not to.
-unsafe fn asks_server(expression: *mut pg_sys::Node) -> bool {
-    // SAFETY: a valid expression.
-    let text = unsafe { c_text(pg_sys::nodeToString(expression.cast())) };
-    let mut called = numbers(&text, ":funcid ");
-    called.extend(numbers(&text, ":opfuncid "));
-    let called: Vec<pg_sys::Oid> = called.into_iter().map(pg_sys::Oid::from).collect();
-    let query = format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE oid = ANY ($1) AND provolatile <> 'i'
-                        AND (oid >= 16384 OR proname <> ALL ({ALIKE})))"
-    );
-    names_of_node(&text)
-        || !matches!(
-            pgrx::Spi::get_one_with_args::<bool>(&query, &[called.into()]),
-            Ok(Some(false))
-        )
-}
-
-/// Whether an expression that was not analysed yet may call a function, by name, whose results differ from node to node.
-unsafe fn calls_unlike(expression: *mut pg_sys::Node) -> bool {
-    // SAFETY: a raw expression; its text form names functions as `:funcname ("schema" "name")`.
-    let text = unsafe {
-        let text = pg_sys::nodeToString(expression.cast());
-        c_text(text)
-    };
-    if OF_NODE.iter().any(|name| text.contains(&format!("\"{name}\""))) {
-        return true;
-    }
-    let mut names = Vec::new();
-    for part in text.split(":funcname (").skip(1) {
-        let inside = part.split(')').next().unwrap_or_default();
-        names.extend(
-            inside
-                .split_whitespace()
-                .last()
-                .map(|name| name.trim_matches('"').to_owned()),
-        );
-    }
-    if names_of_node(&text) {
-        return true;
-    }
-    if names.is_empty() {
-        return false;
-    }
-    let query = format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = ANY ($1::pg_catalog.text[]) AND provolatile <> 'i'
-                        AND (provolatile = 'v' OR oid >= 16384 OR proname <> ALL ({ALIKE})))"
-    );
-    let found = pgrx::Spi::get_one_with_args::<bool>(&query, &[names.into()]);
-    !matches!(found, Ok(Some(false)))
 }

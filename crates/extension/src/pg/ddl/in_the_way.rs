@@ -10,7 +10,7 @@ use std::ffi::CString;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use synod_change::DdlStatement;
 
-use super::{plan, replay, types};
+use super::{makes, plan, replay, types};
 use crate::pg::relcache::c_text;
 use crate::pg::{catalog, guard, list};
 
@@ -229,16 +229,19 @@ fn obstacle(kind: String, name: String, numbers: &str) -> Option<Obstacle> {
     })
 }
 
-/// The relation that has the name that a new index was to get.
+/// The relation that has the name that a new one was to get.
 unsafe fn of_the_same_name(node: *mut pg_sys::Node) -> Option<Obstacle> {
     // SAFETY: the tag says what the pointer may be cast to; look-ups inside a transaction.
     unsafe {
-        if (*node).type_ != pg_sys::NodeTag::T_IndexStmt {
-            return None;
-        }
-        let index = &*node.cast::<pg_sys::IndexStmt>();
-        let schema = pg_sys::get_rel_namespace(guard::named(index.relation)?);
-        let taken = pg_sys::get_relname_relid(index.idxname, schema);
+        let taken = match makes::taken() {
+            Some(taken) => taken,
+            None if (*node).type_ == pg_sys::NodeTag::T_IndexStmt => {
+                let index = &*node.cast::<pg_sys::IndexStmt>();
+                let schema = pg_sys::get_rel_namespace(guard::named(index.relation)?);
+                pg_sys::get_relname_relid(index.idxname.as_ref()?, schema)
+            }
+            None => return None,
+        };
         let query = "SELECT a.type, a.identity FROM pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, $1, 0) AS a";
         match pgrx::Spi::get_two_with_args::<String, String>(query, &[taken.into()]) {
             Ok((Some(kind), Some(name))) => Some(Obstacle {

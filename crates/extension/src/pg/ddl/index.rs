@@ -85,7 +85,8 @@ fn table_of(index: pg_sys::Oid) -> Option<String> {
     (table != pg_sys::InvalidOid).then(|| name_of(table))
 }
 
-fn name_of(relation: pg_sys::Oid) -> String {
+/// Its name, with its schema, quoted where needed.
+pub(super) fn name_of(relation: pg_sys::Oid) -> String {
     // SAFETY: look-ups inside a transaction; get_rel_name gives null or a palloc'd string.
     unsafe {
         let schema = schema_name(pg_sys::get_rel_namespace(relation));

@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use synod_change::DdlStatement;
 
-use super::{environment, in_the_way, index, session};
+use super::{environment, in_the_way, index, makes, session};
 use crate::errors::UserError;
 
 thread_local! {
@@ -134,6 +134,7 @@ fn reason(error: &CaughtError) -> Option<String> {
 }
 
 fn execute(statement: &DdlStatement) {
+    let before = makes::Before::look(statement);
     let role = CString::new(statement.role.as_str()).unwrap_or_default();
     // SAFETY: inside a transaction; identity and settings are given back below, or by the end of the (sub)transaction.
     let (user, context, level) = unsafe {
@@ -166,6 +167,11 @@ fn execute(statement: &DdlStatement) {
     // SAFETY: as above.
     unsafe {
         pg_sys::SetUserIdAndSecContext(user, context);
+        pg_sys::CommandCounterIncrement();
+    }
+    before.check();
+    // SAFETY: as above.
+    unsafe {
         // What the statement's functions have set goes, too: nothing of it may reach what the worker does next.
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::CommandCounterIncrement();

@@ -154,7 +154,7 @@ unsafe fn referred(node: *mut pg_sys::Node, found: &mut Vec<*mut pg_sys::RangeVa
 }
 
 /// The relations that a DROP names, or on which what it names is.
-pub unsafe fn dropped(statement: &pg_sys::DropStmt) -> Vec<*mut pg_sys::RangeVar> {
+unsafe fn dropped(statement: &pg_sys::DropStmt) -> Vec<*mut pg_sys::RangeVar> {
     use pg_sys::ObjectType as Kind;
     let (relations, parts) = match statement.removeType {
         Kind::OBJECT_TABLE | Kind::OBJECT_INDEX | Kind::OBJECT_SEQUENCE | Kind::OBJECT_VIEW => (true, false),

@@ -38,6 +38,9 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
                     need.table(oid);
                     index_or_sequence(oid, need);
                 }
+                if rename.renameType == pg_sys::ObjectType::OBJECT_SCHEMA {
+                    need.of_group |= has_tables(rename.subname);
+                }
             }
             Tag::T_AlterObjectSchemaStmt => {
                 let alter = &*statement.cast::<pg_sys::AlterObjectSchemaStmt>();
@@ -75,6 +78,12 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
                         .into_iter()
                         .any(|range| guard::named(range).is_some_and(relation::is_strong));
                 }
+                if grant.objtype == pg_sys::ObjectType::OBJECT_TABLE
+                    && grant.targtype == pg_sys::GrantTargetType::ACL_TARGET_ALL_IN_SCHEMA
+                {
+                    let schemas = list::pointers::<pg_sys::String>(grant.objects);
+                    need.of_group |= schemas.into_iter().any(|schema| has_tables((*schema).sval));
+                }
             }
             // They look at every table that uses the type, or change what its rows travel with.
             Tag::T_AlterDomainStmt | Tag::T_AlterEnumStmt => {
@@ -90,8 +99,23 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             }
             _ => {}
         }
+        // Where a type of theirs were left out as it is, the next statement or row would meet another one.
+        if let Some(kind) = super::super::types::redefined(statement) {
+            need.of_group |= !super::super::types::users(kind)?.is_empty();
+        }
     }
     Ok(())
+}
+
+/// Whether tables of the group are in the schema of this name.
+unsafe fn has_tables(schema: *const std::ffi::c_char) -> bool {
+    // SAFETY: a name; InvalidOid is what is not there.
+    let schema = unsafe { pg_sys::get_namespace_oid(schema, true) };
+    schema != pg_sys::InvalidOid
+        && catalog::all()
+            .into_iter()
+            // SAFETY: a look-up inside a transaction.
+            .any(|(_, table)| unsafe { pg_sys::get_rel_namespace(table) } == schema)
 }
 
 /// An index or a sequence of a table of the group must be there.
