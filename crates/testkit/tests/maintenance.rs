@@ -212,13 +212,12 @@ fn other_modules_do_not_mind() {
     for node in 0..2 {
         let server = cluster.server(node);
         let mut client = server.client();
-        client.batch_execute("CREATE EXTENSION pg_stat_statements").ok();
+        let create = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements";
+        wait_until(Duration::from_secs(20), create, || client.batch_execute(create).ok());
         let query = "SELECT max(calls) FROM pg_stat_statements WHERE query LIKE 'UPDATE hooked%'";
-        assert_eq!(
-            client.query_one(query, &[]).unwrap().get::<_, Option<i64>>(0),
-            Some(2),
-            "node {node}"
-        );
+        // One that found no row may have run again.
+        let calls: Option<i64> = client.query_one(query, &[]).unwrap().get(0);
+        assert!(calls >= Some(2), "node {node}: {calls:?}");
         assert!(
             server.log().contains("Query Text: UPDATE hooked"),
             "{}",
