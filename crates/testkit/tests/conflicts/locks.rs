@@ -173,11 +173,23 @@ fn a_row_that_is_written_guards_others_whatever_the_transaction_does_next() {
 #[test]
 fn a_table_may_be_locked_any_number_of_times() {
     let cluster = CLUSTER.lease();
-    cluster.create_table("again", "CREATE TABLE again (id int PRIMARY KEY)");
+    cluster.create_table(
+        "again",
+        "CREATE TABLE again (id int PRIMARY KEY) PARTITION BY HASH (id)",
+    );
     cluster
         .client(0)
         .batch_execute(
-            "DO $$ BEGIN FOR i IN 1..66000 LOOP LOCK TABLE again IN SHARE ROW EXCLUSIVE MODE; END LOOP; \
+            "DO $$ BEGIN FOR i IN 0..31 LOOP
+                 EXECUTE format('CREATE TABLE again_%s PARTITION OF again FOR VALUES WITH (MODULUS 32, REMAINDER %s)', i, i);
+             END LOOP; END $$",
+        )
+        .unwrap();
+    // Each time locks all partitions: more often than a record may have keys.
+    cluster
+        .client(0)
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1..2100 LOOP LOCK TABLE again IN SHARE ROW EXCLUSIVE MODE; END LOOP; \
              INSERT INTO again VALUES (1); END $$",
         )
         .unwrap();
