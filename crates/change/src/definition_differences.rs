@@ -47,7 +47,7 @@ impl TableDefinition {
         };
         let key = |table: &Self| or_not(&table.partitioned_by, "partitioned by");
         found.compare("the table is", &key(self), &key(other));
-        let place = |table: &Self| or_not(&table.partition_of, "a partition of");
+        let place = |table: &Self| or_not(&table.partition_of, "a part of");
         found.compare("the table is", &place(self), &place(other));
         found.list
     }

@@ -48,7 +48,7 @@ REVOKE ALL ON FUNCTION synod.capture() FROM PUBLIC;
 CREATE FUNCTION synod.replicate_table("table" regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'replicate_table_wrapper';
 COMMENT ON FUNCTION synod.replicate_table(regclass) IS
-    'replicates a table, with the rows that it has, to all nodes of the group; where it exists it must be defined alike and empty, elsewhere it is created';
+    'replicates a table, with the rows that it has and its partitions or heirs, to all nodes of the group; where it exists it must be defined alike and empty, elsewhere it is created (heirs are not)';
 REVOKE ALL ON FUNCTION synod.replicate_table(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod.replicate_table(regclass) TO synod_admin;
 

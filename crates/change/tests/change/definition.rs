@@ -156,7 +156,7 @@ fn a_difference_is_told_in_words() {
             },
             &[
                 "the table is not partitioned by here, partitioned by HASH (aid) on node n2",
-                "the table is not a partition of here, a partition of public.a DEFAULT on node n2",
+                "the table is not a part of here, a part of public.a DEFAULT on node n2",
             ],
         ),
     ];

@@ -327,63 +327,39 @@ fn scan<T>(
     rows
 }
 
-/// Whether a table inherits from another.
-pub fn inherits(oid: pg_sys::Oid) -> bool {
-    is_in_hierarchy(PG_INHERITS_BY_CHILD, ATTRIBUTE_CHILD, oid)
-}
-
-/// Whether other tables inherit from a table.
-pub fn has_heirs(oid: pg_sys::Oid) -> bool {
-    is_in_hierarchy(PG_INHERITS_BY_PARENT, ATTRIBUTE_PARENT, oid)
+/// The tables that a table inherits from directly, in order; of a partition, the table that it is of.
+pub fn parents(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    relatives(PG_INHERITS_BY_CHILD, ATTRIBUTE_CHILD, oid, ATTRIBUTE_PARENT)
 }
 
 /// The tables that inherit from a table directly, its partitions among them.
 pub fn heirs(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    let mut heirs = Vec::new();
+    relatives(PG_INHERITS_BY_PARENT, ATTRIBUTE_PARENT, oid, ATTRIBUTE_CHILD)
+}
+
+/// What stands in the column `sought` of pg_inherits where `by`, the first of this index, is `oid`.
+fn relatives(index: pg_sys::Oid, by: i16, oid: pg_sys::Oid, sought: i16) -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
     let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
-        return heirs;
+        return found;
     };
-    // SAFETY: a scan of pg_inherits by an index that begins with this attribute; the column is never NULL.
+    // SAFETY: a scan of pg_inherits by an index that begins with this attribute; its columns are never NULL.
     unsafe {
         let mut key = pg_sys::ScanKeyData::default();
         let equal = pg_sys::BTEqualStrategyNumber as u16;
-        let place = ATTRIBUTE_PARENT;
-        pg_sys::ScanKeyInit(&mut key, place, equal, pg_sys::F_OIDEQ.into(), oid.into());
-        let scan = pg_sys::systable_beginscan(
-            table.raw(),
-            PG_INHERITS_BY_PARENT,
-            true,
-            std::ptr::null_mut(),
-            1,
-            &mut key,
-        );
+        pg_sys::ScanKeyInit(&mut key, by, equal, pg_sys::F_OIDEQ.into(), oid.into());
+        let scan = pg_sys::systable_beginscan(table.raw(), index, true, std::ptr::null_mut(), 1, &mut key);
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
-            let heir = attribute(tuple, table.descriptor(), ATTRIBUTE_CHILD);
-            heirs.push(pg_sys::Oid::from(heir.value() as u32));
+            let relative = attribute(tuple, table.descriptor(), sought);
+            found.push(pg_sys::Oid::from(relative.value() as u32));
         }
         pg_sys::systable_endscan(scan);
     }
-    heirs
-}
-
-fn is_in_hierarchy(index: pg_sys::Oid, attribute: i16, oid: pg_sys::Oid) -> bool {
-    let Some(table) = Relation::open_locked(PG_INHERITS, pg_sys::AccessShareLock) else {
-        return false;
-    };
-    // SAFETY: a scan of pg_inherits by an index that begins with this attribute.
-    unsafe {
-        let mut key = pg_sys::ScanKeyData::default();
-        let equal = pg_sys::BTEqualStrategyNumber as u16;
-        pg_sys::ScanKeyInit(&mut key, attribute, equal, pg_sys::F_OIDEQ.into(), oid.into());
-        let scan = pg_sys::systable_beginscan(table.raw(), index, true, std::ptr::null_mut(), 1, &mut key);
-        let found = !pg_sys::systable_getnext(scan).is_null();
-        pg_sys::systable_endscan(scan);
-        found
-    }
+    found
 }
 
 /// The table with this name.

@@ -185,6 +185,9 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
                 Ok(())
             }
             NodeTag::T_CreateStmt => create_table(&*statement.cast(), travels),
+            NodeTag::T_CreateForeignTableStmt => {
+                create_table(&(*statement.cast::<pg_sys::CreateForeignTableStmt>()).base, false)
+            }
             NodeTag::T_DropStmt => {
                 let statement = &*statement.cast::<pg_sys::DropStmt>();
                 match statement.removeType {
@@ -371,7 +374,16 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, travels: bool) -> Resu
                     refuse_references(command.def)?;
                 }
                 pg_sys::AlterTableType::AT_AddInherit => {
-                    refuse_if_strong(command.def.cast(), "inherit from")?;
+                    let parent = named(command.def.cast()).and_then(relation::by_oid);
+                    match (&strong, &parent) {
+                        // Both of the group: it runs everywhere, or has been refused above.
+                        (_, Some(_)) if travels => {}
+                        (_, Some(parent)) => return Err(refused(parent, "inherit from")),
+                        (Some(heir), None) => {
+                            return Err(impossible(heir, "inherit from a table that is not replicated in"));
+                        }
+                        (None, None) => {}
+                    }
                 }
                 pg_sys::AlterTableType::AT_AttachPartition => {
                     // Of a table of the group it becomes a partition everywhere; of another it would be written past the group.
@@ -394,8 +406,6 @@ unsafe fn gets_around_capture(command: &pg_sys::AlterTableCmd) -> bool {
         Kind::AT_SetUnLogged
         | Kind::AT_SetAccessMethod
         | Kind::AT_SetTableSpace
-        | Kind::AT_AddInherit
-        | Kind::AT_DropInherit
         | Kind::AT_AddOf
         | Kind::AT_DropOf
         | Kind::AT_EnableTrigAll
@@ -454,7 +464,8 @@ unsafe fn rename(statement: &pg_sys::RenameStmt, travels: bool) -> Result<(), Us
 }
 
 unsafe fn create_table(statement: &pg_sys::CreateStmt, travels: bool) -> Result<(), UserError> {
-    if travels && !statement.partbound.is_null() {
+    // It becomes the group's with its parents (`ddl::checks::after`).
+    if travels {
         return Ok(());
     }
     // SAFETY: lists of the types that the grammar puts there.

@@ -1,5 +1,7 @@
-//! Partitioned tables: a hierarchy is replicated as a whole, each of its tables under a number of its own.
+//! Hierarchies of tables: one is replicated as a whole, each of its tables under a number of its own.
 //!
+//! By inheritance, the tables are tables like others: each has rows and keys of its own, so that nothing is special but that all are
+//! strong or none is: a statement that names one reads and writes those below it. By partitions:
 //! Rows are written, captured and applied leaf by leaf; a row that moves is a delete in one and an insert in another. What is
 //! certified is the hierarchy's: keys of an index that the topmost table has are claimed under that table's number and
 //! index, so that a row that refers to it claims the same key, and whoever writes a leaf claims the tables above it, too.
@@ -7,9 +9,10 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::catalog;
 use super::definition::{SysCacheRow, call_text};
 use super::list;
-use super::relcache::{Relation, qualified};
+use super::relcache::{Relation, name_text, qualified};
 
 unsafe extern "C-unwind" {
     // catalog/pg_inherits.h and catalog/partition.h; not bound by pgrx.
@@ -38,6 +41,34 @@ pub fn members(root: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
             find_all_inheritors_raw(root, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
         }))
     }
+}
+
+/// The hierarchy in which a table without parents stands: itself, all below it, and what those inherit from besides, with all below
+/// that. All of them locked.
+pub fn whole(top: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
+    let mut all = members(top, lock);
+    let mut at = 0;
+    while let Some(member) = all.get(at).copied() {
+        for parent in catalog::parents(member) {
+            if !all.contains(&parent) {
+                let others: Vec<_> = members(parent, lock)
+                    .into_iter()
+                    .filter(|it| !all.contains(it))
+                    .collect();
+                all.extend(others);
+            }
+        }
+        at += 1;
+    }
+    all
+}
+
+/// Whether a table stands in a hierarchy by inheritance, not by partitions.
+pub fn inherits_or_is_inherited(relation: &Relation) -> bool {
+    let by_partitions = relation.class().relispartition || is_partitioned(relation);
+    let oid = relation.oid();
+    let related = || !catalog::parents(oid).is_empty() || !catalog::heirs(oid).is_empty();
+    !by_partitions && related()
 }
 
 /// The tables (or indexes) that a partition belongs to, the nearest first; none for what is no partition.
@@ -81,12 +112,37 @@ pub fn key_text(relation: &Relation) -> Option<String> {
     Some(format!("{key} into ({})", names.join(", ")))
 }
 
-/// Which table a partition is of, and for which values.
+/// Where in a hierarchy a table stands, other than at the top of partitions: which table a partition is of, and for which values; or
+/// what it inherits from, what inherits from it, and which inherited columns stay when they are dropped above. Nodes must agree on it.
 pub fn place_text(relation: &Relation) -> Option<String> {
+    if inherits_or_is_inherited(relation) {
+        return Some(inheritance_text(relation));
+    }
     let parent = Relation::open(*ancestors(relation).first()?)?;
     let cache = pg_sys::SysCacheIdentifier::RELOID;
     let row = SysCacheRow::find(cache, relation.oid())?;
     let bound = row.attribute(cache, pg_sys::Anum_pg_class_relpartbound as i16);
     let values = call_text(pg_sys::pg_get_expr, &[Some(bound), relation.oid().into_datum()]);
     Some(format!("{} {values}", qualified(&parent.schema(), &parent.name())))
+}
+
+fn inheritance_text(relation: &Relation) -> String {
+    let names = |oids: Vec<pg_sys::Oid>| -> Vec<String> {
+        let relations = oids.into_iter().filter_map(Relation::open);
+        relations.map(|it| qualified(&it.schema(), &it.name())).collect()
+    };
+    let above = names(catalog::parents(relation.oid()));
+    let mut below = names(catalog::heirs(relation.oid()));
+    below.sort();
+    let own: Vec<String> = (0..relation.attribute_count())
+        .map(|index| relation.attribute(index))
+        .filter(|attribute| !attribute.attisdropped && attribute.attinhcount > 0 && attribute.attislocal)
+        .map(|attribute| name_text(&attribute.attname))
+        .collect();
+    let parts = [("below", above), ("above", below), ("with its own", own)];
+    let told = parts.iter().filter(|(_, names)| !names.is_empty());
+    let told: Vec<String> = told
+        .map(|(what, names)| format!("{what} {}", names.join(", ")))
+        .collect();
+    format!("a hierarchy by inheritance, {}", told.join("; "))
 }

@@ -24,12 +24,19 @@ pub fn check(relation: &Relation) -> Result<(), UserError> {
         "It is a partition, and a partitioned table is replicated as a whole.",
         "Replicate the partitioned table, or detach the partition first.",
     ));
-    refuse(relation, partition)?;
+    let heir = !relation.class().relispartition && !catalog::parents(relation.oid()).is_empty();
+    let heir = heir.then_some((
+        "table",
+        UNSUPPORTED,
+        "It inherits from another table, and a hierarchy is replicated as a whole.",
+        "Replicate the table at its top, or ALTER TABLE … NO INHERIT first.",
+    ));
+    refuse(relation, partition.or(heir))?;
     check_member(relation)?;
     portable::check(vec![relation.oid()])
 }
 
-/// The same for a table that may be a partition of one that is replicated, too.
+/// The same for a table that may be part of a hierarchy that is replicated as a whole.
 pub fn check_member(relation: &Relation) -> Result<(), UserError> {
     let class = relation.class();
     let objection = by_kind(class.relkind as u8)
@@ -103,12 +110,6 @@ fn by_names(relation: &Relation) -> Option<Objection> {
 
 fn by_place(relation: &Relation) -> Option<Objection> {
     let class = relation.class();
-    let heir = !class.relispartition && catalog::inherits(relation.oid());
-    if heir || !partition::is_partitioned(relation) && catalog::has_heirs(relation.oid()) {
-        let detail = "It is part of an inheritance hierarchy, whose unique keys hold for one table at a time.";
-        let hint = "Use declarative partitioning, or ALTER TABLE … NO INHERIT first.";
-        return Some(("table", UNSUPPORTED, detail, hint));
-    }
     let ours = relation.schema() == "synod" && relation.name() != STRONG_OF_OUR_OWN;
     if u32::from(relation.oid()) < pg_sys::FirstNormalObjectId || ours {
         let detail = "It belongs to the server or to the extension.";

@@ -20,17 +20,19 @@ use super::replicable;
 use super::service::draws;
 use crate::errors::UserError;
 
-/// `synod.replicate_table`: from the end of this transaction on, the table is the group's, with all of its partitions.
+/// `synod.replicate_table`: from the end of this transaction on, the table is the group's, with the hierarchy that it is the top of.
 pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     check_privilege(oid)?;
     // A session that keeps its definitions to this node does not make the table elsewhere.
-    let creates = !ddl::is_local();
+    let mut creates = !ddl::is_local();
     // Before the table's own lock, which apply may need for what comes before. From here on the table is written nowhere.
     ddl::take_lock_for(node, oid)?;
     let relation = open_exclusively(oid)?;
     replicable::check(&relation)?;
     tell_limits(&relation);
+    // No statement makes a hierarchy by inheritance as it came about: with its columns in the same order, and inherited ones as such.
+    creates &= !partition::inherits_or_is_inherited(&relation);
     // What this very transaction has made is on its way to the others.
     let needs = match creates && !ddl::given() {
         true => Needs::of(&relation)?,
@@ -38,7 +40,7 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     };
     drop(relation);
     let mut members: Vec<(pg_sys::Oid, TableId)> = Vec::new();
-    for oid in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+    for oid in partition::whole(oid, pg_sys::ShareRowExclusiveLock) {
         check_member(oid)?;
         members.push((oid, new_number()?));
     }
@@ -80,7 +82,7 @@ fn check_member(oid: pg_sys::Oid) -> Result<(), UserError> {
     check_committed(&relation, &name)
 }
 
-/// Before a table becomes a partition of one that is replicated, on every node: one that is not replicated itself must be there
+/// Before a table becomes a partition or an heir of one that is replicated, on every node: one that is not replicated itself must be there
 /// everywhere, alike, and without rows but here.
 pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
@@ -99,7 +101,7 @@ pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
     peers::check(node, &question)
 }
 
-/// After a statement that runs on every node: what has become a partition of a replicated table is replicated, too.
+/// After a statement that runs on every node: what has become a partition or an heir of a replicated table is replicated, too.
 pub fn adopt(root: pg_sys::Oid) -> Result<(), UserError> {
     if !relation::is_strong(root) {
         return Ok(());
@@ -108,12 +110,35 @@ pub fn adopt(root: pg_sys::Oid) -> Result<(), UserError> {
         if relation::is_strong(member) {
             continue;
         }
-        replicable::check_member(&open_exclusively(member)?)?;
+        let relation = open_exclusively(member)?;
+        replicable::check_member(&relation)?;
+        check_parents(&relation)?;
+        drop(relation);
         let id = new_number()?;
         enter(id, member);
         capture::note_added(member, id);
     }
     Ok(())
+}
+
+/// A hierarchy is strong as a whole.
+fn check_parents(heir: &Relation) -> Result<(), UserError> {
+    let other = catalog::parents(heir.oid())
+        .into_iter()
+        .find(|parent| !relation::is_strong(*parent));
+    let Some(other) = other.and_then(Relation::open) else {
+        return Ok(());
+    };
+    Err(UserError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "table {} cannot inherit from tables that are replicated and from {}, which is not",
+            qualified(&heir.schema(), &heir.name()),
+            qualified(&other.schema(), &other.name())
+        ),
+        "A hierarchy is replicated as a whole.",
+        "Replicate that table first.",
+    ))
 }
 
 /// `synod.unreplicate_table`: from the end of this transaction on, every node has a table of its own.
@@ -138,6 +163,20 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "Call synod.unreplicate_table for the partitioned table.",
         ));
     }
+    let parent = catalog::parents(oid)
+        .into_iter()
+        .find(|parent| relation::is_strong(*parent));
+    if let Some(parent) = parent.and_then(Relation::open) {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} inherits from one that is replicated"),
+            "A hierarchy is replicated as a whole.",
+            format!(
+                "Call synod.unreplicate_table for the table at its top; it inherits from {}.",
+                qualified(&parent.schema(), &parent.name())
+            ),
+        ));
+    }
     drop(relation);
     if !relation::is_strong(oid) {
         return Err(UserError::new(
@@ -147,7 +186,7 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "See synod.tables.",
         ));
     }
-    for member in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+    for member in partition::whole(oid, pg_sys::ShareRowExclusiveLock) {
         end_member(member)?;
     }
     Ok(())

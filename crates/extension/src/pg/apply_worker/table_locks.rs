@@ -304,14 +304,14 @@ fn decode_expected(bytes: &[u8]) -> Vec<ExpectedTable> {
     tables
 }
 
-/// The expected tables that are here, with their partitions.
+/// The expected tables that are here, with the hierarchies that they stand for.
 fn expected(request: &DdlLockRecord) -> Vec<pg_sys::Oid> {
     let found = request
         .expected
         .iter()
         .filter_map(|table| catalog::named(&table.schema, &table.name));
     found
-        .flat_map(|table| partition::members(table, pg_sys::NoLock))
+        .flat_map(|table| partition::whole(table, pg_sys::NoLock))
         .collect()
 }
 

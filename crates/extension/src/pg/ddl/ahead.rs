@@ -44,7 +44,7 @@ thread_local! {
 pub unsafe fn check(node: &NodeShared, statement: *mut pg_sys::Node, need: &Need) -> Result<(), UserError> {
     // SAFETY: by contract.
     let wanted = unsafe {
-        if !need.of_group && !is_partition_of_group(statement) {
+        if !need.of_group && !is_heir_of_group(statement) {
             return Ok(());
         }
         named(statement)
@@ -99,7 +99,7 @@ fn lacking(info: &MemberInfo, wanted: &[Thing]) -> Result<Vec<Thing>, PqError> {
 }
 
 /// The new table is not the group's yet, but becomes it with its parent.
-unsafe fn is_partition_of_group(statement: *mut pg_sys::Node) -> bool {
+unsafe fn is_heir_of_group(statement: *mut pg_sys::Node) -> bool {
     // SAFETY: the tag says what the pointer may be cast to.
     unsafe {
         if (*statement).type_ != pg_sys::NodeTag::T_CreateStmt {
@@ -107,10 +107,9 @@ unsafe fn is_partition_of_group(statement: *mut pg_sys::Node) -> bool {
         }
         let create = &*statement.cast::<pg_sys::CreateStmt>();
         let parents = list::pointers::<pg_sys::RangeVar>(create.inhRelations);
-        !create.partbound.is_null()
-            && parents
-                .into_iter()
-                .any(|parent| crate::pg::guard::named(parent).is_some_and(relation::is_strong))
+        parents
+            .into_iter()
+            .any(|parent| crate::pg::guard::named(parent).is_some_and(relation::is_strong))
     }
 }
 

@@ -23,10 +23,17 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
             return Ok(());
         }
         let statement = &*statement.cast::<pg_sys::AlterTableStmt>();
-        let Some(oid) = guard::named(statement.relation).filter(|oid| relation::is_strong(*oid)) else {
+        let Some(oid) = guard::named(statement.relation) else {
             return Ok(());
         };
         let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
+        let parents = commands.iter().filter_map(|command| new_parent(&**command));
+        if parents.into_iter().any(relation::is_strong) {
+            replicate::check_adoptable(oid)?;
+        }
+        if !relation::is_strong(oid) {
+            return Ok(());
+        }
         for command in &commands {
             let command = &**command;
             if command.subtype == pg_sys::AlterTableType::AT_ClusterOn && commands.len() > 1 {
@@ -55,6 +62,18 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     Ok(())
 }
 
+/// From which table an ALTER TABLE makes its table inherit.
+///
+/// # Safety
+/// A valid part of a statement.
+unsafe fn new_parent(command: &pg_sys::AlterTableCmd) -> Option<pg_sys::Oid> {
+    if command.subtype != pg_sys::AlterTableType::AT_AddInherit {
+        return None;
+    }
+    // SAFETY: by contract: this subcommand names a table.
+    unsafe { guard::named(command.def.cast()) }
+}
+
 /// After it has run.
 ///
 /// # Safety
@@ -65,10 +84,10 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         if (*statement).type_ == pg_sys::NodeTag::T_CreateStmt {
             let create = &*statement.cast::<pg_sys::CreateStmt>();
             let parents = list::pointers::<pg_sys::RangeVar>(create.inhRelations);
-            return match parents.first().and_then(|parent| guard::named(*parent)) {
-                Some(parent) if !create.partbound.is_null() => replicate::adopt(parent),
-                _ => Ok(()),
-            };
+            return parents
+                .into_iter()
+                .filter_map(|parent| guard::named(parent))
+                .try_for_each(replicate::adopt);
         }
         // The server makes a view of temporary tables a temporary one by itself.
         if (*statement).type_ == pg_sys::NodeTag::T_ViewStmt
@@ -86,6 +105,9 @@ pub unsafe fn after(statement: *mut pg_sys::Node) -> Result<(), UserError> {
         };
         for command in list::pointers::<pg_sys::AlterTableCmd>(statement.cmds) {
             check_foreign_keys(oid, &*command)?;
+            if let Some(parent) = new_parent(&*command) {
+                replicate::adopt(parent)?;
+            }
         }
         if !relation::is_strong(oid) {
             return Ok(());

@@ -177,6 +177,12 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, need: &mut Need) -> Re
             if command.subtype == Kind::AT_AddInherit
                 && let Some(parent) = guard::named(command.def.cast())
             {
+                if relation::is_strong(parent) {
+                    need.of_group = true;
+                    if !relation::is_strong(oid) {
+                        need.expect(oid);
+                    }
+                }
                 need.table(parent);
             }
         }
