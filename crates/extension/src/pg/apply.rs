@@ -19,6 +19,7 @@ use super::catalog;
 use super::ddl;
 use super::format::FixedSettings;
 use super::relation::{self, StrongTable};
+use super::relcache::Relation;
 use super::row::Generated;
 use super::teller::Teller;
 
@@ -158,7 +159,7 @@ impl Applier {
         let target = match self.targets.entry(id) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let table = relation::by_id(id).ok_or(ApplyError::UnknownTable(id))?;
+                let (table, _lock) = locked(id)?;
                 if table.needs_fixed_settings && self.settings.is_none() {
                     self.settings = Some(FixedSettings::for_values());
                 }
@@ -223,4 +224,14 @@ impl Applier {
             | Change::Context(_) => Ok(()),
         }
     }
+}
+
+/// What is known of a table by its lock. A session of this node that changed its definition passes the turn on before it tells other
+/// processes, and lets the table go only after that: what is known without the lock may be what the table was.
+fn locked(id: TableId) -> Result<(Rc<StrongTable>, Relation), ApplyError> {
+    let unknown = || ApplyError::UnknownTable(id);
+    let known = relation::by_id(id).ok_or_else(unknown)?;
+    let lock = Relation::open_locked(known.oid, pg_sys::RowExclusiveLock).ok_or_else(unknown)?;
+    let table = relation::by_id(id).filter(|table| table.oid == known.oid);
+    Ok((table.ok_or_else(unknown)?, lock))
 }
