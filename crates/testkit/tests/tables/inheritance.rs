@@ -242,6 +242,7 @@ fn what_would_part_a_hierarchy_is_refused() {
         ("CREATE FOREIGN TABLE t () INHERITS (vehicle) SERVER far", "0A000"),
         ("ALTER FOREIGN TABLE far_one INHERIT vehicle", "0A000"),
         ("CREATE TABLE t () INHERITS (vehicle, other)", "0A000"),
+        ("CREATE TABLE IF NOT EXISTS other () INHERITS (vehicle)", "42P07"),
         ("ALTER TABLE van INHERIT other", "0A000"),
         ("ALTER TABLE alone INHERIT vehicle", "55000"),
         (

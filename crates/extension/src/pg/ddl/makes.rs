@@ -15,7 +15,7 @@ use crate::errors::UserError;
 use crate::pg::definition;
 use crate::pg::format::FixedSettings;
 use crate::pg::relcache::Relation;
-use crate::pg::{guard, list, partition, relation};
+use crate::pg::{catalog, guard, list, relation};
 
 /// Marks, among the settings of a statement, a relation that it made: its name, and behind a line's end what an index is.
 const MADE: &str = "MAKES";
@@ -112,7 +112,7 @@ impl Before {
 }
 
 /// IF NOT EXISTS makes nothing here where something has the name, and makes it on the nodes that have nothing of that name: a unique index,
-/// or a partition, that this node would lack.
+/// or a partition or an heir, that this node would lack.
 ///
 /// # Safety
 /// A valid utility statement.
@@ -135,16 +135,15 @@ pub unsafe fn refuse_what_others_would_make(statement: *mut pg_sys::Node) -> Res
             Tag::T_CreateStmt => {
                 let create = &*statement.cast::<pg_sys::CreateStmt>();
                 let parents = list::pointers::<pg_sys::RangeVar>(create.inhRelations);
-                let parent = parents.first().and_then(|parent| guard::named(*parent));
-                let parent = parent.filter(|parent| relation::is_strong(*parent));
-                let (Some(parent), true, false) = (parent, create.if_not_exists, create.partbound.is_null()) else {
+                let mut parents = parents.into_iter().filter_map(|parent| guard::named(parent));
+                let parent = parents.find(|parent| relation::is_strong(*parent));
+                let (Some(parent), true) = (parent, create.if_not_exists) else {
                     return Ok(());
                 };
                 let schema = pg_sys::RangeVarGetCreationNamespace(create.relation);
                 let taken = pg_sys::get_relname_relid((*create.relation).relname, schema);
-                let above = Relation::open(taken).map(|taken| partition::ancestors(&taken));
-                let is_it = above.is_some_and(|above| above.first() == Some(&parent));
-                (taken, is_it, "a partition of that table")
+                let is_it = catalog::parents(taken).contains(&parent);
+                (taken, is_it, "a partition or an heir of that table")
             }
             _ => return Ok(()),
         }
