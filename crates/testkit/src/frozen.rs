@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::server::Server;
-use crate::{processes, try_wait_until, wait_until};
+use crate::{try_wait_until, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -12,25 +12,16 @@ impl Server {
     #[track_caller]
     pub fn pid_of(&self, title: &str) -> i32 {
         wait_until(DEADLINE, &format!("a process \"{title}\""), || {
-            self.titled(title).into_iter().next()
+            self.processes_titled(title).into_iter().next()
         })
     }
 
     /// Waits until a process whose title contains `title` has frozen; its id.
     #[track_caller]
     pub fn frozen(&self, title: &str) -> i32 {
-        let frozen = || self.titled(title).into_iter().find(|pid| is_frozen(*pid));
+        let frozen = || self.processes_titled(title).into_iter().find(|pid| is_frozen(*pid));
         try_wait_until(DEADLINE, frozen)
             .unwrap_or_else(|| panic!("\"{title}\" did not freeze; the server said {}", self.log_tail(20)))
-    }
-
-    fn titled(&self, title: &str) -> Vec<i32> {
-        let mut pids = processes::within(&self.data());
-        pids.retain(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(title))
-        });
-        pids
     }
 
     /// Waits until the process has frozen, as it does at a failpoint `stop name`.
