@@ -2,6 +2,8 @@
 //!
 //! Clients connect through a Unix socket in the server's directory, peers through TCP.
 
+mod life;
+
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub use life::StopMode;
 use postgres::{Client, NoTls};
 
 use crate::disk::Disk;
@@ -30,10 +33,6 @@ pub(crate) struct Address {
     /// Words before the command line that put the server into its network namespace.
     pub prefix: Vec<String>,
 }
-
-mod life;
-
-pub use life::StopMode;
 
 /// One server and its directory.
 #[derive(Debug)]
