@@ -176,6 +176,7 @@ fn after_commit() {
         let csn = turn.csn();
         let node = turn.node();
         turn.finish();
+        super::failpoint::armed("turn-passed");
         node.committed.fetch_add(1, Ordering::Relaxed);
         CURRENT.with_borrow_mut(|current| current.last_csn = csn);
         // Not free yet: whom it blocks meanwhile must not end this process.
