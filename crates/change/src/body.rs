@@ -5,7 +5,8 @@
 //! number of changes: a stream cut short at an item's edge does not pass for a whole one.
 //!
 //! Versions: from 2 on, new rows have the values of stored generated columns. In version 1 these are NULL, and each node computes
-//! them. What lies in logs is read in both; 2 is written. A node that knows 1 only stops at 2, rather than computing them.
+//! them. What lies in logs is read in both; 2 is written. A node that knows 1 only stops at 2, rather than computing them. `REPLACE` and
+//! `DEPART` came later: what lies in logs has a delete and an insert in their place. A node that does not know them stops there.
 //!
 //! Memory: the reader holds one item, whose buffer grows only as bytes arrive.
 
@@ -35,6 +36,8 @@ pub(super) const TRUNCATE: u8 = 5;
 pub(super) const SEQUENCE: u8 = 6;
 pub(super) const ADD_TABLE: u8 = 7;
 pub(super) const REMOVE_TABLE: u8 = 8;
+pub(super) const REPLACE: u8 = 9;
+pub(super) const DEPART: u8 = 10;
 pub(super) const SERVICE: u8 = 16;
 pub(super) const DDL: u8 = 24;
 pub(super) const CONTEXT: u8 = 32;

@@ -44,6 +44,23 @@ pub enum Change<'a> {
         /// The identity columns' old values, in the order of [`crate::Identity`].
         key: Row<'a>,
     },
+    /// A row changed, and a unique key of it. Whoever applies it changes the row here and now, so that a statement that has found it
+    /// goes on with what it is then, but puts it into indexes only when all such rows of the record have changed: they may swap keys.
+    Replace {
+        /// Of this table, which has an identity by an index.
+        table: TableId,
+        /// The identity columns' old values, in the order of [`crate::Identity`].
+        key: Row<'a>,
+        /// All columns; [`crate::Value::Same`] for what is unchanged and out of line.
+        new: Row<'a>,
+    },
+    /// A row moved to another partition, where it is a new row.
+    Depart {
+        /// From this table.
+        table: TableId,
+        /// The identity columns' old values, in the order of [`crate::Identity`].
+        key: Row<'a>,
+    },
     /// The highest value used of a sequence that feeds a column: receivers advance theirs to at least that.
     Sequence {
         /// The table.

@@ -10,7 +10,7 @@ fn written(data: &[u8]) -> Option<Vec<u8>> {
     let mut reader = BodyReader::new(data);
     let mut writer = BodyWriter::new();
     while let Some(change) = reader.next().ok()? {
-        if let Change::Insert { new, .. } | Change::Update { new, .. } = &change {
+        if let Change::Insert { new, .. } | Change::Update { new, .. } | Change::Replace { new, .. } = &change {
             assert_eq!(new.iter().count(), new.len());
         }
         writer.write(&change);

@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use super::{
-    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, MAX_ITEM_BYTES, OLDEST_VERSION, REMOVE_TABLE, SEQUENCE, SERVICE,
-    TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION, VERSION_WITH_GENERATED, WHAT,
+    ADD_TABLE, CONTEXT, DDL, DELETE, DEPART, END, INSERT, MAX_ITEM_BYTES, OLDEST_VERSION, REMOVE_TABLE, REPLACE,
+    SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_TEXT, VERSION,
+    VERSION_WITH_GENERATED, WHAT,
 };
 use crate::row::Cell;
 use crate::wire::Decoder;
@@ -170,21 +171,24 @@ impl<R: Read> BodyReader<R> {
                     new: Row::from_cells(new, buffer),
                 }
             }
-            UPDATE => {
+            UPDATE | REPLACE => {
                 read_row(&mut decoder, buffer.len(), key)?;
                 read_row(&mut decoder, buffer.len(), new)?;
                 let (key, new) = (Row::from_cells(key, buffer), Row::from_cells(new, buffer));
-                Change::Update {
-                    table: of_table()?,
-                    key,
-                    new,
+                let table = of_table()?;
+                if kind == UPDATE {
+                    Change::Update { table, key, new }
+                } else {
+                    Change::Replace { table, key, new }
                 }
             }
-            DELETE => {
+            DELETE | DEPART => {
                 read_row(&mut decoder, buffer.len(), key)?;
-                Change::Delete {
-                    table: of_table()?,
-                    key: Row::from_cells(key, buffer),
+                let (table, key) = (of_table()?, Row::from_cells(key, buffer));
+                if kind == DELETE {
+                    Change::Delete { table, key }
+                } else {
+                    Change::Depart { table, key }
                 }
             }
             TRUNCATE => read_truncate(&mut decoder)?,

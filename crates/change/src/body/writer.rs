@@ -1,8 +1,8 @@
 //! Writing the stream of changes.
 
 use super::{
-    ADD_TABLE, CONTEXT, DDL, DELETE, END, INSERT, REMOVE_TABLE, SEQUENCE, SERVICE, TRUNCATE, UPDATE, USE_TABLE,
-    VALUE_BINARY, VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
+    ADD_TABLE, CONTEXT, DDL, DELETE, DEPART, END, INSERT, REMOVE_TABLE, REPLACE, SEQUENCE, SERVICE, TRUNCATE, UPDATE,
+    USE_TABLE, VALUE_BINARY, VALUE_NULL, VALUE_SAME, VALUE_TEXT, VERSION,
 };
 use crate::wire::{put_varint, varint_length};
 use crate::{Change, Row, TableId, Value};
@@ -40,8 +40,10 @@ impl BodyWriter {
         self.changes += 1;
         match change {
             Change::Insert { table, new } => self.insert(*table, *new),
-            Change::Update { table, key, new } => self.update(*table, *key, *new),
-            Change::Delete { table, key } => self.delete(*table, *key),
+            Change::Update { table, key, new } => self.update(UPDATE, *table, *key, *new),
+            Change::Replace { table, key, new } => self.update(REPLACE, *table, *key, *new),
+            Change::Delete { table, key } => self.delete(DELETE, *table, *key),
+            Change::Depart { table, key } => self.delete(DEPART, *table, *key),
             Change::Sequence {
                 table,
                 column,
@@ -83,16 +85,16 @@ impl BodyWriter {
         put_row(&mut self.buffer, new);
     }
 
-    fn update(&mut self, table: TableId, key: Row<'_>, new: Row<'_>) {
+    fn update(&mut self, kind: u8, table: TableId, key: Row<'_>, new: Row<'_>) {
         self.use_table(table);
-        self.head(UPDATE, row_length(key) + row_length(new));
+        self.head(kind, row_length(key) + row_length(new));
         put_row(&mut self.buffer, key);
         put_row(&mut self.buffer, new);
     }
 
-    fn delete(&mut self, table: TableId, key: Row<'_>) {
+    fn delete(&mut self, kind: u8, table: TableId, key: Row<'_>) {
         self.use_table(table);
-        self.head(DELETE, row_length(key));
+        self.head(kind, row_length(key));
         put_row(&mut self.buffer, key);
     }
 

@@ -283,6 +283,29 @@ fn body_with_every_change() {
 }
 
 #[test]
+fn body_with_rows_that_change_their_keys_or_partitions() {
+    let row = [Value::Binary(&[0, 0, 0, 42]), Value::Null];
+    let new = [Value::Binary(&[0, 0, 0, 43]), Value::Same];
+    let (key, table) = (Row::new(&row[..1]), TableId(7));
+    let changes = [
+        Change::Replace {
+            table,
+            key,
+            new: Row::new(&new),
+        },
+        Change::Depart { table, key },
+    ];
+    let mut writer = BodyWriter::new();
+    changes.iter().for_each(|change| writer.write(change));
+    let bytes = fixture("body_keys_v2.bin", &writer.finish());
+    let mut reader = BodyReader::new(&bytes[..]);
+    for change in changes {
+        assert_eq!(reader.next(), Ok(Some(change)));
+    }
+    assert_eq!(reader.next(), Ok(None));
+}
+
+#[test]
 fn body_with_a_context() {
     let row = [Value::Binary(&[0, 0, 0, 42])];
     let changes = [

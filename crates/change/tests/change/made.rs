@@ -218,6 +218,8 @@ pub enum OwnedChange {
     Insert(TableId, Vec<OwnedValue>),
     Update(TableId, Vec<OwnedValue>, Vec<OwnedValue>),
     Delete(TableId, Vec<OwnedValue>),
+    Replace(TableId, Vec<OwnedValue>, Vec<OwnedValue>),
+    Depart(TableId, Vec<OwnedValue>),
     Context(String),
 }
 
@@ -243,6 +245,15 @@ impl OwnedChange {
             Self::Delete(table, key) => body(Change::Delete {
                 table: *table,
                 key: Row::new(&values(key)),
+            }),
+            Self::Depart(table, key) => body(Change::Depart {
+                table: *table,
+                key: Row::new(&values(key)),
+            }),
+            Self::Replace(table, key, new) => body(Change::Replace {
+                table: *table,
+                key: Row::new(&values(key)),
+                new: Row::new(&values(new)),
             }),
             Self::Update(table, key, new) => body(Change::Update {
                 table: *table,
@@ -301,6 +312,8 @@ pub fn change() -> impl Strategy<Value = OwnedChange> {
         1 => ".{0,40}".prop_map(OwnedChange::Context),
         2 => (table(), row.clone()).prop_map(|(table, new)| OwnedChange::Insert(table, new)),
         2 => (table(), row.clone(), row.clone()).prop_map(|(table, key, new)| OwnedChange::Update(table, key, new)),
+        1 => (table(), row.clone(), row.clone()).prop_map(|(table, key, new)| OwnedChange::Replace(table, key, new)),
+        1 => (table(), row.clone()).prop_map(|(table, key)| OwnedChange::Depart(table, key)),
         1 => (table(), row).prop_map(|(table, key)| OwnedChange::Delete(table, key)),
     ]
 }

@@ -1,7 +1,8 @@
 //! Executing the changes of records that other nodes made, and services of any node, inside an open transaction of the apply worker.
 //!
 //! A record is a net effect whose changes come in an order that never meets itself in a unique index (deletes and changes
-//! first, then inserts), so they are executed as they are read, a row at a time, in bounded memory. No trigger fires and no
+//! first, then inserts), so they are executed as they are read, a row at a time, in bounded memory. Only rows that change a unique key go into
+//! indexes later, between the two (`replaced`). No trigger fires and no
 //! constraint is checked but unique and exclusion indexes: what the group has committed was checked where it was made.
 //! Nothing is guessed: a row that is not found or a key that is there already means that the copies have diverged.
 //!
@@ -26,11 +27,13 @@ use super::teller::Teller;
 mod error;
 mod fill;
 mod find;
+mod replaced;
 mod tables;
 mod target;
 
 pub use error::ApplyError;
 pub use fill::Filler;
+use replaced::ReplacedRows;
 pub use tables::truncate_relation;
 use target::Target;
 
@@ -50,6 +53,9 @@ pub struct Applier {
     state: *mut pg_sys::EState,
     targets: HashMap<TableId, Target>,
     settings: Option<FixedSettings>,
+    replaced: ReplacedRows,
+    /// Where the record's changes of rows begin, or those behind its last change of definitions: they are about rows as they were then.
+    since: pg_sys::CommandId,
     rows: u64,
     /// Where changes go for the change stream, if anybody reads it.
     told: Option<Teller>,
@@ -71,6 +77,8 @@ impl Applier {
             state,
             targets: HashMap::new(),
             settings: None,
+            replaced: ReplacedRows::default(),
+            since: 0,
             rows: 0,
             told: Teller::start(),
         }
@@ -97,14 +105,23 @@ impl Applier {
         } else {
             Generated::Computed
         };
+        self.begin_changes();
         let mut told = self.told.take();
         while let Some(change) = body.next()? {
             match change {
-                Change::Insert { table, new } => self.target(table, doing)?.insert(new, generated, told.as_mut())?,
+                Change::Insert { table, new } => {
+                    self.settle(doing, told.as_mut())?;
+                    self.target(table, doing)?.insert(new, generated, told.as_mut())?;
+                }
                 Change::Update { table, key, new } => {
                     self.target(table, doing)?.update(key, new, generated, told.as_mut())?;
                 }
-                Change::Delete { table, key } => self.target(table, doing)?.delete(key, told.as_mut())?,
+                Change::Replace { table, key, new } => {
+                    let replaced = self.target(table, doing)?.replace(key, new, generated, told.as_mut())?;
+                    self.replaced.push(table, replaced);
+                }
+                Change::Delete { table, key } => self.target(table, doing)?.delete(key, false, told.as_mut())?,
+                Change::Depart { table, key } => self.target(table, doing)?.delete(key, true, told.as_mut())?,
                 Change::Service(service) => {
                     super::service::carry_out(*service, origin);
                     continue;
@@ -118,20 +135,39 @@ impl Applier {
                     continue;
                 }
                 other => {
+                    self.settle(doing, told.as_mut())?;
                     self.change_tables(other, origin.own, told.as_mut())?;
+                    self.begin_changes();
                     continue;
                 }
             }
             self.rows += 1;
         }
+        self.settle(doing, told.as_mut())?;
         if let Some(told) = &mut told {
             told.flush();
         }
         self.told = told;
-        // What this record did is visible to the next one of the same transaction.
-        // SAFETY: inside a transaction.
-        unsafe { pg_sys::CommandCounterIncrement() }
+        self.begin_changes();
         Ok(())
+    }
+
+    /// What was done so far is there for what follows, in the same transaction.
+    fn begin_changes(&mut self) {
+        // SAFETY: inside a transaction.
+        self.since = unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::GetCurrentCommandId(false)
+        };
+    }
+
+    /// Puts the rows that have changed their keys into indexes.
+    fn settle(&mut self, doing: &dyn Fn(&Rc<StrongTable>), mut told: Option<&mut Teller>) -> Result<(), ApplyError> {
+        if self.replaced.is_empty() {
+            return Ok(());
+        }
+        std::mem::take(&mut self.replaced)
+            .drain(|table, replaced| self.target(table, doing)?.settle(replaced, told.as_deref_mut()))
     }
 
     /// Rows changed so far.
@@ -167,6 +203,7 @@ impl Applier {
             }
         };
         doing(target.table());
+        target.look_before(self.since);
         Ok(target)
     }
 
@@ -219,7 +256,9 @@ impl Applier {
             // These are `apply_body`'s.
             Change::Insert { .. }
             | Change::Update { .. }
+            | Change::Replace { .. }
             | Change::Delete { .. }
+            | Change::Depart { .. }
             | Change::Service(_)
             | Change::Context(_) => Ok(()),
         }

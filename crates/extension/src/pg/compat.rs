@@ -239,6 +239,16 @@ pub enum IndexUpdate {
     All,
 }
 
+impl IndexUpdate {
+    /// The one with this number (`as u32`).
+    pub fn from_number(number: u32) -> Self {
+        [Self::None, Self::Summarizing]
+            .into_iter()
+            .find(|known| *known as u32 == number)
+            .unwrap_or(Self::All)
+    }
+}
+
 /// `ExecInsertIndexTuples` for a row that was inserted or updated just now.
 ///
 /// # Safety
@@ -322,8 +332,12 @@ pub unsafe fn tuple_update(
 /// `table_tuple_delete`, waiting for whoever holds the row.
 ///
 /// # Safety
-/// As for [`tuple_update`].
-pub unsafe fn tuple_delete(relation: pg_sys::Relation, tid: pg_sys::ItemPointer) -> pg_sys::TM_Result::Type {
+/// As for [`tuple_update`]. `moved`: who has found the row fails (40001), because it is a row of another partition now.
+pub unsafe fn tuple_delete(
+    relation: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    moved: bool,
+) -> pg_sys::TM_Result::Type {
     let mut failure = pg_sys::TM_FailureData::default();
     // SAFETY: as in `tuple_update`.
     unsafe {
@@ -333,9 +347,27 @@ pub unsafe fn tuple_delete(relation: pg_sys::Relation, tid: pg_sys::ItemPointer)
         pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| match (*(*relation).rd_tableam).tuple_delete {
             Some(delete) => {
                 let none = std::ptr::null_mut();
-                delete(relation, tid, command, snapshot, none, true, failure, false)
+                delete(relation, tid, command, snapshot, none, true, failure, moved)
             }
             None => pg_sys::TM_Result::TM_Invisible,
+        })
+    }
+}
+
+/// `table_tuple_fetch_row_version` with `SnapshotAny`.
+///
+/// # Safety
+/// The relation is open and locked, `slot` one of its storage's kind; the version is not removed meanwhile.
+pub unsafe fn fetch_version(
+    relation: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: as in `tuple_update`; SnapshotAnyData is a constant of the server.
+    unsafe {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| match (*(*relation).rd_tableam).tuple_fetch_row_version {
+            Some(fetch) => fetch(relation, tid, &raw mut pg_sys::SnapshotAnyData, slot),
+            None => false,
         })
     }
 }

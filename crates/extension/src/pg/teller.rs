@@ -159,7 +159,7 @@ impl Teller {
         let Some(identity) = self.identity(relation, table) else {
             return;
         };
-        // An update that changes a key travels as a delete and an insert. One that replaces it by an equal one that is written otherwise
+        // An update that changes a key is told as a delete and an insert. One that replaces it by an equal one that is written otherwise
         // does not.
         let mut tells_old = matches!(identity, Identity::Full);
         let mut values = new.values.to_vec();

@@ -4,6 +4,7 @@
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum, sqlstate};
 
+mod chains;
 mod locks;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);

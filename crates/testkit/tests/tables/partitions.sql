@@ -43,7 +43,8 @@ INSERT INTO ranged SELECT i, '2024-01-01'::date + i * 20, 'v' || i FROM generate
 
 UPDATE ranged SET at = at + 100 WHERE id % 3 = 0
 
-UPDATE ranged SET at = '2024-02-02', v = v || '!' WHERE at > '2024-12-01' RETURNING tableoid::regclass, id, v
+-- Which row of a table is found first is no part of what it is.
+WITH moved AS (UPDATE ranged SET at = '2024-02-02', v = v || '!' WHERE at > '2024-12-01' RETURNING tableoid::regclass, id, v) SELECT * FROM moved ORDER BY id
 
 BEGIN; INSERT INTO ranged VALUES (100, '2024-02-01', 'moves'); UPDATE ranged SET at = '2024-08-01' WHERE id = 100; UPDATE ranged SET at = '2026-08-01' WHERE id = 100; UPDATE ranged SET v = 'moved' WHERE id = 100; COMMIT
 

@@ -7,6 +7,8 @@ use pgrx::pg_sys;
 use synod_change::Row;
 
 use super::error::ApplyError;
+use crate::errors::UserError;
+use crate::pg::capture::Version;
 use crate::pg::compat;
 use crate::pg::relation::StrongTable;
 use crate::pg::relcache::Relation;
@@ -144,7 +146,9 @@ impl ByIndex {
     }
 }
 
-/// Find a row with exactly this content and put it into `found`. Any one of equal rows will do.
+/// Find a row with exactly this content and put it into `found`. Any one of equal rows will do, but for those that this transaction has
+/// made in command `since` or later: what is looked for was there before, and what a change has made of a row is not what the next one is
+/// about.
 ///
 /// # Safety
 /// `found` is a slot of the table's storage's kind; inside a transaction.
@@ -152,8 +156,9 @@ pub unsafe fn by_scan(
     table: &StrongTable,
     relation: &Relation,
     key: Row<'_>,
+    since: pg_sys::CommandId,
     found: *mut pg_sys::TupleTableSlot,
-) -> bool {
+) -> Result<bool, UserError> {
     let scratch = Scratch::enter();
     // SAFETY: by contract; the snapshot outlives the scan.
     unsafe {
@@ -163,7 +168,8 @@ pub unsafe fn by_scan(
             let scan = scratch.outside(|| pg_sys::table_beginscan(relation.raw(), snapshot, 0, std::ptr::null_mut()));
             let mut seen = false;
             while !seen && compat::scan_next(scan, found) {
-                seen = row::has_identity(table, key, found);
+                seen = row::has_identity(table, key, found)
+                    && !Version::fetch_at(relation, (*found).tts_tid)?.is_own(since);
                 scratch.reset();
             }
             if seen {
@@ -173,7 +179,7 @@ pub unsafe fn by_scan(
             if seen && waited(snapshot) {
                 continue 'again;
             }
-            return seen;
+            return Ok(seen);
         }
     }
 }

@@ -25,6 +25,15 @@ unsafe extern "C-unwind" {
     );
 }
 
+/// A row that has changed, but is not in the indexes yet.
+#[derive(Clone, Copy)]
+pub struct Replaced {
+    /// Where it is.
+    pub tid: pg_sys::ItemPointerData,
+    /// Which of them it goes into.
+    pub indexes: IndexUpdate,
+}
+
 /// An open table.
 pub struct Target {
     table: Rc<StrongTable>,
@@ -37,6 +46,8 @@ pub struct Target {
     /// The row to write, or the identity to look for.
     row: *mut pg_sys::TupleTableSlot,
     generated: bool,
+    /// Rows made in this command or later are not looked for.
+    since: pg_sys::CommandId,
     /// Whose functions its columns and indexes may call.
     owner: Option<Owner>,
 }
@@ -77,6 +88,7 @@ impl Target {
                 found,
                 row,
                 generated,
+                since: 0,
                 owner,
             })
         }
@@ -85,6 +97,11 @@ impl Target {
     /// What is known about it.
     pub fn table(&self) -> &Rc<StrongTable> {
         &self.table
+    }
+
+    /// Changes are about rows as they were before this command.
+    pub fn look_before(&mut self, since: pg_sys::CommandId) {
+        self.since = since;
     }
 
     /// Give everything back but the lock.
@@ -141,6 +158,73 @@ impl Target {
     ) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
+        // SAFETY: both slots hold the row; the memory of its values lives until the next one.
+        unsafe {
+            let indexes = self.change(key, new, generated)?;
+            if indexes != IndexUpdate::None {
+                self.index_entries(self.row, true, indexes);
+            }
+            if let Some(told) = told {
+                let (old, row) = (Columns::of_slot(self.found), Columns::of_slot(self.row));
+                told.update(&self.relation, &self.table, old, row, new);
+            }
+            pg_sys::ExecClearTuple(self.found);
+        }
+        Ok(())
+    }
+
+    /// Change the row with this identity, and a unique key of it: into the indexes it goes by [`Self::settle`].
+    pub fn replace(
+        &mut self,
+        key: Row<'_>,
+        new: Row<'_>,
+        generated: Generated,
+        told: Option<&mut Teller>,
+    ) -> Result<Replaced, ApplyError> {
+        let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
+        // SAFETY: as in `update`.
+        unsafe {
+            let indexes = self.change(key, new, generated)?;
+            if let Some(told) = told {
+                told.delete(&self.relation, &self.table, Columns::of_slot(self.found));
+            }
+            pg_sys::ExecClearTuple(self.found);
+            Ok(Replaced {
+                tid: (*self.row).tts_tid,
+                indexes,
+            })
+        }
+    }
+
+    /// Put a row that was replaced into the indexes. A unique violation is raised as such.
+    pub fn settle(&mut self, replaced: Replaced, told: Option<&mut Teller>) -> Result<(), ApplyError> {
+        let _memory = RowMemory::enter(self.state);
+        let _user = self.owner.map(AsOwner::enter);
+        // SAFETY: `found` is a slot for rows of this table; the version is this transaction's own.
+        unsafe {
+            let mut tid = replaced.tid;
+            if !compat::fetch_version(self.relation.raw(), &mut tid, self.found) {
+                return Err(ApplyError::Diverged {
+                    table: self.table.name.clone(),
+                    key: "a key that has changed".to_owned(),
+                    operation: "index",
+                });
+            }
+            pg_sys::slot_getallattrs(self.found);
+            if let Some(told) = told {
+                told.insert(&self.relation, &self.table, Columns::of_slot(self.found));
+            }
+            if replaced.indexes != IndexUpdate::None {
+                self.index_entries(self.found, false, replaced.indexes);
+            }
+            pg_sys::ExecClearTuple(self.found);
+        }
+        Ok(())
+    }
+
+    /// Find the row with this identity and change it, but for its index entries. Leaves it in `found` as it was, in `row` as it is.
+    unsafe fn change(&mut self, key: Row<'_>, new: Row<'_>, generated: Generated) -> Result<IndexUpdate, ApplyError> {
         loop {
             self.find(key, "update")?;
             // SAFETY: as in `insert`; `found` holds the row, whose values the new one may share.
@@ -151,24 +235,15 @@ impl Target {
                 self.generate(generated);
                 let mut tid = (*self.found).tts_tid;
                 let (result, indexes) = compat::tuple_update(self.relation.raw(), &mut tid, self.row);
-                if !self.is_done(result, "update")? {
-                    continue;
+                if self.is_done(result, "update")? {
+                    return Ok(indexes);
                 }
-                if indexes != IndexUpdate::None {
-                    self.index_entries(true, indexes);
-                }
-                if let Some(told) = told {
-                    let (old, row) = (Columns::of_slot(self.found), Columns::of_slot(self.row));
-                    told.update(&self.relation, &self.table, old, row, new);
-                }
-                pg_sys::ExecClearTuple(self.found);
             }
-            return Ok(());
         }
     }
 
-    /// Delete the row with this identity.
-    pub fn delete(&mut self, key: Row<'_>, told: Option<&mut Teller>) -> Result<(), ApplyError> {
+    /// Delete the row with this identity. `moved`: it is a row of another partition from now on.
+    pub fn delete(&mut self, key: Row<'_>, moved: bool, told: Option<&mut Teller>) -> Result<(), ApplyError> {
         let _memory = RowMemory::enter(self.state);
         let _user = self.owner.map(AsOwner::enter);
         loop {
@@ -176,7 +251,7 @@ impl Target {
             // SAFETY: `found` holds the row.
             unsafe {
                 let mut tid = (*self.found).tts_tid;
-                let result = compat::tuple_delete(self.relation.raw(), &mut tid);
+                let result = compat::tuple_delete(self.relation.raw(), &mut tid, moved);
                 if !self.is_done(result, "delete")? {
                     continue;
                 }
@@ -199,12 +274,8 @@ impl Target {
                     row::fill_identity(&self.table, key, self.row).map_err(|error| misfit(&self.table, error))?;
                     index.find(self.row, self.found)
                 }
-                None => {
-                    // The scan also finds rows that this record has made, and one equal to what is looked for will do: but
-                    // only a later command may change them (`TM_Invisible`).
-                    pg_sys::CommandCounterIncrement();
-                    by_scan(&self.table, &self.relation, key, self.found)
-                }
+                None => by_scan(&self.table, &self.relation, key, self.since, self.found)
+                    .unwrap_or_else(|error| error.raise()),
             }
         };
         if found {
@@ -265,15 +336,15 @@ impl Target {
         // SAFETY: `row` is filled; the memory of its values lives until the next row.
         unsafe {
             pg_sys::simple_table_tuple_insert(self.relation.raw(), self.row);
-            self.index_entries(false, IndexUpdate::All);
+            self.index_entries(self.row, false, IndexUpdate::All);
         }
     }
 
-    unsafe fn index_entries(&mut self, is_update: bool, which: IndexUpdate) {
-        // SAFETY: `row` holds the row just stored, with its address.
+    unsafe fn index_entries(&mut self, row: *mut pg_sys::TupleTableSlot, is_update: bool, which: IndexUpdate) {
+        // SAFETY: `row` holds a row that is stored, with its address.
         unsafe {
             if (*self.info).ri_NumIndices > 0 {
-                compat::insert_index_entries(self.info, self.row, self.state, is_update, which);
+                compat::insert_index_entries(self.info, row, self.state, is_update, which);
             }
         }
     }

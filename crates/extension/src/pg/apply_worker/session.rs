@@ -10,7 +10,7 @@ use crate::pg::turn::origin_name;
 use crate::pg::worker;
 
 /// What applying depends on, whatever the database or the role says.
-const SETTINGS: [worker::Setting; 8] = [
+const SETTINGS: [worker::Setting; 9] = [
     (c"application_name", c"synod apply"),
     (c"search_path", c""),
     (c"session_replication_role", c"replica"),
@@ -19,6 +19,8 @@ const SETTINGS: [worker::Setting; 8] = [
     (c"IntervalStyle", c"postgres"),
     (c"extra_float_digits", c"3"),
     (c"xmloption", c"content"),
+    // What a record takes here was allowed where it was made.
+    (c"temp_file_limit", c"-1"),
 ];
 
 /// Connect to the database.

@@ -19,8 +19,8 @@ pub(super) enum NetEffect {
     Nothing,
     /// A new row.
     Inserted(Version),
-    /// A row is gone.
-    Deleted(Version),
+    /// A row is gone; `moved`: to another partition.
+    Deleted { old: Version, moved: bool },
     /// A row changed.
     Updated { old: Version, new: Version },
 }
@@ -29,8 +29,8 @@ pub(super) enum NetEffect {
 pub(super) fn follow(relation: &Relation, event: &Event, since: pg_sys::CommandId) -> Result<NetEffect, UserError> {
     if event.old.is_none() {
         return Ok(match last(relation, event.new)? {
-            Some(new) => NetEffect::Inserted(new),
-            None => NetEffect::Nothing,
+            Last::Stands(new) => NetEffect::Inserted(new),
+            Last::Gone { .. } => NetEffect::Nothing,
         });
     }
     let old = Version::fetch(relation, event.old)?;
@@ -38,21 +38,29 @@ pub(super) fn follow(relation: &Relation, event: &Event, since: pg_sys::CommandI
         return Ok(NetEffect::Nothing);
     }
     if event.new.is_none() {
-        return Ok(NetEffect::Deleted(old));
+        let moved = old.successor() == Successor::Moved;
+        return Ok(NetEffect::Deleted { old, moved });
     }
     Ok(match last(relation, event.new)? {
-        Some(new) => NetEffect::Updated { old, new },
-        None => NetEffect::Deleted(old),
+        Last::Stands(new) => NetEffect::Updated { old, new },
+        Last::Gone { moved } => NetEffect::Deleted { old, moved },
     })
 }
 
-/// The last version from `tid` on; `None` when the row is deleted in the end.
-fn last(relation: &Relation, mut tid: Tid) -> Result<Option<Version>, UserError> {
+/// What became of a row in the end.
+enum Last {
+    Stands(Version),
+    Gone { moved: bool },
+}
+
+/// The last version from `tid` on.
+fn last(relation: &Relation, mut tid: Tid) -> Result<Last, UserError> {
     loop {
         let version = Version::fetch(relation, tid)?;
         match version.successor() {
-            Successor::None => return Ok(Some(version)),
-            Successor::Deleted => return Ok(None),
+            Successor::None => return Ok(Last::Stands(version)),
+            Successor::Deleted => return Ok(Last::Gone { moved: false }),
+            Successor::Moved => return Ok(Last::Gone { moved: true }),
             Successor::Updated(next) => tid = next,
         }
     }

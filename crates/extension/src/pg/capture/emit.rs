@@ -1,7 +1,8 @@
 //! One net effect to changes and keys.
 //!
-//! An update that changes a unique key (of any unique or exclusion index) is written as a delete and an insert: all deletes
-//! of a record come before its inserts, so that rows that swap their keys never meet in an index on the receiving side.
+//! An update that changes a unique key (of any unique or exclusion index) is one that the receiving side puts into indexes only
+//! when all such rows of the record have changed, and told as a delete and an insert: all deletes of a record come before its
+//! inserts, so that rows that swap their keys never meet in an index.
 
 use std::rc::Rc;
 
@@ -65,51 +66,81 @@ impl Emitter {
         }
     }
 
-    /// A new row, or the new side of an update that changes a key. `before`: the row it replaces.
-    pub(super) fn insert(
-        &mut self,
-        new: &Image<'_>,
-        before: Option<&Image<'_>>,
-        base: u64,
-        out: &mut Output,
-    ) -> Result<(), UserError> {
-        self.inserted = true;
-        self.drawn.note(new);
-        out.keys.touch_held(&self.table, base);
-        self.claim_unique(new, before, base, false, out);
-        self.claim_referenced(new, before, base, out);
+    /// A new row.
+    pub(super) fn insert(&mut self, new: &Image<'_>, base: u64, out: &mut Output) -> Result<(), UserError> {
+        self.come(new, None, base, out);
         let values = self.new_values(new, None);
-        out.rows += u64::from(before.is_none());
-        if let Some(told) = &mut out.told {
-            // SAFETY: the image is of this table; the sealer resets its memory for every row.
-            unsafe { told.insert(&self.relation, &self.table, new.columns()) }
-        }
+        out.rows += 1;
+        self.tell_new(new, out);
         out.sink.write(&Change::Insert {
             table: self.table.id,
             new: Row::new(&values),
         })
     }
 
-    /// A row that is gone, or the old side of an update that changes a key. `after`: the row that replaces it.
-    pub(super) fn delete(
-        &mut self,
-        old: &Image<'_>,
-        after: Option<&Image<'_>>,
-        base: u64,
-        out: &mut Output,
-    ) -> Result<(), UserError> {
+    /// The claims of a row that comes, or of what an update with a new key makes of the row `before`.
+    fn come(&mut self, new: &Image<'_>, before: Option<&Image<'_>>, base: u64, out: &mut Output) {
+        self.inserted = true;
+        self.drawn.note(new);
+        out.keys.touch_held(&self.table, base);
+        self.claim_unique(new, before, base, false, out);
+        self.claim_referenced(new, before, base, out);
+    }
+
+    /// Tell a row that comes.
+    pub(super) fn tell_new(&self, new: &Image<'_>, out: &mut Output) {
+        if let Some(told) = &mut out.told {
+            // SAFETY: the image is of this table; the sealer resets its memory for every row.
+            unsafe { told.insert(&self.relation, &self.table, new.columns()) }
+        }
+    }
+
+    /// Claim and tell a row that goes, or of which an update with a new key makes `after`. Returns what identifies it.
+    fn go<'i>(&mut self, old: &'i Image<'_>, after: Option<&Image<'_>>, base: u64, out: &mut Output) -> Vec<Value<'i>> {
         out.keys.touch_held(&self.table, base);
         self.claim_unique(old, after, base, true, out);
         let key = self.identity_values(old);
         self.claim_identity(&key, KeyMode::Update, base, after.is_some(), old, out);
         out.rows += 1;
         if let Some(told) = &mut out.told {
-            // SAFETY: as in `insert`.
+            // SAFETY: as in `tell_new`.
             unsafe { told.delete(&self.relation, &self.table, old.columns()) }
         }
-        out.sink.write(&Change::Delete {
+        key
+    }
+
+    /// A row that is gone. `moved`: to another partition.
+    pub(super) fn delete(
+        &mut self,
+        old: &Image<'_>,
+        moved: bool,
+        base: u64,
+        out: &mut Output,
+    ) -> Result<(), UserError> {
+        let key = self.go(old, None, base, out);
+        let (table, key) = (self.table.id, Row::new(&key));
+        out.sink.write(&if moved {
+            Change::Depart { table, key }
+        } else {
+            Change::Delete { table, key }
+        })
+    }
+
+    /// A row that changed, and a unique key of it. The new side is told later ([`Self::tell_new`]).
+    pub(super) fn replace(
+        &mut self,
+        old: &Image<'_>,
+        new: &Image<'_>,
+        base: u64,
+        out: &mut Output,
+    ) -> Result<(), UserError> {
+        let key = self.go(old, Some(new), base, out);
+        self.come(new, Some(old), base, out);
+        let values = self.new_values(new, Some(old));
+        out.sink.write(&Change::Replace {
             table: self.table.id,
             key: Row::new(&key),
+            new: Row::new(&values),
         })
     }
 
@@ -128,7 +159,7 @@ impl Emitter {
         let values = self.new_values(new, Some(old));
         out.rows += 1;
         if let Some(told) = &mut out.told {
-            // SAFETY: as in `insert`.
+            // SAFETY: as in `tell_new`.
             unsafe {
                 told.update(
                     &self.relation,

@@ -48,7 +48,7 @@ impl Version {
     }
 
     /// Whether this transaction made it (in a subtransaction that stands), in this command or a later one.
-    pub(super) fn is_own(&self, since: pg_sys::CommandId) -> bool {
+    pub fn is_own(&self, since: pg_sys::CommandId) -> bool {
         let mut header = self.header();
         if u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN {
             return false;
@@ -83,7 +83,7 @@ impl Version {
         }
         // ItemPointerIndicatesMovedPartitions: the row went on in another table, which has an event of its own.
         if u32::from(header.t_ctid.ip_posid) == pg_sys::MovedPartitionsOffsetNumber {
-            return Successor::Deleted;
+            return Successor::Moved;
         }
         let (next, this) = (Tid::new(header.t_ctid), Tid::new(self.tuple.t_self));
         // A delete leaves the version pointing at itself.
@@ -144,6 +144,8 @@ pub(super) enum Successor {
     None,
     /// It was deleted.
     Deleted,
+    /// It went on as a row of another partition.
+    Moved,
     /// This version follows.
     Updated(Tid),
 }

@@ -3,6 +3,8 @@
 //! Order of the body: DDL, each statement behind the rows written before it ([`section`]); tables removed, tables added, TRUNCATE; then rows that go and rows that change; then rows that come;
 //! then sequences. Rows of a table that was truncated are read from the events after the last TRUNCATE only; rows of a table
 //! that was added are all rows that it has now.
+//! The order of what is told is that of the body, with rows that change their keys as a delete among those that go, and an insert in front
+//! of those that come.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -241,7 +243,7 @@ impl Sealer {
             first_base,
             ..
         } = pending;
-        let (mut arriving, from) = (false, self.from);
+        let (mut later, from) = (Later::default(), self.from);
         self.first = first_base.unwrap_or_default();
         events.visit(|number, event| {
             if number < from || !subtransactions.counts(event.subtransaction) {
@@ -250,16 +252,22 @@ impl Sealer {
             if let Some(lock) = event.row_lock() {
                 self.lock(event, lock);
             } else if event.old.is_none() {
-                arriving = true;
+                later.arriving = true;
             } else if self.stands(number, event) {
-                arriving |= self.leaving_or_changing(event)?;
+                self.leaving_or_changing(event, &mut later)?;
             }
             Ok::<(), UserError>(())
         })?;
-        if arriving {
+        // Those whose keys changed are told in front of those that come, as they are put into indexes where they are applied.
+        let replaced = later.replaced && self.out.told.is_some();
+        for (wanted, replaced) in [(replaced, true), (later.arriving, false)] {
+            if !wanted {
+                continue;
+            }
             events.visit(|number, event| {
-                let comes = number >= from && event.row_lock().is_none() && !event.new.is_none();
-                if comes && subtransactions.counts(event.subtransaction) && self.stands(number, event) {
+                let comes = event.row_lock().is_none() && !event.new.is_none() && event.old.is_none() != replaced;
+                if comes && number >= from && subtransactions.counts(event.subtransaction) && self.stands(number, event)
+                {
                     self.arriving(event)?;
                 }
                 Ok::<(), UserError>(())
@@ -282,23 +290,24 @@ impl Sealer {
         self.out.keys.claim_locked_row(&table, lock.hash, lock.mode, event.base);
     }
 
-    /// Writes rows that go, and rows that change without changing a key. True when the event also has a new row to write.
-    fn leaving_or_changing(&mut self, event: &Event) -> Result<bool, UserError> {
+    /// Writes rows that go, and rows that change.
+    fn leaving_or_changing(&mut self, event: &Event, later: &mut Later) -> Result<(), UserError> {
         self.scratch.reset();
         let (since, first) = (self.since, self.first);
         let (emitter, out) = self.emitter_and_output(event.relation)?;
         match chain::follow(&emitter.relation, event, since)? {
-            NetEffect::Deleted(mut old) => {
+            NetEffect::Deleted { mut old, moved } => {
                 let old = old.image(&emitter.relation);
-                emitter.delete(&old, None, event.base, out)?;
+                emitter.delete(&old, moved, event.base, out)?;
             }
             NetEffect::Updated { mut old, mut new } => {
                 let (old, new) = (old.image(&emitter.relation), new.image(&emitter.relation));
                 if emitter.changes_key(&old, &new) {
-                    emitter.delete(&old, Some(&new), event.base, out)?;
-                    return Ok(true);
+                    emitter.replace(&old, &new, event.base, out)?;
+                    later.replaced = true;
+                } else {
+                    emitter.update(&old, &new, event.base, out)?;
                 }
-                emitter.update(&old, &new, event.base, out)?;
             }
             NetEffect::Nothing => {
                 let mut old = Version::fetch(&emitter.relation, event.old)?;
@@ -313,10 +322,10 @@ impl Sealer {
             }
             NetEffect::Inserted(_) => {}
         }
-        Ok(false)
+        Ok(())
     }
 
-    /// Writes rows that come.
+    /// Writes a row that comes; tells one that changed a key.
     fn arriving(&mut self, event: &Event) -> Result<(), UserError> {
         self.scratch.reset();
         let since = self.since;
@@ -324,15 +333,15 @@ impl Sealer {
         match chain::follow(&emitter.relation, event, since)? {
             NetEffect::Inserted(mut new) => {
                 let new = new.image(&emitter.relation);
-                emitter.insert(&new, None, event.base, out)?;
+                emitter.insert(&new, event.base, out)?;
             }
             NetEffect::Updated { mut old, mut new } => {
                 let (old, new) = (old.image(&emitter.relation), new.image(&emitter.relation));
                 if emitter.changes_key(&old, &new) {
-                    emitter.insert(&new, Some(&old), event.base, out)?;
+                    emitter.tell_new(&new, out);
                 }
             }
-            NetEffect::Deleted(_) | NetEffect::Nothing => {}
+            NetEffect::Deleted { .. } | NetEffect::Nothing => {}
         }
         Ok(())
     }
@@ -364,7 +373,7 @@ impl Sealer {
                 pg_sys::slot_getallattrs(slot);
                 let values = std::slice::from_raw_parts((*slot).tts_values, count).to_vec();
                 let nulls = std::slice::from_raw_parts((*slot).tts_isnull, count).to_vec();
-                emitter.insert(&Image::new(values, nulls), None, base, out)?;
+                emitter.insert(&Image::new(values, nulls), base, out)?;
             }
             pg_sys::table_endscan(scan);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
@@ -454,6 +463,15 @@ impl Sealer {
         }
         self.emitters.get_mut(&oid).ok_or_else(|| table_is_gone(oid))
     }
+}
+
+/// What is left to do once all rows that go or change are written.
+#[derive(Default)]
+struct Later {
+    /// Rows come.
+    arriving: bool,
+    /// Rows changed their keys.
+    replaced: bool,
 }
 
 fn table_is_gone(oid: pg_sys::Oid) -> UserError {
