@@ -403,7 +403,10 @@ fn tables_that_are_missing_are_made() {
     // Into a database without any table, and into one that has all but one.
     let bare = cluster.add_server();
     let partial = cluster.add_server();
-    cluster.client(bare).batch_execute("CREATE EXTENSION synod").unwrap();
+    cluster
+        .client(bare)
+        .batch_execute("CREATE EXTENSION synod; CREATE EXTENSION pg_stat_statements; CREATE EXTENSION citext")
+        .unwrap();
     cluster
         .client(partial)
         .batch_execute(
@@ -428,6 +431,14 @@ fn tables_that_are_missing_are_made() {
             .batch_execute("INSERT INTO \"a schema\".moods (id, mood) VALUES (100 + random() * 1e6, 'sad')")
             .unwrap();
     }
+    cluster.wait_for_voters(3);
+    assert_converged(&cluster, &["ledger", "\"a schema\".moods", "trap"]);
+    // One that was a member and whose tables were dropped has functions and types all the same.
+    let mut client = cluster.client(bare);
+    client
+        .batch_execute("SELECT synod.leave_group(); DROP TABLE ledger, \"a schema\".moods, trap")
+        .unwrap();
+    join(&cluster, 0, bare).unwrap();
     cluster.wait_for_voters(3);
     assert_converged(&cluster, &["ledger", "\"a schema\".moods", "trap"]);
 }

@@ -1,6 +1,6 @@
 //! The definitions that a joining database lacks, as the server's own `pg_dump` writes them.
 //!
-//! A database without relations of its own gets the whole schema of the member that it copies from; another one only the
+//! A database without objects of its own gets the whole schema of the member that it copies from; another one only the
 //! tables of the group that are missing there, whose types and functions it must have. The dump sees the snapshot that the
 //! rows are copied from, and what it says is run in the transaction that copies them.
 
@@ -18,10 +18,18 @@ use crate::pg::libpq::parse_conninfo;
 /// Most bytes of pg_dump's complaints that are passed on.
 const COMPLAINT_BYTES: usize = 2_000;
 
-/// Whether a database holds nothing that a schema could get in the way of.
-pub const IS_BARE: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c \
-     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'synod'))";
+/// Whether a database holds nothing that a schema could get in the way of: no relation, function, type or schema of anybody's. What
+/// belongs to an extension, or comes with another object (row types, arrays), does not count.
+pub const IS_BARE: &str = "SELECT NOT EXISTS (SELECT FROM ( \
+     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, oid, relnamespace AS schema \
+       FROM pg_catalog.pg_class WHERE relkind NOT IN ('i', 'I') \
+     UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, oid, pronamespace FROM pg_catalog.pg_proc \
+     UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, oid, typnamespace FROM pg_catalog.pg_type \
+     UNION ALL SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass, oid, oid FROM pg_catalog.pg_namespace) AS o \
+     JOIN pg_catalog.pg_namespace AS n ON n.oid = o.schema \
+     WHERE o.oid >= 16384 AND n.nspname NOT IN ('information_schema', 'synod') AND n.nspname NOT LIKE 'pg\\_%' \
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d \
+                       WHERE d.classid = o.catalog AND d.objid = o.oid AND d.deptype IN ('e', 'i')))";
 
 /// The SQL that makes what is missing. `tables`: only these, quoted and qualified; `None`: everything. Raises on cancel.
 pub fn dump(dsn: &str, snapshot: &str, tables: Option<&[String]>, scratch: &Path) -> Result<String, UserError> {

@@ -163,6 +163,7 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
     let travels = travels || super::ddl::changes_group();
     // SAFETY: the tag says what each pointer may be cast to.
     unsafe {
+        super::own_tables::check_utility(statement)?;
         if !travels && super::shmem::my_node().is_some() {
             keep_types(statement)?;
         }
@@ -419,7 +420,7 @@ unsafe fn gets_around_capture(command: &pg_sys::AlterTableCmd) -> bool {
 }
 
 /// Subcommands that neither change rows or definitions nor touch our triggers.
-unsafe fn stays_local(command: &pg_sys::AlterTableCmd) -> bool {
+pub(super) unsafe fn stays_local(command: &pg_sys::AlterTableCmd) -> bool {
     use pg_sys::AlterTableType as Kind;
     matches!(
         command.subtype,

@@ -40,6 +40,7 @@ pub mod log_worker;
 pub mod logical_message;
 pub mod mixed;
 pub mod origin_state;
+pub mod own_tables;
 pub mod owner;
 pub mod partition;
 pub mod peers;

@@ -4,7 +4,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::guard::named;
-use super::{expected, list, mixed, relation};
+use super::{expected, list, mixed, own_tables, relation};
 use crate::errors::UserError;
 
 /// Before a plan starts: look at its result relations.
@@ -148,6 +148,7 @@ fn check_capture(oid: pg_sys::Oid) -> Result<(), UserError> {
         && u32::from(oid) >= pg_sys::FirstNormalObjectId
     {
         expected::assert_writable(oid)?;
+        own_tables::check_write(oid)?;
         mixed::note();
     }
     Ok(())

@@ -214,6 +214,42 @@ fn what_cannot_be_appended_is_refused() {
     assert!(values(&mut client, "no").is_empty());
 }
 
+/// A superuser could: a row less, and the next round was another one on this node; a column more, and no node could apply what came next.
+#[test]
+fn nobody_else_writes_or_redefines_what_logs_are_kept_in() {
+    let cluster = CLUSTER.lease();
+    let mut client = cluster.client(0);
+    assert_eq!(append(&mut client, "own", "1"), 1);
+    for sql in [
+        "DELETE FROM synod.log_entry WHERE log = 'own'",
+        "TRUNCATE synod.log_entry",
+        "INSERT INTO synod.log_entry SELECT log, 99, csn, node_id, appended_at, value_type, value FROM synod.log_entry",
+        "COPY synod.sequence_range FROM PROGRAM 'true'",
+        "UPDATE synod.replicated_table SET table_id = table_id + 1",
+        "ALTER TABLE synod.log_entry ADD COLUMN note text",
+        "ALTER TABLE synod.gapless RENAME TO numbers",
+        "ALTER TABLE synod.gapless RENAME COLUMN last_value TO number",
+        "CREATE UNIQUE INDEX ON synod.log_entry (value)",
+        "CREATE RULE nothing AS ON INSERT TO synod.gapless DO INSTEAD NOTHING",
+        "ALTER SCHEMA synod RENAME TO council",
+        "ALTER EXTENSION synod DROP TABLE synod.log_entry",
+    ] {
+        refused_sql(&mut client, sql, "0A000");
+    }
+    for sql in [
+        "ALTER TABLE synod.log_entry SET (autovacuum_enabled = on)",
+        "VACUUM synod.log_entry",
+        "REINDEX TABLE synod.log_entry",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
+    assert_eq!(append(&mut client, "own", "2"), 2);
+    for node in 0..3 {
+        let expected = [(1, "1".to_owned()), (2, "2".to_owned())];
+        assert_eq!(values(&mut cluster.client(node), "own"), expected);
+    }
+}
+
 #[test]
 fn without_a_majority_nothing_is_appended_or_nobody_knows() {
     let mut cluster = CLUSTER.lease();
