@@ -435,9 +435,12 @@ fn tables_that_are_missing_are_made() {
     assert_converged(&cluster, &["ledger", "\"a schema\".moods", "trap"]);
     // One that was a member and whose tables were dropped has functions and types all the same.
     let mut client = cluster.client(bare);
-    client
-        .batch_execute("SELECT synod.leave_group(); DROP TABLE ledger, \"a schema\".moods, trap")
-        .unwrap();
+    for sql in [
+        "SELECT synod.leave_group()",
+        "DROP TABLE ledger, \"a schema\".moods, trap",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
     join(&cluster, 0, bare).unwrap();
     cluster.wait_for_voters(3);
     assert_converged(&cluster, &["ledger", "\"a schema\".moods", "trap"]);
