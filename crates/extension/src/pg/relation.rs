@@ -25,8 +25,9 @@ thread_local! {
     static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<StrongTable>>>> = RefCell::new(HashMap::new());
     /// Tables that are not strong: whether a foreign key of theirs refers to a strong one.
     static REFERS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
-    /// Partitioned tables whose partitions were found to be strong, and the number of invalidations then.
-    static WHOLE: RefCell<HashMap<pg_sys::Oid, u64>> = RefCell::new(HashMap::new());
+    /// Partitioned tables whose partitions were found to be strong, the number of invalidations then, and whether one has a key that is
+    /// checked late.
+    static WHOLE: RefCell<HashMap<pg_sys::Oid, (u64, bool)>> = RefCell::new(HashMap::new());
     static RELATION_OF: RefCell<HashMap<TableId, pg_sys::Oid>> = RefCell::new(HashMap::new());
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     /// The extension's table of log entries, as of a number of invalidations.
@@ -209,19 +210,33 @@ pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), UserError> {
     if !table.partitioned {
         return assert_armed(oid, &table.name);
     }
-    if WHOLE.with_borrow(|whole| whole.get(&oid).copied()) == now {
+    if WHOLE.with_borrow(|whole| whole.get(&oid).map(|(at, _)| *at)) == now {
         return Ok(());
     }
+    let mut late = false;
     for member in partition::members(oid, pg_sys::AccessShareLock) {
         match by_oid(member) {
-            Some(known) => assert_armed(member, &known.name)?,
+            Some(known) => {
+                assert_armed(member, &known.name)?;
+                late |= known.has_late_key();
+            }
             None => return Err(not_replicated(member, &table.name)),
         }
     }
     if let Some(now) = now.filter(|now| INVALIDATIONS.get() == *now) {
-        WHOLE.with_borrow_mut(|whole| whole.insert(oid, now));
+        WHOLE.with_borrow_mut(|whole| whole.insert(oid, (now, late)));
     }
     Ok(())
+}
+
+/// Whether a row that is put into a strong table may turn out to be in the way of another one later than by the statement's end. For a
+/// partitioned table after [`assert_capturable`]; else, and when in doubt, it may.
+pub fn may_fail_late(table: &StrongTable) -> bool {
+    if !table.partitioned {
+        return table.has_late_key();
+    }
+    let now = INVALIDATIONS.get();
+    WHOLE.with_borrow(|whole| whole.get(&table.oid).is_none_or(|(at, late)| *at != now || *late))
 }
 
 fn assert_armed(oid: pg_sys::Oid, name: &str) -> Result<(), UserError> {

@@ -166,6 +166,13 @@ pub struct StrongTable {
     context: pg_sys::MemoryContext,
 }
 
+impl StrongTable {
+    /// Whether a key of its own may be checked as late as at commit.
+    pub fn has_late_key(&self) -> bool {
+        self.keys.iter().any(|key| key.deferrable)
+    }
+}
+
 impl Drop for StrongTable {
     fn drop(&mut self) {
         // SAFETY: the context is a child of TopMemoryContext and ours alone; deleting it frees the function infos' state.

@@ -29,6 +29,107 @@ fn a_key_freed_or_taken_elsewhere_is_so_here_too() {
     }
 }
 
+/// Was a 23505 at COMMIT for a row that was gone everywhere else when the INSERT began: nobody can confirm what a deferred check says.
+#[test]
+fn a_key_that_is_checked_late_waits() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    cluster.create_table(
+        "at_commit",
+        "CREATE TABLE at_commit (id int PRIMARY KEY, a int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+    );
+    cluster.create_table(
+        "at_end",
+        "CREATE TABLE at_end (id int PRIMARY KEY, a int UNIQUE DEFERRABLE)",
+    );
+    cluster.create_table(
+        "excluded",
+        "CREATE TABLE excluded (id int PRIMARY KEY, a int, EXCLUDE (a WITH =) DEFERRABLE INITIALLY DEFERRED)",
+    );
+    cluster.create_table(
+        "in_parts",
+        "CREATE TABLE in_parts (id int PRIMARY KEY, a int) PARTITION BY RANGE (id);
+         CREATE TABLE in_parts_1 PARTITION OF in_parts FOR VALUES FROM (1) TO (100);
+         ALTER TABLE in_parts_1 ADD UNIQUE (a) DEFERRABLE INITIALLY DEFERRED",
+    );
+    let tables = ["at_commit", "at_end", "excluded", "in_parts"];
+    for table in tables {
+        let row = format!("INSERT INTO {table} VALUES (1, 1)");
+        cluster.client(0).batch_execute(&row).unwrap();
+    }
+    let deaf = Deaf::new(&cluster);
+    let mut client = cluster.client(deaf.node);
+    client.batch_execute("SET synod.read_timeout = '100ms'").unwrap();
+    for table in tables {
+        deaf.elsewhere(&format!("DELETE FROM {table}"));
+        let sql = format!("INSERT INTO {table} VALUES (2, 1)");
+        // Not because its row is in the way.
+        failed(&sql, client.batch_execute(&sql), &["57P03"]);
+    }
+    deaf.hears();
+    client.batch_execute("SET synod.read_timeout = '20s'").unwrap();
+    for table in tables {
+        let sql = format!("INSERT INTO {table} VALUES (2, 1)");
+        client
+            .batch_execute(&sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+/// Was a 23505 for a row that was gone everywhere else when the COPY began: what it fails for was not confirmed.
+#[test]
+fn a_copy_of_rows_into_a_table_waits() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO seen VALUES (700, 1)")
+        .unwrap();
+    let copy = |client: &mut Client| {
+        let mut rows = client.copy_in("COPY seen FROM STDIN")?;
+        std::io::Write::write_all(&mut rows, b"700\t2\n").expect("it is buffered");
+        rows.finish()
+    };
+    let deaf = Deaf::new(&cluster);
+    let mut client = cluster.client(deaf.node);
+    client.batch_execute("SET synod.read_timeout = '100ms'").unwrap();
+    deaf.elsewhere("DELETE FROM seen WHERE id = 700");
+    failed("COPY", copy(&mut client), &["57P03"]);
+    deaf.hears();
+    let mut client = cluster.client(deaf.node);
+    assert_eq!(copy(&mut client).unwrap(), 1);
+    client.batch_execute("DELETE FROM seen WHERE id = 700").unwrap();
+}
+
+/// LOCK TABLE of a view did not wait: what was committed elsewhere before it began was a rival of the lock (40001 at COMMIT).
+#[test]
+fn a_lock_of_what_a_view_reads_waits() {
+    let cluster = CLUSTER.lease();
+    make_table(&cluster);
+    cluster.on_all(
+        "CREATE OR REPLACE VIEW seen_twice AS SELECT * FROM (SELECT v FROM seen_view WHERE id > 1) AS v;
+         CREATE OR REPLACE VIEW seen_not AS SELECT * FROM others",
+    );
+    let deaf = Deaf::new(&cluster);
+    let mut client = cluster.client(deaf.node);
+    client.batch_execute("SET synod.read_timeout = '100ms'").unwrap();
+    for (locked, strong) in [
+        ("seen", true),
+        ("seen_view", true),
+        ("seen_twice", true),
+        ("seen_not", false),
+    ] {
+        let sql = format!("BEGIN; LOCK TABLE {locked} IN SHARE MODE");
+        let told = client.batch_execute(&sql);
+        client.batch_execute("ROLLBACK").unwrap();
+        if strong {
+            failed(&sql, told, &["57P03"]);
+        } else {
+            told.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+    }
+}
+
 /// The log worker of a follower is frozen, so that its node learns nothing of what the others commit.
 struct Deaf<'a> {
     cluster: &'a Cluster,
@@ -42,7 +143,9 @@ impl<'a> Deaf<'a> {
         let workers = cluster.server(node).processes_titled("synod log worker");
         assert_eq!(workers.len(), 1, "{workers:?}");
         // A barrier first: what was committed until now is here.
-        cluster.client(node).batch_execute("SELECT count(*) FROM seen").unwrap();
+        // And a write: the first one of a server's life waits in any case.
+        let sql = "SELECT count(*) FROM seen; UPDATE seen SET v = v WHERE id = 99";
+        cluster.client(node).batch_execute(sql).unwrap();
         cluster.server(node).pause_process(workers[0]);
         Self {
             cluster,

@@ -2,7 +2,8 @@
 //! a quorum round per row would double their cost.
 //!
 //! They do see one thing of the table: that a unique or exclusion key is taken. If they fail for that, the failure is confirmed
-//! before it is told. That a key is *not* taken here is checked by certification at commit.
+//! before it is told; a deferrable key may fail at the commit, too late for that, so whoever inserts into such a table waits. That a
+//! key is *not* taken here is checked by certification at commit.
 //!
 //! Foreign keys are checked by queries of their own, which pass the barrier like all others.
 
@@ -11,7 +12,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use crate::pg::protect::Failure;
 use crate::pg::{list, relation};
 
-/// INSERT without ON CONFLICT whose only strong tables are those that it inserts into.
+/// INSERT without ON CONFLICT whose only strong tables are those that it inserts into, without deferrable keys.
 ///
 /// # Safety
 /// `plan` is valid, its relations are locked.
@@ -27,6 +28,14 @@ pub(super) unsafe fn is_plain(plan: *const pg_sys::PlannedStmt) -> bool {
             return false;
         }
         let targets = (*plan).resultRelations;
+        let late = (0..list::length(targets)).any(|at| {
+            let number = list::int(targets, at) as usize;
+            let entry = list::pointer::<pg_sys::RangeTblEntry>((*plan).rtable, number - 1);
+            relation::by_oid((*entry).relid).is_some_and(|table| relation::may_fail_late(&table))
+        });
+        if late {
+            return false;
+        }
         let is_target = |number: usize| (0..list::length(targets)).any(|at| list::int(targets, at) as usize == number);
         list::pointers::<pg_sys::RangeTblEntry>((*plan).rtable)
             .into_iter()

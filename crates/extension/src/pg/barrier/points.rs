@@ -71,7 +71,7 @@ pub(super) unsafe fn is_point(query: *const pg_sys::QueryDesc) -> bool {
 /// Whether rows of the table are claimed by a key of their own, at commit, and nothing else happens when one is written.
 fn can_be_proved(table: &Rc<StrongTable>) -> bool {
     let identified = table.keys.iter().any(|key| key.identity && key.hashing.is_some());
-    identified && !table.has_user_triggers && !table.keys.iter().any(|key| key.deferrable)
+    identified && !table.has_user_triggers && !table.has_late_key()
 }
 
 /// What all rows fulfil that a plain scan of this relation returns; `None` for any other plan.

@@ -1,6 +1,6 @@
 //! Utility commands at the barrier: those whose snapshot or lock comes before any query of theirs, and what each leaves for after it.
 //!
-//! COPY TO scans without the executor, TRUNCATE and LOCK TABLE claim tables as a whole, and a REPEATABLE READ transaction takes its one
+//! COPY TO scans without the executor, COPY FROM finds keys taken without it, TRUNCATE and LOCK TABLE claim tables as a whole, and a REPEATABLE READ transaction takes its one
 //! snapshot with the command behind BEGIN or SET TRANSACTION, before any of our hooks.
 //!
 //! Invariant: what [`before_utility`] notes of the session is taken back exactly once, by [`Utility::end`] or [`Utility::abandon`]; so it
@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use super::{SESSION, cover_fixed, is_outermost, is_working, reach, snapshot, start};
 use crate::errors::UserError;
+use crate::pg::relcache::Relation;
 use crate::pg::{compat, guard, list, relation, shmem};
 use crate::settings::{self, ReadConsistency};
 
@@ -128,7 +129,7 @@ unsafe fn before_whole_tables(relations: *mut pg_sys::List) {
     let strong = unsafe {
         list::pointers::<pg_sys::RangeVar>(relations)
             .into_iter()
-            .any(|name| guard::named(name).is_some_and(relation::is_strong))
+            .any(|name| guard::named(name).is_some_and(|oid| reaches_strong_table(oid, &mut Vec::new())))
     };
     if strong {
         let reached = crate::node::required().and_then(|node| reach(node, consistency));
@@ -136,6 +137,38 @@ unsafe fn before_whole_tables(relations: *mut pg_sys::List) {
             error.raise();
         }
     }
+}
+
+/// COPY into a table reads no row, but fails for keys that are taken, which nobody confirms afterwards.
+fn before_copy_into(table: pg_sys::Oid, consistency: ReadConsistency) -> Result<(), UserError> {
+    start::before_copy_into(table)?;
+    if consistency == ReadConsistency::Local || !relation::is_strong(table) {
+        return Ok(());
+    }
+    reach(crate::node::required()?, consistency).map(drop)
+}
+
+/// Whether a relation is a strong table, or a view that reads one: LOCK TABLE locks what a view reads.
+fn reaches_strong_table(oid: pg_sys::Oid, seen: &mut Vec<pg_sys::Oid>) -> bool {
+    if relation::is_strong(oid) {
+        return true;
+    }
+    let view = Relation::open(oid).filter(|it| it.class().relkind as u8 == pg_sys::RELKIND_VIEW);
+    let Some(view) = view.filter(|_| !seen.contains(&oid)) else {
+        return false;
+    };
+    seen.push(oid);
+    // SAFETY: an open view has a query; the lists live in the current memory context.
+    let read: Vec<pg_sys::Oid> = unsafe {
+        let (mut relations, mut items, mut row_security) = (std::ptr::null_mut(), std::ptr::null_mut(), false);
+        let query = pg_sys::get_view_query(view.raw());
+        pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut row_security);
+        (0..list::length(relations))
+            .map(|at| list::oid(relations, at))
+            .collect()
+    };
+    drop(view);
+    read.into_iter().any(|oid| reaches_strong_table(oid, seen))
 }
 
 /// `COPY table TO` scans with the active snapshot and never calls the executor: push a snapshot taken after the barrier.
@@ -152,7 +185,8 @@ unsafe fn before_copy(copy: *mut pg_sys::CopyStmt) -> bool {
             return false;
         }
         if (*copy).is_from {
-            if let Err(error) = guard::named((*copy).relation).map_or(Ok(()), start::before_copy_into) {
+            let into = guard::named((*copy).relation).map_or(Ok(()), |oid| before_copy_into(oid, consistency));
+            if let Err(error) = into {
                 error.raise();
             }
             return false;
