@@ -21,6 +21,7 @@ mod definition_codec;
 mod definition_differences;
 mod fragments;
 mod key;
+pub mod nested;
 mod record;
 mod row;
 mod service;

@@ -262,6 +262,12 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// What is left.
+    #[must_use]
+    pub const fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Fails if anything is left.
     ///
     /// # Errors

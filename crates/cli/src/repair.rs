@@ -102,7 +102,7 @@ fn plan(from: &mut Session, node: &mut Session, tables: &[Table; 2], found: &[Di
 fn fetch(session: &mut Session, table: &Table, before: &str, keys: &str) -> Result<Vec<Row>, Failure> {
     let sql = format!(
         "SELECT {before}{} FROM ONLY {} WHERE {} = ANY ($1::text[])",
-        table.columns.join(", "),
+        table.read.join(", "),
         table.name,
         table.key_text()
     );

@@ -546,6 +546,12 @@ COMMENT ON FUNCTION synod._put_row(record) IS
 REVOKE ALL ON FUNCTION synod._put_row(record) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._put_row(record) TO synod_admin;
 
+CREATE FUNCTION synod._travelling_form(value anyelement) RETURNS bytea
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'travelling_form_wrapper';
+COMMENT ON FUNCTION synod._travelling_form(anyelement) IS 'internal: a value as it travels between nodes';
+REVOKE ALL ON FUNCTION synod._travelling_form(anyelement) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._travelling_form(anyelement) TO synod_admin, synod_replicator;
+
 CREATE FUNCTION synod._disk(OUT log_bytes bigint, OUT free_bytes bigint, OUT total_bytes bigint)
     RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'disk_wrapper';
 COMMENT ON FUNCTION synod._disk() IS 'internal: what this node''s shared log takes on disk, and what is left there';

@@ -59,6 +59,12 @@ fn put_row(fcinfo: pg_sys::FunctionCallInfo) {
     put.unwrap_or_else(|error| error.raise());
 }
 
+/// `synod._travelling_form`: a value as it travels between nodes.
+#[pg_extern(sql = false)]
+fn travelling_form(fcinfo: pg_sys::FunctionCallInfo) -> Option<Vec<u8>> {
+    Arguments::of(fcinfo).travelling_form(0)
+}
+
 /// `synod._disk`: how large the shared log of this node is on disk, and what is left there.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the row type of an SQL function")]

@@ -13,6 +13,8 @@ use synod_testkit::{
 mod generated;
 #[path = "tables/inheritance.rs"]
 mod inheritance;
+#[path = "tables/nested.rs"]
+mod nested;
 #[path = "tables/rest.rs"]
 mod rest;
 

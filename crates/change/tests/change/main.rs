@@ -7,6 +7,7 @@ mod deform;
 mod fixtures;
 mod key;
 mod made;
+mod nested;
 mod own_message;
 mod record;
 mod record_message;

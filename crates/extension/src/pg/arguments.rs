@@ -34,6 +34,16 @@ impl Arguments {
         }
     }
 
+    /// A polymorphic argument as it travels between nodes; `None` when it is NULL.
+    pub fn travelling_form(&self, number: usize) -> Option<Vec<u8>> {
+        let value = self.datum(number)?;
+        // SAFETY: a call by the executor, which says what the argument is.
+        unsafe {
+            let kind = pg_sys::get_fn_expr_argtype((*self.0).flinfo, number as i32);
+            (kind != pg_sys::InvalidOid).then(|| super::nested::travelling_form(kind, value))
+        }
+    }
+
     /// An argument of type jsonb, as text.
     pub fn jsonb_text(&self, number: usize) -> Option<Vec<u8>> {
         // SAFETY: as above; the output function returns a palloc'd C string.

@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::nested::RangeBound;
+
 /// `replorigin_session_setup`: 16 added the process that acquired the origin.
 ///
 /// # Safety
@@ -598,4 +600,48 @@ pub unsafe fn replication_slot_acquire(name: *const std::ffi::c_char) {
         #[cfg(feature = "pg18")]
         pg_sys::ReplicationSlotAcquire(name, true, true);
     }
+}
+
+unsafe extern "C-unwind" {
+    /// utils/rangetypes.h; not bound by pgrx.
+    #[cfg(feature = "pg15")]
+    #[link_name = "range_serialize"]
+    fn range_serialize_raw(
+        cache: *mut pg_sys::TypeCacheEntry,
+        lower: *mut RangeBound,
+        upper: *mut RangeBound,
+        empty: bool,
+    ) -> *mut pg_sys::RangeType;
+    /// utils/rangetypes.h; not bound by pgrx. From 16 on it can report an error softly.
+    #[cfg(not(feature = "pg15"))]
+    #[link_name = "range_serialize"]
+    fn range_serialize_raw(
+        cache: *mut pg_sys::TypeCacheEntry,
+        lower: *mut RangeBound,
+        upper: *mut RangeBound,
+        empty: bool,
+        context: *mut pg_sys::Node,
+    ) -> *mut pg_sys::RangeType;
+}
+
+/// `range_serialize`: a range, as it is stored.
+///
+/// # Safety
+/// `cache` has what is known of the type's ranges; the bounds are values of what it is a range of.
+pub unsafe fn range_serialize(
+    cache: *mut pg_sys::TypeCacheEntry,
+    lower: &mut RangeBound,
+    upper: &mut RangeBound,
+    empty: bool,
+) -> pg_sys::Datum {
+    // SAFETY: by contract; the frame owns nothing.
+    let range = unsafe {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            #[cfg(feature = "pg15")]
+            return range_serialize_raw(cache, lower, upper, empty);
+            #[cfg(not(feature = "pg15"))]
+            range_serialize_raw(cache, lower, upper, empty, std::ptr::null_mut())
+        })
+    };
+    pg_sys::Datum::from(range)
 }

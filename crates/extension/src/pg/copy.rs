@@ -1,7 +1,7 @@
 //! Copying replicated tables to a node that joins: the snapshot there, `COPY FROM` here, and the applied CSN with it.
 //!
-//! `COPY FROM` takes no values of stored generated columns and computes them, which could give others than there: tables that have
-//! some are written as applied rows are ([`copy_whole`]).
+//! `COPY FROM` computes stored generated columns, makes the checks of domains again, and gets XML without its declaration: tables where
+//! that matters are written as applied rows are ([`copy_whole`]).
 //!
 //! What comes out of [`copy_in`], [`copy_whole`] and [`move_origin`] is part of the caller's transaction: rows and applied CSN appear
 //! together or not at all.
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use synod_change::{CopyLine, TableDefinition, TableId};
+use synod_change::{CopyLine, Row, TableDefinition, TableId, Value};
 
 use super::apply::{ApplyError, Filler};
 use super::capture::trigger;
@@ -22,9 +22,10 @@ use super::owner::{AsOwner, Owner};
 use super::relcache::Relation;
 use super::service::draws;
 use super::shmem::{NodeLock, NodeShared};
-use super::strong_table::{self, StrongTable};
-use super::{catalog, compat, definition};
+use super::strong_table::{self, Column, StrongTable};
+use super::{catalog, compat, definition, wire};
 use crate::errors::UserError;
+use crate::text::from_hex;
 
 /// Where [`read_source`] finds its bytes: COPY's callback has no argument of its own.
 struct Source {
@@ -181,25 +182,60 @@ pub fn copy_in(relation: &Relation, columns: &[String], client: Client, whom: &s
     }
 }
 
-/// What to ask another node for to fill a table with stored generated columns, all columns in group column order; `None`: the table has none.
+/// What to ask another node for to fill a table that COPY FROM would not fill with the same, all columns in group column order; `None`: it
+/// would.
 pub fn whole(id: TableId, relation: &Relation) -> Option<(StrongTable, String)> {
     let table = strong_table::load(relation.oid(), id)?;
-    let has_stored = |table: &StrongTable| {
-        let mut columns = table.columns.iter();
-        columns.any(|column| column.generated && !column.is_virtual)
-    };
-    has_stored(&table).then(|| {
-        let listed: Vec<String> = table
-            .columns
-            .iter()
-            .map(|column| match column.is_virtual {
-                true => "NULL".to_owned(),
-                false => pgrx::spi::quote_identifier(&column.name),
-            })
-            .collect();
+    let wanted = table.columns.iter().any(needs_whole) || has_violated_checks(relation);
+    wanted.then(|| {
+        let listed: Vec<String> = table.columns.iter().map(copied_as).collect();
         let sql = format!("COPY (SELECT {} FROM ONLY {}) TO STDOUT", listed.join(", "), table.name);
         (table, sql)
     })
+}
+
+/// Whether COPY FROM would not take a column's values as they are: it computes generated ones, makes the checks of domains again, and XML
+/// comes without its declaration.
+fn needs_whole(column: &Column) -> bool {
+    let base = wire::base_type(column.type_oid);
+    column.generated && !column.is_virtual || column.taken_apart || base != column.type_oid || base == pg_sys::XMLOID
+}
+
+/// Whether some CHECK is NOT VALID: rows from before it may be as it forbids.
+fn has_violated_checks(relation: &Relation) -> bool {
+    // SAFETY: constr and its check array belong to the pinned relation's descriptor.
+    unsafe {
+        let Some(constraints) = (*relation.descriptor()).constr.as_ref() else {
+            return false;
+        };
+        (0..constraints.num_check as usize).any(|at| !(*constraints.check.add(at)).ccvalid)
+    }
+}
+
+/// The expression by which the other node gives a column.
+fn copied_as(column: &Column) -> String {
+    let name = pgrx::spi::quote_identifier(&column.name);
+    match column {
+        Column { is_virtual: true, .. } => "NULL".into(),
+        Column { taken_apart: true, .. } => format!("synod._travelling_form({name})"),
+        _ if wire::base_type(column.type_oid) == pg_sys::XMLOID => format!("{name}::pg_catalog.text"),
+        _ => name,
+    }
+}
+
+/// The value that was given so.
+fn as_given<'a>(column: &Column, value: Value<'a>, form: &'a mut Vec<u8>) -> Value<'a> {
+    match value {
+        Value::Text(text) if column.taken_apart => {
+            let digits = std::str::from_utf8(text).ok().and_then(|text| text.strip_prefix("\\x"));
+            *form = digits.and_then(from_hex).unwrap_or_default();
+            Value::Binary(form)
+        }
+        Value::Text(text) if column.plain_bytes && wire::base_type(column.type_oid) == pg_sys::XMLOID => {
+            Value::Binary(text)
+        }
+        value => value,
+    }
 }
 
 /// Fill a table with the COPY data that `client` is receiving, asked for as [`whole`] says.
@@ -215,7 +251,8 @@ pub fn copy_whole(table: StrongTable, client: &mut Client, whom: &str) -> Result
             "Make the definitions equal, then try again.",
         )
     };
-    let mut filler = Filler::open(Rc::new(table)).map_err(misfit)?;
+    let table = Rc::new(table);
+    let mut filler = Filler::open(Rc::clone(&table)).map_err(misfit)?;
     let mut line = CopyLine::default();
     // One row each.
     while let Some(chunk) = client.next_chunk().map_err(|error| explain(error, whom))? {
@@ -223,7 +260,17 @@ pub fn copy_whole(table: StrongTable, client: &mut Client, whom: &str) -> Result
         if let Some(shown) = shown {
             shown.bytes_done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         }
-        filler.write(line.read(&chunk)).map_err(misfit)?;
+        let row = line.read(&chunk);
+        let mut forms = vec![Vec::new(); row.len()];
+        let given = table.columns.iter().zip(row.iter()).zip(&mut forms);
+        let values: Vec<Value<'_>> = given
+            .map(|((column, value), form)| as_given(column, value, form))
+            .collect();
+        if values.len() == row.len() {
+            filler.write(Row::new(&values)).map_err(misfit)?;
+        } else {
+            filler.write(row).map_err(misfit)?;
+        }
     }
     filler.close();
     Ok(())

@@ -39,6 +39,7 @@ pub mod list;
 pub mod log_worker;
 pub mod logical_message;
 pub mod mixed;
+pub mod nested;
 pub mod origin_state;
 pub mod own_tables;
 pub mod owner;

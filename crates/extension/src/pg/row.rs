@@ -5,8 +5,10 @@
 //! ([`StrongTable::needs_fixed_settings`]), the settings fixed ([`super::format::FixedSettings`]).
 
 use pgrx::pg_sys;
+use synod_change::nested::MARK;
 use synod_change::{Row, Value, Wire};
 
+use super::nested;
 use super::relation::{Column, StrongTable};
 use super::wire::varlena_bytes;
 
@@ -50,6 +52,20 @@ pub unsafe fn encode<'a>(column: &Column, datum: pg_sys::Datum, is_null: bool) -
         if column.plain_bytes {
             return Value::Binary(varlena_bytes(datum));
         }
+        if column.taken_apart {
+            return Value::Binary(nested::encode(column.type_oid, datum));
+        }
+        encode_by_type(column, datum)
+    }
+}
+
+/// By the function of the column's type.
+///
+/// # Safety
+/// As for [`encode`]; the value is not NULL.
+unsafe fn encode_by_type<'a>(column: &Column, datum: pg_sys::Datum) -> Value<'a> {
+    // SAFETY: by contract.
+    unsafe {
         let output = column.output.get();
         match column.wire {
             Wire::Binary => Value::Binary(varlena_bytes(pg_sys::Datum::from(pg_sys::SendFunctionCall(
@@ -68,6 +84,11 @@ pub unsafe fn encode<'a>(column: &Column, datum: pg_sys::Datum, is_null: bool) -
 pub unsafe fn decode(column: &Column, value: Value<'_>) -> (pg_sys::Datum, bool) {
     // SAFETY: the function infos were made for this type's functions; buffers are copies that they may write to.
     unsafe {
+        if let (true, Value::Binary(bytes) | Value::Text(bytes)) = (column.taken_apart, value)
+            && let Some(datum) = nested::decode(column.type_oid, bytes)
+        {
+            return (datum, false);
+        }
         match value {
             Value::Null | Value::Same => (pg_sys::Datum::from(0), true),
             Value::Binary(bytes) if column.plain_bytes => {
@@ -99,7 +120,7 @@ pub unsafe fn decode(column: &Column, value: Value<'_>) -> (pg_sys::Datum, bool)
 }
 
 /// A palloc'd copy with a NUL behind it: array_recv and others write and read one byte past the end.
-unsafe fn terminated_copy(bytes: &[u8]) -> pg_sys::StringInfoData {
+pub(super) unsafe fn terminated_copy(bytes: &[u8]) -> pg_sys::StringInfoData {
     // SAFETY: palloc gives len + 1 bytes or raises.
     unsafe {
         let data = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
@@ -209,7 +230,16 @@ pub unsafe fn has_identity(table: &StrongTable, key: Row<'_>, slot: *mut pg_sys:
             && table.identity.iter().zip(key.iter()).all(|(column, value)| {
                 let column = &table.columns[*column];
                 let datum = *(*slot).tts_values.add(column.index);
-                encode(column, datum, *(*slot).tts_isnull.add(column.index)) == value
+                let is_null = *(*slot).tts_isnull.add(column.index);
+                match value {
+                    // Records from before such values were taken apart have them so.
+                    Value::Text(bytes) | Value::Binary(bytes)
+                        if column.taken_apart && !is_null && bytes.first() != Some(&MARK) =>
+                    {
+                        encode_by_type(column, datum) == value
+                    }
+                    value => encode(column, datum, is_null) == value,
+                }
             })
     }
 }

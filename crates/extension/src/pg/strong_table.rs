@@ -12,7 +12,7 @@ use super::definition::{self, NumberedIndex};
 use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
-use super::{catalog, compat, list, partition, told_row};
+use super::{catalog, compat, list, nested, partition, told_row};
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -60,6 +60,8 @@ pub struct Column {
     pub wire: Wire,
     /// The binary form is the payload of the varlena.
     pub plain_bytes: bool,
+    /// Its values are taken apart to travel.
+    pub taken_apart: bool,
     /// Stands in messages for the change stream as it travels, not as it is stored.
     pub sent: bool,
     /// Passed by value.
@@ -284,6 +286,7 @@ pub unsafe fn column(relation: &Relation, index: usize, context: pg_sys::MemoryC
             is_virtual: compat::is_virtual(attribute),
             wire,
             plain_bytes: wire::is_plain_bytes(base),
+            taken_apart: nested::is_taken_apart(base),
             sent: !told_row::is_stored(base),
             by_value: attribute.attbyval,
             length: attribute.attlen,

@@ -19,7 +19,7 @@ const OF_EVERYBODY: [&str; 7] = [
 ];
 
 /// What the nodes' own role may execute besides.
-const OF_NODES: [&str; 19] = [
+const OF_NODES: [&str; 20] = [
     "synod._admit(uuid,bytea,boolean,bytea)",
     "synod._certification_checkpoint()",
     "synod._check_new(text,text,bigint)",
@@ -37,6 +37,7 @@ const OF_NODES: [&str; 19] = [
     "synod._set_origin(bigint)",
     "synod._stat_apply()",
     "synod._table_definition(bigint,oid)",
+    "synod._travelling_form(anyelement)",
     "synod.link(integer,uuid,integer,integer,bytea)",
     "synod.table_definition(text,text)",
 ];
@@ -222,6 +223,19 @@ fn literals(type_name: &str) -> Vec<String> {
             "'host=127.0.0.1 port=1'",
             &format!("'{long}'"),
         ]),
+        // Of whatever type they are.
+        "anyelement" => of(&[
+            "NULL::pg_class",
+            "ROW(1, ROW(NULL, 'x'))",
+            "(SELECT t FROM pg_type AS t LIMIT 1)",
+            "'[0:0][-1:0]={{1,NULL}}'::int[]",
+            "(SELECT array_agg(c) FROM pg_class AS c WHERE relname LIKE 'pg_a%')",
+            "'{(,1), [5,)}'::int4multirange",
+            "'empty'::numrange",
+            "ARRAY[ROW(1), ROW(2, 3)]",
+            "'pg_class'::regclass",
+            "'x'::name",
+        ]),
         other => panic!("what would be odd arguments of type {other}?"),
     }
 }
@@ -258,7 +272,10 @@ fn odd_calls(client: &mut Client, function: &str) -> Vec<String> {
             let typed: Vec<String> = list
                 .iter()
                 .zip(&types)
-                .map(|(value, name)| format!("{value}::{name}"))
+                .map(|(value, name)| match name.as_str() {
+                    "anyelement" => value.clone(),
+                    _ => format!("{value}::{name}"),
+                })
                 .collect();
             format!("{call} {name}({})", typed.join(", "))
         })
