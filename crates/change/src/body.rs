@@ -5,8 +5,9 @@
 //! number of changes: a stream cut short at an item's edge does not pass for a whole one.
 //!
 //! Versions: from 2 on, new rows have the values of stored generated columns. In version 1 these are NULL, and each node computes
-//! them. What lies in logs is read in both; 2 is written. A node that knows 1 only stops at 2, rather than computing them. `REPLACE` and
-//! `DEPART` came later: what lies in logs has a delete and an insert in their place. A node that does not know them stops there.
+//! them. `REPLACE` and `DEPART` came later: a delete and an insert may stand in their place. From 3 on, values that hold others may have the form
+//! of [`crate::nested`], whose first byte tells it. What lies in logs is read in all; 3 is written. A node that does not know a version, or an
+//! item, stops there, rather than take it for something else.
 //!
 //! Memory: the reader holds one item, whose buffer grows only as bytes arrive.
 
@@ -22,7 +23,7 @@ pub(crate) use writer::put_row;
 pub const MAX_ITEM_BYTES: u64 = 2 << 30;
 
 /// Of what is written.
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 /// The oldest that is read.
 pub(super) const OLDEST_VERSION: u8 = 1;
 /// From here on new rows have the values of stored generated columns.
