@@ -23,7 +23,7 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '3s'";
 struct Plan {
     /// Rows that go: where they lie, and what they are.
     remove: Vec<Row>,
-    /// Rows that come.
+    /// Rows that come: how they are shown, then the same values in the form in which they travel.
     put: Vec<Row>,
 }
 
@@ -93,16 +93,19 @@ fn plan(from: &mut Session, node: &mut Session, tables: &[Table; 2], found: &[Di
     let mut plan = Plan::default();
     for some in found.chunks(KEYS_AT_ONCE) {
         let keys = array(some.iter().map(|difference| difference.key.clone()));
-        plan.put.extend(fetch(from, &tables[0], "", &keys)?);
-        plan.remove.extend(fetch(node, &tables[1], "ctid, ", &keys)?);
+        let [right, wrong] = tables.each_ref();
+        plan.put
+            .extend(fetch(from, right, &[&right.columns, &right.forms], &keys)?);
+        plan.remove
+            .extend(fetch(node, wrong, &[&["ctid".to_owned()], &wrong.columns], &keys)?);
     }
     Ok(plan)
 }
 
-fn fetch(session: &mut Session, table: &Table, before: &str, keys: &str) -> Result<Vec<Row>, Failure> {
+fn fetch(session: &mut Session, table: &Table, wanted: &[&[String]; 2], keys: &str) -> Result<Vec<Row>, Failure> {
     let sql = format!(
-        "SELECT {before}{} FROM ONLY {} WHERE {} = ANY ($1::text[])",
-        table.read.join(", "),
+        "SELECT {} FROM ONLY {} WHERE {} = ANY ($1::text[])",
+        wanted.concat().join(", "),
         table.name,
         table.key_text()
     );
@@ -126,7 +129,8 @@ fn mend(from: &mut Session, node: &mut Session, tables: &[Table; 2], csn: i64, p
     }
     let sql = put(wrong);
     for row in &plan.put {
-        let cells: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
+        let forms = row.iter().skip(wrong.columns.len());
+        let cells: Vec<Option<&str>> = forms.map(Option::as_deref).collect();
         node.rows(&sql, &cells)?;
     }
     let groups = right.groups().max(wrong.groups());
@@ -137,18 +141,23 @@ fn mend(from: &mut Session, node: &mut Session, tables: &[Table; 2], csn: i64, p
     node.execute("COMMIT")
 }
 
-/// Writes a row whose values are the parameters, in the order of `columns`. Not an INSERT: that would compute generated columns
-/// anew, which may give something else here.
+/// Writes a row whose values are the parameters, in the order of `forms`. Not an INSERT: that would compute generated columns
+/// anew, and make checks that the row may not pass here and now.
 fn put(table: &Table) -> String {
+    let of_column = |name: &String| {
+        let at = table.columns.iter().position(|column| column == name)?;
+        let parameter = at + 1;
+        Some(if table.forms[at] == *name {
+            format!("${parameter}")
+        } else {
+            let kind = format!("(NULL::{}).{name}", table.name);
+            format!("synod._of_travelling_form(${parameter}::bytea, {kind})")
+        })
+    };
     let values: Vec<String> = table
         .row
         .iter()
-        .map(
-            |name| match table.columns.iter().position(|column| Some(column) == name.as_ref()) {
-                Some(at) => format!("${}", at + 1),
-                None => "NULL".into(),
-            },
-        )
+        .map(|name| name.as_ref().and_then(of_column).unwrap_or_else(|| "NULL".into()))
         .collect();
     format!("SELECT synod._put_row(ROW({})::{})", values.join(", "), table.name)
 }
@@ -166,7 +175,7 @@ fn tell(common: &Common, options: &Repair, csn: i64, table: &Table, found: &[Dif
     if common.json {
         let rows = |rows: &[Row], skip: usize| -> Vec<Value> {
             rows.iter()
-                .map(|row| json!(row.iter().skip(skip).collect::<Vec<_>>()))
+                .map(|row| json!(row.iter().skip(skip).take(table.columns.len()).collect::<Vec<_>>()))
                 .collect()
         };
         let told = json!({
@@ -204,6 +213,7 @@ fn tell(common: &Common, options: &Repair, csn: i64, table: &Table, found: &[Dif
             let cells: Vec<&str> = row
                 .iter()
                 .skip(skip)
+                .take(table.columns.len())
                 .map(|cell| cell.as_deref().unwrap_or("\\N"))
                 .collect();
             println!("  {word}: {}", cells.join("\t"));

@@ -28,10 +28,9 @@ pub struct Table {
     pub key: Vec<String>,
     /// All columns that are stored, in an order that does not depend on the node.
     pub columns: Vec<String>,
-    /// The same as expressions that show all there is in a value: XML leaves its declaration out when it is printed.
-    pub compared: Vec<String>,
-    /// The same as expressions whose text makes the same value.
-    pub read: Vec<String>,
+    /// The same as expressions that say all there is in a value, where printing leaves something out or reading checks anew: XML, domains,
+    /// what holds others.
+    pub forms: Vec<String>,
     /// The same in the order of the table; nothing for one that is not stored.
     pub row: Vec<Option<String>>,
     /// As the planner estimates them.
@@ -44,12 +43,11 @@ SELECT coalesce(json_agg(x ORDER BY x.name), '[]') FROM (
            (SELECT json_agg(quote_ident(i) ORDER BY i COLLATE \"C\") FROM unnest(t.identity) AS i) AS key,
            (SELECT json_agg(quote_ident(a.attname) ORDER BY a.attname COLLATE \"C\") FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') AS columns,
-           (SELECT json_agg(CASE WHEN a.atttypid < 16384 AND a.atttypid NOT IN ('xml'::regtype, 'xml[]'::regtype) THEN quote_ident(a.attname)
-                                 ELSE format('synod._travelling_form(%I)', a.attname) END ORDER BY a.attname COLLATE \"C\") FROM pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') AS compared,
-           (SELECT json_agg(CASE a.atttypid WHEN 'xml'::regtype THEN format('%I::text', a.attname) ELSE quote_ident(a.attname) END
-                            ORDER BY a.attname COLLATE \"C\") FROM pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') AS read,
+           (SELECT json_agg(CASE WHEN a.atttypid < 16384 AND a.atttypid NOT IN ('xml'::regtype, 'xml[]'::regtype) OR y.typtype = 'e'
+                                 THEN quote_ident(a.attname) ELSE format('synod._travelling_form(%I)', a.attname) END
+                            ORDER BY a.attname COLLATE \"C\")
+              FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') AS forms,
            (SELECT json_agg(CASE WHEN a.attgenerated <> 'v' THEN quote_ident(a.attname) END ORDER BY a.attnum) FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS row
       FROM synod.tables AS t JOIN pg_class AS c ON c.oid = t.table_name::regclass
@@ -89,8 +87,7 @@ impl Table {
                 .as_array()
                 .map(|row| row.iter().map(|name| name.as_str().map(str::to_owned)).collect())
                 .unwrap_or_default(),
-            read: names(&found["read"]),
-            compared: names(&found["compared"]),
+            forms: names(&found["forms"]),
             rows: found["rows"].as_i64().unwrap_or_default(),
             columns,
         }
@@ -111,7 +108,7 @@ impl Table {
     }
 
     fn hash(&self) -> String {
-        format!("hashtextextended(ROW({})::text, 0)::numeric", self.compared.join(", "))
+        format!("hashtextextended(ROW({})::text, 0)::numeric", self.forms.join(", "))
     }
 
     /// The key as JSON text, for people and to find the row again.

@@ -552,6 +552,13 @@ COMMENT ON FUNCTION synod._travelling_form(anyelement) IS 'internal: a value as 
 REVOKE ALL ON FUNCTION synod._travelling_form(anyelement) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION synod._travelling_form(anyelement) TO synod_admin, synod_replicator;
 
+CREATE FUNCTION synod._of_travelling_form(form bytea, of_type anyelement) RETURNS anyelement
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'of_travelling_form_wrapper';
+COMMENT ON FUNCTION synod._of_travelling_form(bytea, anyelement) IS
+    'internal: the value that travelled so, of the type of the second argument, whose checks are not made again';
+REVOKE ALL ON FUNCTION synod._of_travelling_form(bytea, anyelement) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION synod._of_travelling_form(bytea, anyelement) TO synod_admin;
+
 CREATE FUNCTION synod._disk(OUT log_bytes bigint, OUT free_bytes bigint, OUT total_bytes bigint)
     RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'disk_wrapper';
 COMMENT ON FUNCTION synod._disk() IS 'internal: what this node''s shared log takes on disk, and what is left there';

@@ -65,6 +65,12 @@ fn travelling_form(fcinfo: pg_sys::FunctionCallInfo) -> Option<Vec<u8>> {
     Arguments::of(fcinfo).travelling_form(0)
 }
 
+/// `synod._of_travelling_form`: such a value, of the type of the second argument.
+#[pg_extern(sql = false)]
+fn of_travelling_form(fcinfo: pg_sys::FunctionCallInfo) -> Option<pgrx::AnyElement> {
+    Arguments::of(fcinfo).of_travelling_form(0, 1)
+}
+
 /// `synod._disk`: how large the shared log of this node is on disk, and what is left there.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the row type of an SQL function")]

@@ -273,6 +273,49 @@ fn compare_finds_differences_under_load_and_repair_mends_them() {
     assert_converged(&cluster, &["\"Odd orders\"", "keyless"]);
 }
 
+/// A value's text may leave something out, and reading it may check what held where it was written.
+#[test]
+fn repair_puts_values_as_they_are() {
+    let cluster = CLUSTER.lease();
+    cluster
+        .client(0)
+        .batch_execute(
+            "CREATE DOMAIN \"Watched\" AS int NOT NULL CHECK (current_setting('cli.watched', true) = 'on');
+             CREATE TYPE watched_pair AS (\"Number\" \"Watched\", body xml)",
+        )
+        .unwrap();
+    cluster.create_table(
+        "as_they_are",
+        "CREATE TABLE as_they_are (\"Plain\" \"Watched\", id int PRIMARY KEY, list \"Watched\"[], x xml, xs xml[], pair watched_pair)",
+    );
+    let mut client = cluster.client(0);
+    // A server may be built without libxml.
+    let document = match client.batch_execute("SELECT xml '<a/>'") {
+        Ok(()) => r#"xml '<?xml version="1.0" encoding="UTF-8"?><a>"\ä</a>'"#,
+        Err(_) => "NULL::xml",
+    };
+    client
+        .batch_execute(&format!(
+            "SET cli.watched = 'on';
+             INSERT INTO as_they_are SELECT 3, 1, '{{4}}', d, ARRAY[d, NULL], ROW(5::\"Watched\", d)::watched_pair FROM (SELECT {document} AS d) AS s;
+             INSERT INTO as_they_are VALUES (6, 2)"
+        ))
+        .unwrap();
+    let change = "DELETE FROM as_they_are WHERE id = 1; UPDATE as_they_are SET xs = '{}' WHERE id = 2";
+    damage(cluster.server(2), "as_they_are", change);
+    let repair = "repair --table as_they_are --node n3 --from n1 --yes";
+    let ran = at(cluster.server(0), &repair.split(' ').collect::<Vec<_>>());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = at(cluster.server(0), &["compare", "--table", "as_they_are"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let sql = "SELECT concat_ws(' ', id, \"Plain\", list, x::text, xs[1]::text, (pair).body::text, (pair).\"Number\") FROM as_they_are ORDER BY id";
+    let texts = |node: usize| -> Vec<String> {
+        let rows = cluster.client(node).query(sql, &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(texts(2), texts(0));
+}
+
 /// Tells writers to stop, also when the test fails.
 struct EndOf<'a>(&'a std::sync::atomic::AtomicBool);
 

@@ -593,19 +593,25 @@ fn links_hold_no_snapshot_and_survive_timeouts() {
 #[test]
 fn rows_are_copied_as_they_are_whatever_is_checked_today() {
     let mut cluster = Cluster::start(1);
+    // A server may be built without libxml.
+    let has_xml = cluster.client(0).batch_execute("SELECT xml '<a/>'").is_ok();
+    let document = match has_xml {
+        true => r#"'<?xml version="1.0" encoding="UTF-8"?><a>"\ä</a>'::xml"#,
+        false => "NULL::xml",
+    };
     cluster
         .client(0)
-        .batch_execute(
-            r#"CREATE DOMAIN permitted AS int CHECK (current_setting('copied.permitted', true) = 'on');
+        .batch_execute(&format!(
+            "CREATE DOMAIN permitted AS int CHECK (current_setting('copied.permitted', true) = 'on');
             CREATE TYPE page AS (number permitted, body xml);
             CREATE TABLE copied (id int PRIMARY KEY, x xml, list xml[], page page, plain permitted, numbers permitted[], n int);
             SELECT synod.replicate_table('copied');
             SET copied.permitted = 'on';
-            INSERT INTO copied SELECT 1, d, ARRAY[d, NULL], ROW(7::permitted, d)::page, 8, '{9,NULL}', -1
-                FROM (SELECT '<?xml version="1.0" encoding="UTF-8"?><a>"\ä</a>'::xml AS d) s;
+            INSERT INTO copied SELECT 1, d, ARRAY[d, NULL], ROW(7::permitted, d)::page, 8, '{{9,NULL}}', -1
+                FROM (SELECT {document} AS d) s;
             INSERT INTO copied VALUES (2);
-            ALTER TABLE copied ADD CHECK (n > 0) NOT VALID"#,
-        )
+            ALTER TABLE copied ADD CHECK (n > 0) NOT VALID",
+        ))
         .unwrap();
     let node = cluster.add_server();
     cluster.client(node).batch_execute("CREATE EXTENSION synod").unwrap();
@@ -617,6 +623,9 @@ fn rows_are_copied_as_they_are_whatever_is_checked_today() {
         rows.iter().map(|row| row.get(0)).collect()
     };
     let given = texts(0);
-    assert!(given[0].as_ref().unwrap().matches("<?xml").count() >= 3, "{given:?}");
+    assert!(
+        given[0].as_ref().unwrap().matches("<?xml").count() >= 3 || !has_xml,
+        "{given:?}"
+    );
     assert_eq!(texts(node), given);
 }

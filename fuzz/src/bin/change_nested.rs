@@ -7,11 +7,14 @@ use synod_fuzz::Pieces;
 /// As the extension does it; `steps` says of what type each part is.
 fn read(mut from: Nested<'_>, steps: &mut Pieces<'_>, depth: u8) {
     let parts = match steps.u8() % 4 {
-        _ if depth == 0 => return drop(from.rest()),
+        _ if depth == 0 => return,
         0 => from.dimensions().map(|(_, count)| count),
         1 => from.count(),
         2 => from.flags().map(|flags| usize::from(flags & 3)),
-        _ => return drop(from.rest()),
+        _ => {
+            let _ = from.rest();
+            return;
+        }
     };
     for _ in 0..parts.unwrap_or(0) {
         match from.part() {

@@ -15,6 +15,7 @@ fn an_array_of_composite_values() {
     nested::put_part(&mut array, Some(&row));
     nested::put_part(&mut array, Some(b""));
     // The form may be in logs.
+    crate::fixtures::fixture("nested_array_v1.bin", &array);
     assert_eq!(array, [0xC1, 1, 2, 4, 1, 2, 10, 5, 2, 2, b'a', 0, 1]);
 
     let mut read = Nested::whole(&array).unwrap().unwrap();
@@ -25,6 +26,29 @@ fn an_array_of_composite_values() {
     assert_eq!(element.part(), Ok(None));
     element.finish().unwrap();
     assert_eq!(read.part(), Ok(Some(&b""[..])));
+    read.finish().unwrap();
+}
+
+#[test]
+fn a_multirange() {
+    let mut range = vec![nested::LOWER_INCLUSIVE | nested::UPPER_INFINITE];
+    nested::put_part(&mut range, Some(b"5"));
+    let mut multirange = nested::begin();
+    nested::put_count(&mut multirange, 2);
+    nested::put_part(&mut multirange, Some(&[nested::RANGE_EMPTY]));
+    nested::put_part(&mut multirange, Some(&range));
+    crate::fixtures::fixture("nested_multirange_v1.bin", &multirange);
+    assert_eq!(multirange, [0xC1, 1, 2, 2, 1, 4, 18, 2, b'5']);
+
+    let mut read = Nested::whole(&multirange).unwrap().unwrap();
+    assert_eq!(read.count(), Ok(2));
+    let mut empty = Nested::part_of(read.part().unwrap().unwrap());
+    assert_eq!(empty.flags(), Ok(nested::RANGE_EMPTY));
+    empty.finish().unwrap();
+    let mut half = Nested::part_of(read.part().unwrap().unwrap());
+    assert_eq!(half.flags(), Ok(nested::LOWER_INCLUSIVE | nested::UPPER_INFINITE));
+    assert_eq!(half.part(), Ok(Some(&b"5"[..])));
+    assert!(half.part().is_err());
     read.finish().unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Arguments of SQL functions that pgrx has no type for.
 
-use pgrx::FromDatum;
 use pgrx::pg_sys;
+use pgrx::{AnyElement, FromDatum};
 
 /// The arguments of a call.
 pub struct Arguments(pg_sys::FunctionCallInfo);
@@ -41,6 +41,20 @@ impl Arguments {
         unsafe {
             let kind = pg_sys::get_fn_expr_argtype((*self.0).flinfo, number as i32);
             (kind != pg_sys::InvalidOid).then(|| super::nested::travelling_form(kind, value))
+        }
+    }
+
+    /// The value that an argument is the travelling form of, of another argument's type; `None` when it is NULL.
+    pub fn of_travelling_form(&self, number: usize, of_type: i32) -> Option<AnyElement> {
+        let form = self.get::<Vec<u8>>(number)?;
+        // SAFETY: as above; the value is of the type that the executor expects.
+        unsafe {
+            let kind = pg_sys::get_fn_expr_argtype((*self.0).flinfo, of_type);
+            if kind == pg_sys::InvalidOid {
+                return None;
+            }
+            let value = super::nested::of_travelling_form(kind, &form);
+            AnyElement::from_polymorphic_datum(value, false, kind)
         }
     }
 

@@ -220,6 +220,20 @@ pub unsafe fn travelling_form(kind: pg_sys::Oid, datum: pg_sys::Datum) -> Vec<u8
     }
 }
 
+/// The value of any type that [`travelling_form`] gave. Inside a transaction; raises for bytes that do not make such a value.
+pub fn of_travelling_form(kind: pg_sys::Oid, form: &[u8]) -> pg_sys::Datum {
+    let _settings = FixedSettings::for_values();
+    let _encoding = PlainEncoding::enter();
+    let whole = if is_taken_apart(wire::base_type(kind)) {
+        Nested::whole(form).and_then(|whole| whole.ok_or(DecodeError::corrupt("nested value", "its mark is missing")))
+    } else {
+        Ok(Nested::part_of(form))
+    };
+    // SAFETY: inside a transaction, with the settings as the module says.
+    let value = whole.and_then(|whole| unsafe { read(&Part::of(kind, Way::In), whole) });
+    value.unwrap_or_else(|error| misfit(&error))
+}
+
 /// A value of this type out of what travelled; `None` if that is in another form.
 ///
 /// # Safety
@@ -231,16 +245,13 @@ pub unsafe fn decode(kind: pg_sys::Oid, bytes: &[u8]) -> Option<pg_sys::Datum> {
             .map(|whole| unsafe { read(&Part::of(kind, Way::In), whole) })
             .transpose()
     });
-    decoded.unwrap_or_else(|error| {
-        let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
-        UserError::new(
-            code,
-            error.to_string(),
-            "",
-            "Compare the definitions of the type on the nodes.",
-        )
-        .raise()
-    })
+    decoded.unwrap_or_else(|error| misfit(&error))
+}
+
+fn misfit(error: &DecodeError) -> ! {
+    let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
+    let hint = "Compare the definitions of the type on the nodes.";
+    UserError::new(code, error.to_string(), "", hint).raise()
 }
 
 unsafe fn write(part: &Part, datum: pg_sys::Datum, out: &mut Vec<u8>) {
@@ -396,9 +407,14 @@ unsafe fn read_leaf(part: &Part, bytes: &[u8]) -> Result<pg_sys::Datum, DecodeEr
         Ok(match part {
             Part::Binary { function, parameter } => {
                 let mut buffer = super::row::terminated_copy(bytes);
-                pg_sys::ReceiveFunctionCall(function.get(), &mut buffer, *parameter, -1)
+                let value = pg_sys::ReceiveFunctionCall(function.get(), &mut buffer, *parameter, -1);
+                if buffer.cursor != buffer.len {
+                    return Err(DecodeError::corrupt("nested value", "bytes are left over in a part"));
+                }
+                value
             }
             Part::Text { function, parameter } => {
+                pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), bytes.len() as i32, false);
                 let buffer = super::row::terminated_copy(bytes);
                 pg_sys::InputFunctionCall(function.get(), buffer.data, *parameter, -1)
             }

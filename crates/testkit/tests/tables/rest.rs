@@ -95,6 +95,10 @@ fn operator_classes_of_ones_own_are_certified() {
 #[test]
 fn documents_keep_their_declaration_everywhere() {
     let cluster = CLUSTER.lease();
+    // A server may be built without libxml.
+    if cluster.client(0).batch_execute("SELECT xml '<a/>'").is_err() {
+        return;
+    }
     cluster.create_table("document", "CREATE TABLE document (id int PRIMARY KEY, x xml)");
     cluster
         .client(0)
