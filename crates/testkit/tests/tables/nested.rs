@@ -63,18 +63,18 @@ fn checks_of_domains_are_made_where_a_row_is_written() {
     cluster
         .client(0)
         .batch_execute(
-            "CREATE FUNCTION most() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 10; END';
-         CREATE FUNCTION is_small(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN $1 <= most(); END';
-         CREATE DOMAIN small AS int CHECK (is_small(VALUE));
-         CREATE DOMAIN allowed AS text NOT NULL CHECK (current_setting('nested.allowed', true) = 'on');
-         CREATE TYPE sizes AS RANGE (subtype = small);
-         CREATE TYPE measured AS (size small, remark allowed)",
+            "CREATE FUNCTION nested_most() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 10; END';
+         CREATE FUNCTION nested_is_small(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN $1 <= nested_most(); END';
+         CREATE DOMAIN nested_small AS int CHECK (nested_is_small(VALUE));
+         CREATE DOMAIN nested_allowed AS text NOT NULL CHECK (current_setting('nested.allowed', true) = 'on');
+         CREATE TYPE nested_sizes AS RANGE (subtype = nested_small);
+         CREATE TYPE nested_measured AS (size nested_small, remark nested_allowed)",
         )
         .unwrap();
     cluster.create_table(
         "nested_check",
-        "CREATE TABLE nested_check (id int PRIMARY KEY, plain small, list small[], one measured, many measured[], remarks allowed[],
-             between sizes, apart sizes[], several sizes_multirange)",
+        "CREATE TABLE nested_check (id int PRIMARY KEY, plain nested_small, list nested_small[], one nested_measured, many nested_measured[], remarks nested_allowed[],
+             between nested_sizes, apart nested_sizes[], several nested_sizes_multirange)",
     );
     let mut client = cluster.client(0);
     client.batch_execute("SET nested.allowed = 'on'").unwrap();
@@ -82,7 +82,7 @@ fn checks_of_domains_are_made_where_a_row_is_written() {
         (1, "plain", "3"),
         (2, "list", "'{{1,2},{3,NULL}}'"),
         (3, "one", "ROW(4, 'four')"),
-        (4, "many", "ARRAY[ROW(5, 'five')::measured, NULL]"),
+        (4, "many", "ARRAY[ROW(5, 'five')::nested_measured, NULL]"),
         (5, "remarks", "'{six,\"\"}'"),
         (6, "between", "'[1,7)'"),
         (7, "apart", "'{empty,\"(,8]\"}'"),
@@ -108,19 +108,19 @@ fn forms_of_no_value_are_errors() {
     let mut client = cluster.client(0);
     client
         .batch_execute(
-            "CREATE DOMAIN count AS int CHECK (VALUE > 0);
-             CREATE TYPE pair AS (a count, b text);
-             CREATE TYPE counts AS RANGE (subtype = count)",
+            "CREATE DOMAIN nested_count AS int CHECK (VALUE > 0);
+             CREATE TYPE nested_pair AS (a nested_count, b text);
+             CREATE TYPE nested_counts AS RANGE (subtype = nested_count)",
         )
         .unwrap();
     for (kind, forms) in [
         ("int", &["", "00"][..]),
-        ("count", &["", "0000000001"]),
+        ("nested_count", &["", "0000000001"]),
         ("text", &["ff", "6100"]),
         ("name", &["ff"]),
         ("int[]", &["", "ff", "0000000100000000000000177fffffff00000001"]),
         (
-            "count[]",
+            "nested_count[]",
             &[
                 "",
                 "c1",
@@ -135,7 +135,7 @@ fn forms_of_no_value_are_errors() {
             ],
         ),
         (
-            "pair",
+            "nested_pair",
             &[
                 "c101",
                 "c10100",
@@ -147,9 +147,9 @@ fn forms_of_no_value_are_errors() {
                 "286129",
             ],
         ),
-        ("pair[]", &["c1010102020200", "c10101020203000000", "c101010202"]),
+        ("nested_pair[]", &["c1010102020200", "c10101020203000000", "c101010202"]),
         (
-            "counts",
+            "nested_counts",
             &[
                 "c101",
                 "c1010000",
@@ -160,7 +160,7 @@ fn forms_of_no_value_are_errors() {
             ],
         ),
         (
-            "counts_multirange",
+            "nested_counts_multirange",
             &["c101", "c1010100", "c1010102", "c101ffffffffffffff7f", "c1010103001805"],
         ),
         ("pg_class", &["c101", "c10100"]),
@@ -177,11 +177,11 @@ fn forms_of_no_value_are_errors() {
         }
     }
     for value in [
-        "ARRAY[1, NULL]::count[]",
-        "ROW(NULL, 'b')::pair",
-        "counts(2, 5)",
-        "counts_multirange(counts(2, 5), counts(7, NULL))",
-        "'empty'::counts",
+        "ARRAY[1, NULL]::nested_count[]",
+        "ROW(NULL, 'b')::nested_pair",
+        "nested_counts(2, 5)",
+        "nested_counts_multirange(nested_counts(2, 5), nested_counts(7, NULL))",
+        "'empty'::nested_counts",
     ] {
         let sql = format!(
             "SELECT ({value})::text, synod._of_travelling_form(synod._travelling_form(v), v)::text FROM (SELECT {value} AS v) AS s"
