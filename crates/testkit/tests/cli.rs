@@ -284,6 +284,8 @@ fn repair_puts_values_as_they_are() {
              CREATE TYPE watched_pair AS (\"Number\" \"Watched\", body xml)",
         )
         .unwrap();
+    // A strong read: the types are everywhere.
+    cluster.on_all("SELECT FROM synod.log_entry");
     cluster.create_table(
         "as_they_are",
         "CREATE TABLE as_they_are (\"Plain\" \"Watched\", id int PRIMARY KEY, list \"Watched\"[], x xml, xs xml[], pair watched_pair)",

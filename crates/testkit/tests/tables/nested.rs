@@ -31,6 +31,8 @@ fn documents_in_other_values_keep_their_declaration_everywhere() {
          CREATE DOMAIN marked_page AS page",
         )
         .unwrap();
+    // A strong read: the types are everywhere.
+    cluster.on_all("SELECT FROM synod.log_entry");
     cluster.create_table(
         "nested_document",
         "CREATE TABLE nested_document (id int PRIMARY KEY, plain letter, list xml[], page page, pages page[], letters letter[], marked marked_page)",
@@ -71,6 +73,8 @@ fn checks_of_domains_are_made_where_a_row_is_written() {
          CREATE TYPE nested_measured AS (size nested_small, remark nested_allowed)",
         )
         .unwrap();
+    // A strong read: the types are everywhere.
+    cluster.on_all("SELECT FROM synod.log_entry");
     cluster.create_table(
         "nested_check",
         "CREATE TABLE nested_check (id int PRIMARY KEY, plain nested_small, list nested_small[], one nested_measured, many nested_measured[], remarks nested_allowed[],
