@@ -37,7 +37,7 @@ build_asserting_server() {
     configure --enable-cassert --enable-debug CFLAGS=-O1 &&
         nice make -s -j "$(nproc)" &&
         make -s install &&
-        for module in citext dblink postgres_fdw; do
+        for module in amcheck citext dblink postgres_fdw; do
             nice make -s -C "contrib/$module" install || return 1
         done
 }

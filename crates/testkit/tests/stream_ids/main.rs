@@ -5,6 +5,7 @@ mod cost;
 mod filters;
 mod forged;
 mod gaps;
+mod publications;
 mod reader;
 mod replay;
 
