@@ -19,12 +19,14 @@ use super::scratch::Scratch;
 use super::{compat, list, row};
 use crate::errors::UserError;
 
+mod by_the_way;
+
 thread_local! {
     /// What the node's function was before: the server's, which is one for all plans.
     static ORIGINAL: Cell<pg_sys::ExecProcNodeMtd> = const { Cell::new(None) };
 }
 
-/// After a plan has started: wrap its row-locking nodes, if it has any.
+/// After a plan has started: wrap its row-locking nodes, if it has any, and what locks rows by the way.
 ///
 /// # Safety
 /// `query` was started by the executor.
@@ -32,10 +34,13 @@ pub unsafe fn after_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     // SAFETY: by contract.
     unsafe {
         let without_rows = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
-        if without_rows || capture::applying() || !locks_strong_rows((*query).plannedstmt) {
+        if without_rows || capture::applying() {
             return;
         }
-        wrap((*query).planstate, std::ptr::null_mut());
+        by_the_way::after_executor_start(query);
+        if locks_strong_rows((*query).plannedstmt) {
+            wrap((*query).planstate, std::ptr::null_mut());
+        }
     }
 }
 
@@ -111,7 +116,8 @@ unsafe fn note(node: &pg_sys::LockRowsState) -> Result<(), UserError> {
                     _ => KeyMode::KeyShare,
                 };
                 let hash = identity_hash(&table, mark.curCtid)?;
-                capture::note_row_lock(table.oid, RowLock { hash, mode });
+                let held = false;
+                capture::note_row_lock(table.oid, RowLock { hash, mode, held });
             }
         }
     }

@@ -4,6 +4,7 @@
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum, sqlstate};
 
+mod by_the_way;
 mod chains;
 mod locks;
 

@@ -76,6 +76,8 @@ pub struct Event {
 const ROW_LOCK: u16 = 0x100;
 /// Tag of a lock on a row of a table that has no hashable identity.
 const ROW_LOCK_UNHASHED: u16 = 0x200;
+/// Beside either: [`RowLock::held`].
+const ROW_LOCK_HELD: u16 = 0x400;
 
 /// A row that was locked, not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct RowLock {
     pub hash: Option<u64>,
     /// How strongly.
     pub mode: KeyMode,
+    /// As by a change of the row, which may come or not: it counts as far back as changes do.
+    pub held: bool,
 }
 
 impl Event {
@@ -106,7 +110,7 @@ impl Event {
             new: Tid {
                 block: 0,
                 offset: 0,
-                tag: kind | lock.mode as u16,
+                tag: kind | lock.mode as u16 | if lock.held { ROW_LOCK_HELD } else { 0 },
             },
             base,
         }
@@ -123,6 +127,7 @@ impl Event {
         Some(RowLock {
             hash: (kind == ROW_LOCK).then_some(hash),
             mode,
+            held: self.new.tag & ROW_LOCK_HELD != 0,
         })
     }
 }

@@ -285,6 +285,9 @@ impl Sealer {
         let Some(table) = relation::by_oid(event.relation) else {
             return;
         };
+        if lock.held {
+            return self.out.keys.claim_held_row(&table, lock.hash, lock.mode, event.base);
+        }
         // From when it was locked: who has only locked the row on another node takes no lock on it where his record is applied, and
         // may have decided about other rows under his lock, as we do under ours. Nor does who refers to the row.
         self.out.keys.claim_locked_row(&table, lock.hash, lock.mode, event.base);

@@ -208,6 +208,12 @@ pub fn is_our_name(name: &str) -> bool {
     name.as_bytes().starts_with(NAME.to_bytes())
 }
 
+/// Whether ours come later than this trigger, if they fire for the same rows at the same time: triggers do so by their names.
+pub fn comes_later(trigger: &pg_sys::Trigger) -> bool {
+    // SAFETY: a trigger's name is NUL-terminated.
+    unsafe { std::ffi::CStr::from_ptr(trigger.tgname) < NAME }
+}
+
 /// Whether both triggers are there and fire always.
 pub fn is_complete(relation: &Relation) -> bool {
     let armed = |wanted: u32| {

@@ -190,6 +190,16 @@ impl KeySet {
         }
     }
 
+    /// Claim a row that a statement which changes rows has locked since `base`, by what identifies it; `None`: by its table. As far back as
+    /// a changed one ([`Self::claim_held`]).
+    pub fn claim_held_row(&mut self, table: &StrongTable, hash: Option<u64>, mode: KeyMode, base: u64) {
+        self.touch_held(table, base);
+        match hash {
+            Some(hash) => self.claim_held(table.id, hash, mode, base, true),
+            None => self.claim_table(table.id, KeyMode::Update, Base::At(base)),
+        }
+    }
+
     fn count(&mut self, first: bool) {
         self.row_claims += usize::from(first);
         self.bound();
