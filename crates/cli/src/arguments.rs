@@ -249,7 +249,7 @@ pub struct Leave {
 /// Options of `synod compare`.
 #[derive(Args, Debug)]
 pub struct Compare {
-    /// Table to compare, by its name on the first node; may be given more than once [default: all]
+    /// Table to compare, with its partitions or heirs, by its name on the first node; may be given more than once [default: all]
     #[arg(short, long = "table", value_name = "TABLE")]
     pub tables: Vec<String>,
     /// Rows that differ are listed up to this number per table

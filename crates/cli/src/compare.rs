@@ -82,25 +82,45 @@ pub fn frozen_members(
     Ok(frozen)
 }
 
-/// The tables to compare, as the first node has them.
-pub fn wanted(names: &[String], session: &mut Session, all: &[Table]) -> Result<Vec<Table>, Failure> {
+/// A table and what is below it: partitions, heirs.
+const TREE: &str = "\
+WITH RECURSIVE tree AS (
+    SELECT coalesce(to_regclass($1), to_regclass('public.' || $1))::oid AS oid, 0 AS depth
+    UNION ALL SELECT i.inhrelid, tree.depth + 1 FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid)
+SELECT oid::regclass::text FROM tree WHERE oid IS NOT NULL GROUP BY oid ORDER BY min(depth), oid::regclass::text";
+
+/// The tables to compare, as the first node has them. Of a partitioned one its partitions, which have the rows; of one with heirs them, too.
+fn wanted(names: &[String], session: &mut Session, all: &[Table]) -> Result<Vec<Table>, Failure> {
     if names.is_empty() {
         return Ok(all.to_vec());
     }
-    let mut found = Vec::new();
+    let mut found: Vec<Table> = Vec::new();
     for name in names {
-        let sql = "SELECT coalesce(to_regclass($1), to_regclass('public.' || $1))::text";
-        let resolved = session.value(sql, &[Some(name)])?;
-        let table = all.iter().find(|table| Some(&table.name) == resolved.as_ref());
-        found.push(table.cloned().ok_or_else(|| {
-            Failure::new(
-                format!("table \"{name}\" is not replicated"),
-                format!("{} has no such table in synod.tables.", session.whom),
-                "Name it with its schema; see synod.tables.",
-            )
-        })?);
+        let (named, below) = tree(name, session, all)?;
+        for table in named.into_iter().chain(below) {
+            if found.iter().all(|known| known.id != table.id) {
+                found.push(table);
+            }
+        }
     }
     Ok(found)
+}
+
+/// A replicated table, unless it is partitioned and so has no rows of its own; and the tables below it that have.
+pub fn tree(name: &str, session: &mut Session, all: &[Table]) -> Result<(Option<Table>, Vec<Table>), Failure> {
+    let rows = session.rows(TREE, &[Some(name)])?;
+    let known = |name: &Option<String>| all.iter().find(|table| Some(&table.name) == name.as_ref()).cloned();
+    let mut tables = rows.iter().map(|row| row.first().and_then(known));
+    let named = tables.next().flatten();
+    let below: Vec<Table> = tables.flatten().collect();
+    if named.is_none() && below.is_empty() {
+        return Err(Failure::new(
+            format!("table \"{name}\" is not replicated"),
+            format!("{} has no such table with rows in synod.tables.", session.whom),
+            "Name it with its schema; see synod.tables.",
+        ));
+    }
+    Ok((named, below))
 }
 
 fn compared(

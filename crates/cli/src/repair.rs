@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::arguments::{Common, Repair};
-use crate::compare::{difference_json, differences_text, frozen_members, wanted};
+use crate::compare::{difference_json, differences_text, frozen_members, tree};
 use crate::failure::{Failure, exit};
 use crate::frozen::Frozen;
 use crate::group::Group;
@@ -76,7 +76,7 @@ pub fn run(common: &Common, options: &Repair) -> Result<u8, Failure> {
 /// The table as the two nodes have it.
 fn tables(from: &mut Session, node: &mut Session, name: &str) -> Result<[Table; 2], Failure> {
     let (there, here) = (rows::tables(from)?, rows::tables(node)?);
-    let right = wanted(&[name.to_owned()], from, &there)?.remove(0);
+    let right = one(tree(name, from, &there)?, name)?;
     let wrong = here
         .into_iter()
         .find(|table| table.id == right.id && table.columns == right.columns);
@@ -87,6 +87,22 @@ fn tables(from: &mut Session, node: &mut Session, name: &str) -> Result<[Table; 
             "Rows can be repaired, definitions cannot: let the node leave and join again.",
         )
     })
+}
+
+/// The one table to repair: heirs and partitions are repaired each by itself.
+fn one((named, mut below): (Option<Table>, Vec<Table>), name: &str) -> Result<Table, Failure> {
+    if let Some(table) = named {
+        return Ok(table);
+    }
+    if below.len() == 1 {
+        return Ok(below.remove(0));
+    }
+    let partitions: Vec<&str> = below.iter().map(|table| &*table.name).collect();
+    Err(Failure::new(
+        format!("table \"{name}\" is partitioned"),
+        format!("Its rows are in {}.", partitions.join(", ")),
+        "Repair the partitions that differ, each by itself; synod compare says which.",
+    ))
 }
 
 fn plan(from: &mut Session, node: &mut Session, tables: &[Table; 2], found: &[Difference]) -> Result<Plan, Failure> {

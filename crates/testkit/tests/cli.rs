@@ -318,6 +318,64 @@ fn repair_puts_values_as_they_are() {
     assert_eq!(texts(2), texts(0));
 }
 
+/// Who names the table that he has replicated was told that it is not.
+#[test]
+fn partitions_are_compared_by_the_name_of_their_table() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "parted",
+        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+         CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (0) TO (10) PARTITION BY LIST (id); \
+         CREATE TABLE parted_one PARTITION OF parted_low FOR VALUES IN (1); \
+         CREATE TABLE parted_high PARTITION OF parted FOR VALUES FROM (10) TO (20)",
+    );
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO parted VALUES (1), (11), (12)")
+        .unwrap();
+    assert_converged(&cluster, &["parted"]);
+    damage(
+        cluster.server(2),
+        "parted_high",
+        "DELETE FROM parted_high WHERE id = 11",
+    );
+    let compare = |table: &str| {
+        let ran = at(
+            cluster.server(0),
+            &["compare", "--json", "--table", table, "--table", "parted_one"],
+        );
+        let report = json(&ran);
+        let tables = report["tables"].as_array().unwrap().iter();
+        (
+            ran.code,
+            tables
+                .map(|table| (table["table"].to_string(), table["equal"] == true))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let told = |name: &str, equal: bool| (format!("\"public.{name}\""), equal);
+    assert_eq!(
+        compare("parted"),
+        (1, vec![told("parted_high", false), told("parted_one", true)])
+    );
+    assert_eq!(compare("parted_low"), (0, vec![told("parted_one", true)]));
+    let repair = |table| {
+        at(
+            cluster.server(0),
+            &["repair", "--table", table, "--node", "n3", "--from", "n1", "--yes"],
+        )
+    };
+    let ran = repair("parted");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.err
+            .contains("Its rows are in public.parted_high, public.parted_one."),
+        "{ran:?}"
+    );
+    assert_eq!(repair("parted_high").code, 0);
+    assert_converged(&cluster, &["parted"]);
+}
+
 /// Tells writers to stop, also when the test fails.
 struct EndOf<'a>(&'a std::sync::atomic::AtomicBool);
 

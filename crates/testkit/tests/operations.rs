@@ -125,11 +125,17 @@ fn backups_points_in_time_and_standbys_are_no_members_and_can_join() {
 #[test]
 fn a_dump_of_a_member_is_an_ordinary_database() {
     let cluster = CLUSTER.lease();
-    cluster.create_table("dumped", "CREATE TABLE dumped (id int PRIMARY KEY, t text)");
-    cluster
-        .client(0)
-        .batch_execute("INSERT INTO dumped VALUES (1, 'one'), (2, E'tw\\to')")
-        .unwrap();
+    cluster.create_table(
+        "dumped",
+        "CREATE TABLE dumped (id int PRIMARY KEY, t text, \"No\" serial, n int GENERATED ALWAYS AS IDENTITY)",
+    );
+    for node in [0, 1] {
+        let sql = format!("INSERT INTO dumped VALUES ({node}, E'tw\\\\to')");
+        cluster.client(node).batch_execute(&sql).unwrap();
+    }
+    // Read by the member whose place in the sequences is before what another one has used.
+    let here = text(cluster.server(0), "SELECT max(\"No\")::text FROM dumped");
+    assert!(here.parse::<i32>().unwrap() > 1000, "{here}");
     let dsn = cluster.server(0).client_dsn("postgres");
     let whole = Run::current().program("pg_dump", &["-d", &dsn]).unwrap();
     let part = Run::current()
@@ -137,6 +143,10 @@ fn a_dump_of_a_member_is_an_ordinary_database() {
         .unwrap();
     assert!(whole.contains("CREATE EXTENSION") && !part.contains("CREATE EXTENSION"));
     assert!(!whole.contains("CREATE TRIGGER"), "capture triggers are in the dump");
+    let sequences = include_str!("../../../docs/src/operations.md")
+        .split("```")
+        .find_map(|block| block.strip_prefix("sql\n").filter(|block| block.contains("setval")))
+        .unwrap();
     // Neither place has the library preloaded; one gets the extension, one not.
     let mut plain = Server::new("plain", &[("shared_preload_libraries", "")]);
     plain.start();
@@ -152,11 +162,16 @@ fn a_dump_of_a_member_is_an_ordinary_database() {
             !others.contains("ERROR") && !others.contains("FATAL"),
             "{database}: {output}"
         );
+        let output = plain.psql(database, &["-q"], sequences);
+        assert!(!output.contains("ERROR"), "{database}: {output}");
         let mut client = plain.client_to(database);
         client
             .batch_execute("INSERT INTO dumped VALUES (3, 'three'); UPDATE dumped SET t = 'x' WHERE id = 1")
             .unwrap();
         assert_eq!(checksum(&mut client, "dumped").unwrap().0, 3);
+        let sql = "SELECT array_agg(id) = '{3}' FROM dumped
+                   WHERE \"No\" = (SELECT max(\"No\") FROM dumped) OR n = (SELECT max(n) FROM dumped)";
+        assert!(client.query_one(sql, &[]).unwrap().get::<_, bool>(0), "{database}");
     }
 }
 
