@@ -116,3 +116,44 @@ pub fn apply_past(cluster: &Cluster, write: &str) -> Duration {
     });
     start.elapsed()
 }
+
+/// The structure of tables, their partitions and indexes is sound on every node: each row is in each index. Where the server comes with what
+/// looks at it.
+///
+/// # Panics
+/// When it is not.
+#[track_caller]
+pub fn assert_sound(cluster: &Cluster, tables: &[&str]) {
+    for node in 0..cluster.len() {
+        let mut client = cluster.client(node);
+        let available = "SELECT FROM pg_available_extensions WHERE name = 'amcheck'";
+        if client
+            .query_opt(available, &[])
+            .expect("the catalogue answers")
+            .is_none()
+        {
+            return;
+        }
+        client
+            .batch_execute(
+                "SET synod.ddl = local; SET client_min_messages = error; CREATE EXTENSION IF NOT EXISTS amcheck",
+            )
+            .expect("an extension that is available can be created");
+        for table in tables {
+            let stored = format!(
+                "WITH stored AS (SELECT oid FROM pg_class WHERE relkind = 'r' AND (oid = '{table}'::regclass
+                                     OR oid IN (SELECT relid FROM pg_partition_tree('{table}'))))"
+            );
+            let indexes = format!(
+                "{stored} SELECT bt_index_check(indexrelid, true) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+                 JOIN pg_am a ON a.oid = relam WHERE indrelid IN (SELECT oid FROM stored) AND amname = 'btree'"
+            );
+            let rows = format!("{stored} SELECT string_agg(msg, ', ') FROM stored, verify_heapam(oid)");
+            if let Err(error) = client.batch_execute(&indexes) {
+                panic!("{table} on node {node}: {error:?}");
+            }
+            let wrong: Option<String> = client.query_one(&rows, &[]).expect("the table can be read").get(0);
+            assert_eq!(wrong, None, "{table} on node {node}");
+        }
+    }
+}

@@ -54,7 +54,7 @@ mod wait;
 
 pub use account::Account;
 pub use cluster::{Cluster, Node, Options};
-pub use converge::{apply_past, assert_converged, checksum};
+pub use converge::{apply_past, assert_converged, assert_sound, checksum};
 pub use disk::Disk;
 pub use install::PgInstall;
 pub use ledger::Ledger;

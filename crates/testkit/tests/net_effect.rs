@@ -3,7 +3,7 @@
 
 use postgres::Client;
 use synod_testkit::random_transactions::{TABLES, make_schema, random_transaction};
-use synod_testkit::{Options, Rng, Run, Session, SharedCluster, assert_converged, checksum, failed};
+use synod_testkit::{Options, Rng, Run, Session, SharedCluster, assert_converged, assert_sound, checksum, failed};
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
 
@@ -31,6 +31,7 @@ fn random_transactions_leave_equal_tables() {
         .map(|table| checksum(&mut cluster.client(0), table).unwrap().0)
         .sum();
     assert!(rows > 0, "the random transactions left nothing to compare");
+    assert_sound(&cluster, TABLES);
 }
 
 #[test]
@@ -50,6 +51,7 @@ fn concurrent_random_transactions_leave_equal_tables() {
         }
     });
     assert_converged(&cluster, TABLES);
+    assert_sound(&cluster, TABLES);
 }
 
 /// Each case: statements run in one transaction, and the rows of `account` (id, amount, rank) that must result.
