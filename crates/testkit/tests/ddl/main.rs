@@ -11,6 +11,7 @@ mod indexes;
 mod limits;
 mod migrations;
 mod names;
+mod prepared;
 mod replicate;
 mod sessions;
 mod since_18;
