@@ -1,7 +1,7 @@
 //! What a crash may take from a node it gets back from the log, sequences included (T4); and many clients of one node, one of
 //! which freezes while it holds the turn (T9).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, wait_until};
@@ -172,4 +172,76 @@ fn a_crowd_on_one_node_behind_a_frozen_turn() {
         assert_eq!(seen, rows, "with {clients} clients");
     }
     assert_converged(&cluster, &["crowd"]);
+}
+
+/// Takes one job after the other, as queues do, until none is left; whatever fails is tried again.
+fn take_jobs(cluster: &Cluster, node: usize, give_up: Instant) {
+    let take = |client: &mut Client| -> Result<bool, postgres::Error> {
+        let mut transaction = client.transaction()?;
+        let next = "SELECT id FROM jobs WHERE runs = 0 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
+        if let Some(row) = transaction.query_opt(next, &[])? {
+            let id: i32 = row.get(0);
+            transaction.execute("UPDATE jobs SET runs = runs + 1 WHERE id = $1", &[&id])?;
+            transaction.execute("INSERT INTO jobs_done (job) VALUES ($1)", &[&id])?;
+            transaction.commit()?;
+            return Ok(true);
+        }
+        let left: i64 = transaction
+            .query_one("SELECT count(*) FROM jobs WHERE runs = 0", &[])?
+            .get(0);
+        Ok(left > 0)
+    };
+    let mut client = None;
+    loop {
+        assert!(Instant::now() < give_up, "jobs are left, and no time");
+        match &mut client {
+            None => client = cluster.server(node).try_client("postgres").ok(),
+            Some(known) => match take(known) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) if known.is_closed() => client = None,
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Of a queue on three nodes, each of which crashes once meanwhile: what a worker skips another one has, or will lose.
+#[test]
+fn each_job_of_a_queue_is_done_once() {
+    const JOBS: i64 = 120;
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "jobs",
+        "CREATE TABLE jobs (id int PRIMARY KEY, runs int NOT NULL DEFAULT 0)",
+    );
+    cluster.create_table(
+        "jobs_done",
+        "CREATE TABLE jobs_done (id bigserial PRIMARY KEY, job int)",
+    );
+    let fill = format!("INSERT INTO jobs SELECT i FROM generate_series(1, {JOBS}) i");
+    cluster.client(0).batch_execute(&fill).unwrap();
+    let give_up = Instant::now() + Duration::from_secs(120);
+    std::thread::scope(|scope| {
+        for worker in 0..6 {
+            let cluster = &cluster;
+            scope.spawn(move || take_jobs(cluster, worker % 3, give_up));
+        }
+        for node in 0..3 {
+            let done = JOBS / 4 * (node as i64 + 1);
+            wait_until(DEADLINE, &format!("{done} jobs to be done"), || {
+                let mut client = cluster.server((node + 1) % 3).try_client("postgres").ok()?;
+                let row = client.query_one("SELECT count(*) FROM jobs_done", &[]).ok()?;
+                (row.get::<_, i64>(0) >= done).then_some(())
+            });
+            // The server ends all its processes and begins anew.
+            let server = cluster.server(node);
+            server.kill9_process(server.pid_of("checkpointer"));
+        }
+    });
+    assert_converged(&cluster, &["jobs", "jobs_done"]);
+    let mut client = cluster.client(1);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM jobs WHERE runs = 1"), JOBS);
+    assert_eq!(number(&mut client, "SELECT count(DISTINCT job) FROM jobs_done"), JOBS);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM jobs_done"), JOBS);
 }
