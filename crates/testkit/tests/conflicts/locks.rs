@@ -326,3 +326,57 @@ fn rows_that_the_table_stands_for_guard_others() {
     assert_eq!(sqlstate(&error), Some("40001"));
     assert_converged(&cluster, &["masses", "drawn"]);
 }
+
+/// And where it is a part of a hierarchy, or all of one: as on one server, whichever of its tables is locked and whichever is written.
+#[test]
+fn a_table_of_a_hierarchy_that_is_locked_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table(
+        "parts",
+        "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);
+         CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (100) TO (200)",
+    );
+    cluster.create_table(
+        "elders",
+        "CREATE TABLE elders (id int PRIMARY KEY, v int); CREATE TABLE heirs (PRIMARY KEY (id)) INHERITS (elders)",
+    );
+    cluster.create_table("counted", "CREATE TABLE counted (id int PRIMARY KEY)");
+    let rows = "INSERT INTO heirs SELECT i, 0 FROM generate_series(0, 99) i";
+    cluster.client(0).batch_execute(rows).unwrap();
+    let cases = [
+        ("parts", "INSERT INTO parts VALUES ($)"),
+        ("parts_low", "INSERT INTO parts VALUES ($)"),
+        ("parts", "INSERT INTO parts_low VALUES ($)"),
+        ("ONLY parts", "INSERT INTO parts VALUES ($)"),
+        ("elders", "INSERT INTO heirs VALUES (100 + $)"),
+        ("heirs", "UPDATE elders SET v = 1 WHERE id = $"),
+        ("elders", "UPDATE elders SET v = 1 WHERE id = $"),
+    ];
+    for (id, (locked, write)) in (1..).zip(cases) {
+        for (wait, id) in [("", id), ("NOWAIT", id + 20)] {
+            let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+            let write = write.replace('$', &id.to_string());
+            one.batch_execute(&format!("BEGIN; {write}; SELECT count(*) FROM counted"))
+                .unwrap();
+            other
+                .batch_execute(&format!(
+                    "BEGIN; LOCK TABLE {locked} IN SHARE MODE {wait}; INSERT INTO counted VALUES ({id}); COMMIT"
+                ))
+                .unwrap();
+            cluster.client(0).batch_execute("SELECT count(*) FROM counted").unwrap();
+            let error = one
+                .batch_execute("COMMIT")
+                .expect_err("the other has counted without it");
+            assert_eq!(sqlstate(&error), Some("40001"), "{locked} {wait}, {write}");
+        }
+    }
+    // What no lock stands for is no rival.
+    let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+    one.batch_execute("BEGIN; INSERT INTO parts VALUES (150)").unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE parts_low IN SHARE MODE; INSERT INTO counted VALUES (200); COMMIT")
+        .unwrap();
+    one.batch_execute("COMMIT").unwrap();
+    assert_converged(&cluster, &["parts", "elders", "heirs", "counted"]);
+}
