@@ -208,13 +208,24 @@ pub fn not_applied(csn: u64, applied: u64) -> UserError {
     )
 }
 
-/// 57P03: a member whose workers are not there yet.
+/// 57P03: a member whose workers are not there yet, or wait for a majority.
 pub fn starting() -> UserError {
+    let (detail, hint) = if crate::node::starts_without_majority() {
+        (
+            "Its log worker runs, but no majority of the group has answered it yet; nothing was sent to the shared log.",
+            "See synod.nodes and synod.stat_log for who is reachable; retry when a majority is back.",
+        )
+    } else {
+        (
+            "Its log worker or its apply worker does not run yet; nothing was sent to the shared log.",
+            "Retry in a moment; if it does not pass, see the server log (is max_worker_processes high enough?).",
+        )
+    };
     UserError::new(
         PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
         "this node of the group is starting",
-        "Its log worker or its apply worker does not run yet; nothing was sent to the shared log.",
-        "Retry in a moment; if it does not pass, see the server log (is max_worker_processes high enough?).",
+        detail,
+        hint,
     )
 }
 

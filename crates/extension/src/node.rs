@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::errors::{self, UserError};
 use crate::identity::{ExpectedTables, Identity, decode_incarnation, encode_incarnation};
-use crate::pg::shmem::{self, NodeShared};
+use crate::pg::server;
+use crate::pg::shmem::{self, NodeShared, NodeState};
 
 /// `$PGDATA/synod/<database oid>`
 pub fn directory(database: u32) -> PathBuf {
@@ -23,6 +24,15 @@ pub fn required() -> Result<&'static NodeShared, UserError> {
         Ok(None) => errors::not_a_member(),
         Ok(Some(_)) => errors::starting(),
         Err(error) => error,
+    })
+}
+
+/// Whether this database's log worker runs, and waits for a majority since its start.
+pub fn starts_without_majority() -> bool {
+    shmem::my_node().is_some_and(|node| {
+        node.state() == NodeState::Starting
+            && !node.quorum.load(Ordering::Acquire)
+            && server::alive(node.log_worker_pid.load(Ordering::Acquire))
     })
 }
 

@@ -277,6 +277,23 @@ fn without_a_majority_nothing_is_appended_or_nobody_knows() {
             other => panic!("{other:?}"),
         }
     });
+    // Nor has one that starts alone: what it waits for is said.
+    cluster.server_mut(0).stop(StopMode::Fast);
+    cluster.server_mut(0).start();
+    let mut client = cluster.client(0);
+    client.batch_execute("SET synod.read_timeout = '500ms'").unwrap();
+    let told = wait_until(Duration::from_secs(30), "the log worker", || {
+        let error = client
+            .query_one("SELECT synod.next_gapless('alone')", &[])
+            .expect_err("there is no majority");
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "57P03", "{error:?}");
+        error
+            .detail()
+            .filter(|detail| detail.contains("no majority"))
+            .map(|_| error.clone())
+    });
+    assert!(told.hint().is_some_and(|hint| hint.contains("synod.nodes")), "{told:?}");
     cluster.start_all();
     let last = wait_until(Duration::from_secs(60), "an append", || {
         let row = cluster
