@@ -1,7 +1,7 @@
 //! What only one node has, and what is in the way of a statement that passed on another: apply stopped over it, and the node with it.
 
 use postgres::Client;
-use synod_testkit::{Cluster, StopMode, assert_converged, failed, wait_until};
+use synod_testkit::{Cluster, StopMode, assert_converged, failed, sqlstate, wait_until};
 
 use crate::{CLUSTER, DEADLINE, same_definition};
 
@@ -174,9 +174,12 @@ fn what_is_in_the_way_is_named_with_the_command_that_mends_it() {
             let hint = error.hint().unwrap_or_default();
             assert!(hint.starts_with("Try again when the node has caught up"), "{error:?}");
         }
-        other
-            .batch_execute(advice)
-            .unwrap_or_else(|error| panic!("{advice}: {error:?}"));
+        // Apply tries again now and then, and needs the table for that.
+        let done = wait_until(DEADLINE, advice, || match other.batch_execute(advice) {
+            Err(error) if sqlstate(&error) == Some("40001") => None,
+            done => Some(done),
+        });
+        done.unwrap_or_else(|error| panic!("{advice}: {error:?}"));
         same_definition(&cluster, "used");
     }
     client.batch_execute("INSERT INTO used VALUES (1, 1)").unwrap();
