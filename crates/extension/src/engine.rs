@@ -302,7 +302,8 @@ impl<L: SharedLog> Engine<L> {
         node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
         self.publish_ddl_lock();
         node.certified.store(self.certifier.position(), Ordering::SeqCst);
-        node.window_floor.store(self.certifier.floor(), Ordering::SeqCst);
+        node.lasting_floor
+            .store(self.certifier.lasting_floor(), Ordering::SeqCst);
         node.chosen.store(status.chosen, Ordering::Relaxed);
         node.durable.store(status.durable, Ordering::Relaxed);
         node.proposed.store(status.proposed, Ordering::Relaxed);

@@ -295,6 +295,12 @@ impl Certifier {
         self.window.floor()
     }
 
+    /// The lowest base that can be certified now, and still when half a window of records more has come.
+    #[must_use]
+    pub fn lasting_floor(&self) -> u64 {
+        self.window.lasting_floor()
+    }
+
     /// The current incarnation of `node`, if it was ever seen: what the node's next start must exceed.
     #[must_use]
     pub fn incarnation(&self, node: u32) -> Option<u64> {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - the window holds every record with keys that committed above `floor`, and none at or below it;
 //! - `index[hash][mode]` names the latest record in the window with that claim, 0 if there is none;
-//! - records <= [`MAX_WINDOW_RECORDS`], keys <= [`MAX_WINDOW_KEYS`].
+//! - records <= [`MAX_WINDOW_RECORDS`], keys <= [`MAX_WINDOW_KEYS`];
+//! - floor <= lasting floor: behind it stand at most half as many of either, so that it is no floor before as many again have come.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -33,6 +34,9 @@ pub(crate) struct Window {
     /// Their keys, end to end.
     hashes: VecDeque<u64>,
     modes: VecDeque<KeyMode>,
+    /// How many of the oldest records are not behind the lasting floor, and the keys of those that are.
+    passing: usize,
+    lasting_keys: usize,
     /// Place of the next record, counted from 0.
     next: usize,
     positions: Vec<u64>,
@@ -52,6 +56,8 @@ impl Window {
             records: VecDeque::new(),
             hashes: VecDeque::new(),
             modes: VecDeque::new(),
+            passing: 0,
+            lasting_keys: 0,
             next: 0,
             positions: Vec::new(),
             index: HashMap::default(),
@@ -60,6 +66,12 @@ impl Window {
 
     pub(crate) const fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// From here on everything is known, and will be until half a window more has come.
+    pub(crate) fn lasting_floor(&self) -> u64 {
+        let last = self.passing.checked_sub(1).and_then(|last| self.records.get(last));
+        last.map_or(self.floor, |(position, _)| *position)
     }
 
     pub(crate) const fn limits(&self) -> (usize, usize) {
@@ -128,6 +140,11 @@ impl Window {
             }
             places[key.mode as usize] = place;
         }
+        self.lasting_keys += keys.len();
+        while self.records.len() - self.passing > max_records / 2 || self.lasting_keys > max_keys / 2 {
+            self.lasting_keys -= self.records[self.passing].1 as usize;
+            self.passing += 1;
+        }
     }
 
     fn occupy(&mut self, position: u64) -> Place {
@@ -146,6 +163,10 @@ impl Window {
         let Some((position, keys)) = self.records.pop_front() else {
             return;
         };
+        match self.passing.checked_sub(1) {
+            Some(fewer) => self.passing = fewer,
+            None => self.lasting_keys -= keys as usize,
+        }
         debug_assert_eq!(self.positions[slot], position, "slot {slot}, next {}", self.next);
         for (hash, mode) in self
             .hashes

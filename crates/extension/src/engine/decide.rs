@@ -48,7 +48,9 @@ impl<L: SharedLog> Engine<L> {
             .store(self.certifier.last_commit(), Ordering::SeqCst);
         self.publish_ddl_lock();
         self.node.certified.store(self.certifier.position(), Ordering::SeqCst);
-        self.node.window_floor.store(self.certifier.floor(), Ordering::SeqCst);
+        self.node
+            .lasting_floor
+            .store(self.certifier.lasting_floor(), Ordering::SeqCst);
         for (previous, slot) in waiting {
             turn::announce(self.node, previous, slot);
         }

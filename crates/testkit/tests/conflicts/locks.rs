@@ -380,3 +380,39 @@ fn a_table_of_a_hierarchy_that_is_locked_guards_others() {
     one.batch_execute("COMMIT").unwrap();
     assert_converged(&cluster, &["parts", "elders", "heirs", "counted"]);
 }
+
+/// As far back as certification looks, however little there was before: it was half of what the group had committed so far.
+#[test]
+fn a_row_that_was_written_long_ago_guards_others() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("long_ago", "CREATE TABLE long_ago (id int PRIMARY KEY, v int)");
+    cluster.create_table("meanwhile", "CREATE TABLE meanwhile (id bigserial PRIMARY KEY)");
+    cluster
+        .client(0)
+        .batch_execute("INSERT INTO long_ago VALUES (1, 0)")
+        .unwrap();
+    let (mut one, mut other) = (cluster.client(0), cluster.client(1));
+    one.batch_execute("BEGIN; UPDATE long_ago SET v = 1; SELECT count(*) FROM meanwhile")
+        .unwrap();
+    other
+        .batch_execute("BEGIN; SELECT FROM long_ago FOR UPDATE; INSERT INTO meanwhile DEFAULT VALUES; COMMIT")
+        .unwrap();
+    other.batch_execute("SET statement_timeout = 0").unwrap();
+    // More than there was before.
+    other
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1..(SELECT applied_csn FROM synod.stat_apply) LOOP
+                 INSERT INTO meanwhile DEFAULT VALUES; COMMIT;
+             END LOOP; END $$",
+        )
+        .unwrap();
+    cluster
+        .client(0)
+        .batch_execute("SELECT count(*) FROM meanwhile")
+        .unwrap();
+    let error = one
+        .batch_execute("COMMIT")
+        .expect_err("the other has decided without it");
+    assert_eq!(sqlstate(&error), Some("40001"));
+    assert_converged(&cluster, &["long_ago", "meanwhile"]);
+}

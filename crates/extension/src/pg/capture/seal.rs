@@ -43,11 +43,11 @@ pub(super) fn seal(pending: &mut Pending, applied_now: u64) -> Result<Sealed, Us
     if let Some(node) = shmem::my_node() {
         ranges::settle_drawn(node, &settled)?;
     }
-    // Half as far as the window reaches now: it moves on while the record is on its way.
-    let floor = shmem::my_node().map_or(applied_now, |node| node.window_floor.load(Ordering::SeqCst));
+    // Not to the window's end: it moves on while the record is on its way.
+    let floor = shmem::my_node().map_or(applied_now, |node| node.lasting_floor.load(Ordering::SeqCst));
     sealer.finish(Reach {
         now: applied_now,
-        held: applied_now - applied_now.saturating_sub(floor) / 2,
+        held: floor.min(applied_now),
     })
 }
 

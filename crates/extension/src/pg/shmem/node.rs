@@ -95,8 +95,8 @@ pub struct NodeShared {
     pub certified: AtomicU64,
     /// Highest committing position <= certified.
     pub last_commit: AtomicU64,
-    /// The lowest base that can be certified.
-    pub window_floor: AtomicU64,
+    /// The lowest base that is sure to be certified still when what is on its way now has been.
+    pub lasting_floor: AtomicU64,
     /// Chosen by the group, as far as known here.
     pub chosen: AtomicU64,
     /// Durable on this node's disk.
