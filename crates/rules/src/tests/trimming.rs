@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use synod_change::{Body, Key, KeyMode, MAX_KEYS_PER_RECORD, Record, WriteRecord};
 
+use crate::window::Window;
 use crate::{Abort, Certifier, Input, MAX_OPEN_FRAGMENTS, MAX_WINDOW_KEYS, Skip, Verdict, VerdictKind};
 
 struct Log {
@@ -113,6 +114,37 @@ fn keys_are_bounded() {
         MAX_KEYS_PER_RECORD + 1
     ];
     assert_eq!(log.write(keys, &[]), Verdict::Abort(Abort::Malformed));
+}
+
+/// It was half of what had been committed, however little that was.
+#[test]
+fn the_lasting_floor_is_half_a_window_back() {
+    const KEY: Key = Key {
+        hash: 1,
+        mode: KeyMode::Update,
+    };
+    let mut window = Window::with_limits(10, 40);
+    for position in 1..=30_u64 {
+        window.push(position, &[KEY]);
+        assert_eq!(window.floor(), position.saturating_sub(10));
+        assert_eq!(window.lasting_floor(), position.saturating_sub(5));
+    }
+    // Keys count as well: of forty that fit, twenty last.
+    for position in 31..=40 {
+        window.push(position, &[KEY; 9]);
+    }
+    assert_eq!((window.floor(), window.lasting_floor()), (36, 38));
+    window.push(41, &[KEY; 30]);
+    assert_eq!((window.floor(), window.lasting_floor()), (39, 41));
+    window.push(42, &[KEY]);
+    assert_eq!((window.floor(), window.lasting_floor()), (39, 41));
+    window.push(43, &[KEY; 9]);
+    assert_eq!((window.floor(), window.lasting_floor()), (40, 41));
+    // And those of one that was never behind it.
+    window.push(44, &[KEY; 40]);
+    assert_eq!((window.floor(), window.lasting_floor()), (43, 44));
+    window.push(45, &[KEY]);
+    assert_eq!((window.floor(), window.lasting_floor()), (44, 44));
 }
 
 #[test]
