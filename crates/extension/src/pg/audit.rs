@@ -12,7 +12,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, qualified};
-use super::{context, launcher, partition, shmem};
+use super::{context, hierarchy, launcher, shmem};
 use crate::errors::UserError;
 
 mod failure;
@@ -109,16 +109,16 @@ pub fn name_of(table: pg_sys::Oid) -> String {
 
 /// The one whose rows before a change are not in the WAL: the table, or its first partition without REPLICA IDENTITY FULL.
 pub fn without_full_identity(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    let members = partition::members(table, pg_sys::AccessShareLock);
+    let members = hierarchy::members(table, pg_sys::AccessShareLock);
     members.into_iter().find(|member| {
         Relation::open(*member)
-            .is_some_and(|it| !partition::is_partitioned(&it) && it.class().relreplident as u8 != b'f')
+            .is_some_and(|it| !hierarchy::is_partitioned(&it) && it.class().relreplident as u8 != b'f')
     })
 }
 
 /// Whether changes of the table, and of its partitions, are in the WAL.
 pub fn check_table(table: pg_sys::Oid) -> Result<(), UserError> {
-    let members = partition::members(table, pg_sys::AccessShareLock);
+    let members = hierarchy::members(table, pg_sys::AccessShareLock);
     members.into_iter().try_for_each(check_alone)
 }
 
@@ -141,7 +141,7 @@ fn check_alone(table: pg_sys::Oid) -> Result<(), UserError> {
             hint.to_owned(),
         ))
     };
-    if class.relkind as u8 != pg_sys::RELKIND_RELATION && !partition::is_partitioned(&relation) {
+    if class.relkind as u8 != pg_sys::RELKIND_RELATION && !hierarchy::is_partitioned(&relation) {
         return refused("no table", "Name a table.");
     }
     if class.relpersistence as u8 != pg_sys::RELPERSISTENCE_PERMANENT {

@@ -378,8 +378,8 @@ pub fn named(schema: &str, name: &str) -> Option<pg_sys::Oid> {
 
 /// Whether a locked table, or a partition of it, has rows that a new statement would see.
 pub fn has_rows(relation: &Relation) -> bool {
-    if super::partition::is_partitioned(relation) {
-        return super::partition::members(relation.oid(), pg_sys::AccessShareLock)
+    if super::hierarchy::is_partitioned(relation) {
+        return super::hierarchy::members(relation.oid(), pg_sys::AccessShareLock)
             .into_iter()
             .filter(|member| *member != relation.oid())
             .filter_map(Relation::open)

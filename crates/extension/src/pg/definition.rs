@@ -15,7 +15,7 @@ use synod_change::{
 
 use super::format::FixedSettings;
 use super::relcache::{Relation, c_text, name_text, qualified};
-use super::{compat, list, partition, wire};
+use super::{compat, hierarchy, list, wire};
 
 /// An index as definitions number it, with its local oid.
 pub struct NumberedIndex {
@@ -42,8 +42,8 @@ pub fn of(relation: &Relation, id: TableId, number_of: &dyn Fn(pg_sys::Oid) -> O
         indexes: indexes.into_iter().map(|index| index.definition).collect(),
         foreign_keys: foreign_keys(relation, number_of),
         checks: checks(relation),
-        partitioned_by: partition::key_text(relation),
-        partition_of: partition::place_text(relation),
+        partitioned_by: hierarchy::key_text(relation),
+        partition_of: hierarchy::place_text(relation),
     }
 }
 

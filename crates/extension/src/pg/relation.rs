@@ -16,7 +16,7 @@ use super::relcache::{Relation, qualified};
 pub use super::strong_table::{
     Column, FeedingSequence, ForeignKey, Function, StrongTable, UniqueKey, has_unhashable_key, triggers,
 };
-use super::{catalog, definition, partition, strong_table};
+use super::{catalog, definition, hierarchy, strong_table};
 use crate::errors::UserError;
 
 type KnownSequences = (u64, Rc<HashMap<pg_sys::Oid, Vec<(TableId, u16)>>>);
@@ -214,7 +214,7 @@ pub fn assert_capturable(oid: pg_sys::Oid) -> Result<(), UserError> {
         return Ok(());
     }
     let mut late = false;
-    for member in partition::members(oid, pg_sys::AccessShareLock) {
+    for member in hierarchy::members(oid, pg_sys::AccessShareLock) {
         match by_oid(member) {
             Some(known) => {
                 assert_armed(member, &known.name)?;

@@ -3,7 +3,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::relcache::{Relation, name_text};
-use super::{catalog, encoding, partition, portable};
+use super::{catalog, encoding, hierarchy, portable};
 use crate::errors::UserError;
 
 const WRONG_TYPE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
@@ -120,7 +120,7 @@ fn by_place(relation: &Relation) -> Option<Objection> {
             "Replicate tables of your own only.",
         ));
     }
-    if class.relam != pg_sys::HEAP_TABLE_AM_OID && !partition::is_partitioned(relation) {
+    if class.relam != pg_sys::HEAP_TABLE_AM_OID && !hierarchy::is_partitioned(relation) {
         let hint = "ALTER TABLE … SET ACCESS METHOD heap first.";
         return Some(("table", UNSUPPORTED, "Its access method is not heap.", hint));
     }

@@ -12,7 +12,7 @@ use super::capture::{self, trigger};
 use super::catalog;
 use super::ddl;
 use super::definition;
-use super::partition;
+use super::hierarchy;
 use super::peers::{self, Needs, Question};
 use super::relation;
 use super::relcache::{Relation, qualified};
@@ -32,7 +32,7 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     replicable::check(&relation)?;
     tell_limits(&relation);
     // No statement makes a hierarchy by inheritance as it came about: with its columns in the same order, and inherited ones as such.
-    creates &= !partition::inherits_or_is_inherited(&relation);
+    creates &= !hierarchy::inherits_or_is_inherited(&relation);
     // What this very transaction has made is on its way to the others.
     let needs = match creates && !ddl::given() {
         true => Needs::of(&relation)?,
@@ -40,7 +40,7 @@ pub fn begin(oid: pg_sys::Oid) -> Result<(), UserError> {
     };
     drop(relation);
     let mut members: Vec<(pg_sys::Oid, TableId)> = Vec::new();
-    for oid in partition::whole(oid, pg_sys::ShareRowExclusiveLock) {
+    for oid in hierarchy::whole(oid, pg_sys::ShareRowExclusiveLock) {
         check_member(oid)?;
         members.push((oid, new_number()?));
     }
@@ -87,7 +87,7 @@ fn check_member(oid: pg_sys::Oid) -> Result<(), UserError> {
 pub fn check_adoptable(oid: pg_sys::Oid) -> Result<(), UserError> {
     let node = crate::node::required()?;
     let mut definitions = Vec::new();
-    for member in partition::members(oid, pg_sys::ShareRowExclusiveLock) {
+    for member in hierarchy::members(oid, pg_sys::ShareRowExclusiveLock) {
         let relation = open_exclusively(member)?;
         replicable::check_member(&relation)?;
         if !relation::is_strong(member) && !is_new(&relation) {
@@ -106,7 +106,7 @@ pub fn adopt(root: pg_sys::Oid) -> Result<(), UserError> {
     if !relation::is_strong(root) {
         return Ok(());
     }
-    for member in partition::members(root, pg_sys::ShareRowExclusiveLock) {
+    for member in hierarchy::members(root, pg_sys::ShareRowExclusiveLock) {
         if relation::is_strong(member) {
             continue;
         }
@@ -155,7 +155,7 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "It ends with the membership: synod.leave_group.",
         ));
     }
-    if partition::ancestors(&relation).into_iter().any(relation::is_strong) {
+    if hierarchy::ancestors(&relation).into_iter().any(relation::is_strong) {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("table {name} is a partition of a table that is replicated"),
@@ -186,7 +186,7 @@ pub fn end(oid: pg_sys::Oid) -> Result<(), UserError> {
             "See synod.tables.",
         ));
     }
-    for member in partition::whole(oid, pg_sys::ShareRowExclusiveLock) {
+    for member in hierarchy::whole(oid, pg_sys::ShareRowExclusiveLock) {
         end_member(member)?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::definition::{self, NumberedIndex};
 use super::format::FixedSettings;
 use super::relcache::{Relation, name_text, qualified};
 use super::wire::{self, Hashing};
-use super::{catalog, compat, list, nested, partition, told_row};
+use super::{catalog, compat, hierarchy, list, nested, told_row};
 
 /// A function of a type, ready to be called.
 pub struct Function(UnsafeCell<pg_sys::FmgrInfo>);
@@ -224,7 +224,7 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         .iter()
         .filter_map(|index| unique_key(index, id, identity_index))
         .collect();
-    let above = partition::ancestors(&relation);
+    let above = hierarchy::ancestors(&relation);
     let position = |number: i16| live.iter().position(|index| *index + 1 == number as usize);
     let identity = match keys.iter().find(|key| key.identity) {
         Some(key) => key.attributes.iter().filter_map(|number| position(*number)).collect(),
@@ -242,7 +242,7 @@ pub fn load(oid: pg_sys::Oid, id: TableId) -> Option<StrongTable> {
         has_user_triggers: triggers(&relation).iter().any(|trigger| !trigger.tgisinternal),
         sequences: feeding_sequences(&relation, &live),
         ancestors: above.into_iter().filter_map(catalog::number_of).collect(),
-        partitioned: partition::is_partitioned(&relation),
+        partitioned: hierarchy::is_partitioned(&relation),
         needs_fixed_settings: columns.iter().any(Column::needs_fixed_settings),
         told,
         columns,
@@ -325,7 +325,7 @@ fn unique_key(index: &NumberedIndex, table: TableId, identity: Option<pg_sys::Oi
 
 /// For an index that is part of a partitioned table's: that table and the index's number there.
 fn certified_as(index: &Relation) -> Option<(TableId, u32)> {
-    let topmost = *partition::ancestors(index).last()?;
+    let topmost = *hierarchy::ancestors(index).last()?;
     // SAFETY: inside a transaction; the index exists, since others are parts of it.
     let table = unsafe { pg_sys::IndexGetRelation(topmost, true) };
     let id = catalog::number_of(table)?;

@@ -25,7 +25,7 @@ use synod_change::{DdlLockRecord, ExpectedTable, TableId};
 use crate::identity::ExpectedTables;
 use crate::pg::give_way::timer;
 use crate::pg::shmem::{self, NodeLock, NodeShared};
-use crate::pg::{catalog, partition, submit};
+use crate::pg::{catalog, hierarchy, submit};
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
 
@@ -311,7 +311,7 @@ fn expected(request: &DdlLockRecord) -> Vec<pg_sys::Oid> {
         .iter()
         .filter_map(|table| catalog::named(&table.schema, &table.name));
     found
-        .flat_map(|table| partition::whole(table, pg_sys::NoLock))
+        .flat_map(|table| hierarchy::whole(table, pg_sys::NoLock))
         .collect()
 }
 

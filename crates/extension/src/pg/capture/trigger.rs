@@ -8,7 +8,7 @@ use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 use super::events::{Event, Tid};
 use super::{APPLYING, PENDING, REPAIRING, RESTART_IDENTITY, SEALED, TableChange};
 use crate::errors::{self, UserError};
-use crate::pg::partition;
+use crate::pg::hierarchy;
 use crate::pg::relation::triggers;
 use crate::pg::relcache::Relation;
 
@@ -127,7 +127,7 @@ fn sealed_already() -> UserError {
 /// Put both triggers on a table; on a partitioned one, whose rows are its partitions', only that of TRUNCATE. The caller
 /// holds SHARE ROW EXCLUSIVE on it.
 pub fn create(relation: pg_sys::Oid) {
-    let partitioned = Relation::open(relation).is_some_and(|relation| partition::is_partitioned(&relation));
+    let partitioned = Relation::open(relation).is_some_and(|relation| hierarchy::is_partitioned(&relation));
     let kinds = if partitioned { &[true][..] } else { &[false, true] };
     for truncate in kinds.iter().copied() {
         // SAFETY: inside a transaction, with the lock; a complete statement node, freed with the memory context. Internal
@@ -224,5 +224,5 @@ pub fn is_complete(relation: &Relation) -> bool {
         })
     };
     let rows = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
-    (partition::is_partitioned(relation) || armed(rows)) && armed(pg_sys::TRIGGER_TYPE_TRUNCATE)
+    (hierarchy::is_partitioned(relation) || armed(rows)) && armed(pg_sys::TRIGGER_TYPE_TRUNCATE)
 }

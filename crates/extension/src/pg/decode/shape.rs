@@ -19,7 +19,7 @@ use super::values::Output;
 use crate::decode::Options;
 use crate::errors::UserError;
 use crate::pg::relcache::Relation;
-use crate::pg::{compat, encoding, partition, wire};
+use crate::pg::{compat, encoding, hierarchy, wire};
 
 /// A table, and how its rows are read.
 pub struct Shape {
@@ -269,7 +269,7 @@ unsafe fn bypassed(
 ) -> Option<(&'static str, Vec<u8>)> {
     // SAFETY: open relations.
     let (rows, told) = unsafe { (Relation::open((*rows).rd_id)?, (*told).rd_id) };
-    let mut others = partition::ancestors(&rows);
+    let mut others = hierarchy::ancestors(&rows);
     others.push(rows.oid());
     others.into_iter().filter(|other| *other != told).find_map(|other| {
         // SAFETY: an open relation.
@@ -313,7 +313,7 @@ unsafe fn is_derived(relation: pg_sys::Relation) -> bool {
 unsafe fn root(relation: pg_sys::Relation) -> Option<Relation> {
     // SAFETY: an open relation.
     let relation = unsafe { Relation::open((*relation).rd_id) }?;
-    let root = partition::ancestors(&relation).pop()?;
+    let root = hierarchy::ancestors(&relation).pop()?;
     Relation::open(root)
 }
 
@@ -322,7 +322,7 @@ unsafe fn listed_above(relation: pg_sys::Relation, only: &[u32], in_utf8: bool) 
     // SAFETY: open relations.
     unsafe {
         let relation = Relation::open((*relation).rd_id)?;
-        let mut ancestors = partition::ancestors(&relation).into_iter();
+        let mut ancestors = hierarchy::ancestors(&relation).into_iter();
         let above = ancestors.find(|above| only.contains(&above.to_u32()))?;
         let (schema, name) = names(Relation::open(above)?.raw());
         Some((

@@ -1,10 +1,12 @@
 //! Hierarchies of tables: one is replicated as a whole, each of its tables under a number of its own.
 //!
 //! By inheritance, the tables are tables like others: each has rows and keys of its own, so that nothing is special but that all are
-//! strong or none is: a statement that names one reads and writes those below it. By partitions:
-//! Rows are written, captured and applied leaf by leaf; a row that moves is a delete in one and an insert in another. What is
-//! certified is the hierarchy's: keys of an index that the topmost table has are claimed under that table's number and
-//! index, so that a row that refers to it claims the same key, and whoever writes a leaf claims the tables above it, too.
+//! strong or none is: a statement that names one reads and writes those below it. By partitions, rows are written, captured and applied
+//! leaf by leaf; a row that moves is a delete in one and an insert in another. What is certified is the hierarchy's: keys of an index that the
+//! topmost table has are claimed under that table's number and index, so that a row that refers to it claims the same key, and whoever
+//! writes a leaf claims the tables above it, too.
+
+use std::collections::HashSet;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -33,7 +35,7 @@ pub fn is_partitioned(relation: &Relation) -> bool {
     relation.class().relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
 }
 
-/// A partitioned table and all below it, parents before their partitions; all of them locked.
+/// A table and all below it, parents before their partitions or heirs; all of them locked.
 pub fn members(root: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     // SAFETY: inside a transaction; a fresh list of oids.
     unsafe {
@@ -47,15 +49,12 @@ pub fn members(root: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
 /// that. All of them locked.
 pub fn whole(top: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     let mut all = members(top, lock);
+    let mut known: HashSet<pg_sys::Oid> = all.iter().copied().collect();
     let mut at = 0;
     while let Some(member) = all.get(at).copied() {
         for parent in catalog::parents(member) {
-            if !all.contains(&parent) {
-                let others: Vec<_> = members(parent, lock)
-                    .into_iter()
-                    .filter(|it| !all.contains(it))
-                    .collect();
-                all.extend(others);
+            if !known.contains(&parent) {
+                all.extend(members(parent, lock).into_iter().filter(|it| known.insert(*it)));
             }
         }
         at += 1;
