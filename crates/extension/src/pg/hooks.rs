@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::give_way::{self, interrupt};
 use super::protect::{finally, guarded};
-use super::service::draws;
+use super::service::{draws, restarts};
 use super::{barrier, context, ddl, guard, stream_ddl, written, xact};
 
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
@@ -243,6 +243,7 @@ unsafe extern "C-unwind" fn process_utility(
                 ddl.failed();
                 error.raise();
             }
+            restarts::before_utility(utility);
             context::before_utility(utility);
             let streamed = stream_ddl::before(statement, source, within);
             // Last: that the session is within this command is taken back only below.
@@ -296,6 +297,7 @@ unsafe extern "C-unwind" fn process_utility(
                 error.raise();
             }
             guard::after_utility((*statement).utilityStmt);
+            restarts::after_utility((*statement).utilityStmt);
             draws::statement_ended();
         });
     }

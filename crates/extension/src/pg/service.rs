@@ -31,6 +31,7 @@ pub mod log;
 mod own_table;
 pub mod ranges;
 pub mod reservations;
+pub mod restarts;
 
 /// Refuse where nothing may be written: in a read-only transaction, on a standby, in a parallel worker, and in the apply worker
 /// itself, which would wait for what only it can do. `what` is the function's name.
