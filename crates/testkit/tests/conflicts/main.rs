@@ -6,6 +6,7 @@ use synod_testkit::{Cluster, Options, SharedCluster, assert_converged, checksum,
 
 mod by_the_way;
 mod chains;
+mod exchanges;
 mod locks;
 
 static CLUSTER: SharedCluster = SharedCluster::new(Options::DEFAULT);
