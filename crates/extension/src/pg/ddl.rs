@@ -45,7 +45,7 @@ pub use lock::{
 };
 pub use makes::note as makes;
 pub use plan::{Need, Plan};
-pub use types::{redefined as redefined_type, users as tables_of_type};
+pub use types::{redefined as redefined_types, users as tables_of_types};
 
 /// A statement of this transaction.
 struct Noted {

@@ -214,10 +214,8 @@ pub unsafe fn check_utility(statement: *mut pg_sys::Node, travels: bool) -> Resu
 /// Values of a type that another node knows otherwise would not be read there, or here.
 unsafe fn keep_types(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     // SAFETY: by contract of the caller: a valid utility statement.
-    let Some(kind) = (unsafe { super::ddl::redefined_type(statement) }) else {
-        return Ok(());
-    };
-    let users = super::ddl::tables_of_type(kind)?;
+    let kinds = unsafe { super::ddl::redefined_types(statement) };
+    let users = super::ddl::tables_of_types(kinds)?;
     match users.first().and_then(|table| relation::by_oid(*table)) {
         Some(table) => Err(refused(&table, "change a type of")),
         None => Ok(()),

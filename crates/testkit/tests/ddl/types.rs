@@ -58,3 +58,48 @@ fn values_that_other_nodes_cannot_read_are_refused_where_they_would_come_to_be()
         .unwrap();
     assert_converged(&cluster, &["readable"]);
 }
+
+/// The row type of a table may be the type of another one's column: it does not change behind the back of those that have its values.
+#[test]
+fn a_row_type_of_a_table_that_is_in_use_is_the_same_on_every_node() {
+    let cluster = CLUSTER.lease();
+    for (kind, make, changes) in [
+        (
+            "place",
+            "CREATE TABLE place (a int, b text)",
+            &[
+                "ALTER TABLE place ADD COLUMN c int",
+                "ALTER TABLE place DROP COLUMN b",
+                "ALTER TABLE place ADD COLUMN d text, ADD COLUMN e int",
+            ][..],
+        ),
+        (
+            "outlook",
+            "CREATE VIEW outlook AS SELECT 1 AS a",
+            &["CREATE OR REPLACE VIEW outlook AS SELECT 1 AS a, 'b' AS b"],
+        ),
+    ] {
+        let lives = format!("lives_{kind}");
+        cluster.on_all(&format!("SET synod.ddl = local; {make}"));
+        cluster.create_table(
+            &lives,
+            &format!("CREATE TABLE {lives} (id int PRIMARY KEY, at {kind}, past {kind}[])"),
+        );
+        let mut client = cluster.client(0);
+        for (number, change) in changes.iter().enumerate() {
+            let local = client.batch_execute(&format!("SET synod.ddl = local; {change}"));
+            synod_testkit::failed(change, local, &["0A000"]);
+            client.batch_execute("RESET synod.ddl").unwrap();
+            let insert =
+                format!("INSERT INTO {lives} SELECT {number}, p, ARRAY[p] FROM (SELECT NULL::{kind} AS p) AS s");
+            cluster.client(1).batch_execute(&insert).unwrap();
+            client.batch_execute(change).unwrap();
+            client
+                .batch_execute(&format!(
+                    "UPDATE {lives} SET at = jsonb_populate_record(NULL::{kind}, '{{\"a\": 1, \"b\": \"x\", \"c\": 2, \"e\": 7}}')"
+                ))
+                .unwrap();
+            assert_converged(&cluster, &[&lives]);
+        }
+    }
+}

@@ -289,7 +289,7 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt, code: PgSqlErrorCode) -> V
             return parts;
         };
         let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
-        for table in with_heirs(oid) {
+        for table in catalog::with_heirs(oid) {
             for command in &commands {
                 let command = &**command;
                 match command.subtype {
@@ -320,14 +320,4 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt, code: PgSqlErrorCode) -> V
 fn constraint(table: pg_sys::Oid, name: &str) -> Option<pg_sys::Oid> {
     let query = "SELECT oid FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND conname = $2";
     pgrx::Spi::get_one_with_args(query, &[table.into(), name.into()]).ok()?
-}
-
-fn with_heirs(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    let mut found = vec![oid];
-    let mut at = 0;
-    while let Some(next) = found.get(at).copied() {
-        found.extend(catalog::heirs(next));
-        at += 1;
-    }
-    found
 }

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::errors::UserError;
-use crate::pg::{guard, latest, relation};
+use crate::pg::{catalog, guard, latest, list, relation};
 
 /// The domain, or the enum whose label changes, that a statement is about.
 ///
@@ -24,11 +24,56 @@ pub unsafe fn changed(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     }
 }
 
-/// The type whose definition or name the statement changes: a domain, an enum, a composite type.
+/// The types whose definition or name the statement changes: a domain, an enum, a composite type, the row types of tables and views.
 ///
 /// # Safety
 /// A valid utility statement.
-pub unsafe fn redefined(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+pub unsafe fn redefined(statement: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
+    // SAFETY: by contract.
+    unsafe {
+        let mut kinds = with_other_attributes(statement);
+        kinds.extend(redefined_by_name(statement));
+        kinds
+    }
+}
+
+/// The types of rows that get other attributes.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn with_other_attributes(statement: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
+    use pg_sys::AlterTableType as Kind;
+    // SAFETY: the tag says what the pointer may be cast to; what is not there, or has no row type, is told by InvalidOid.
+    unsafe {
+        let relation = match (*statement).type_ {
+            pg_sys::NodeTag::T_AlterTableStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+                let changes = |command: *mut pg_sys::AlterTableCmd| {
+                    [Kind::AT_AddColumn, Kind::AT_DropColumn, Kind::AT_AlterColumnType].contains(&(*command).subtype)
+                };
+                list::pointers(alter.cmds)
+                    .into_iter()
+                    .any(changes)
+                    .then_some(alter.relation)
+            }
+            // Of one that is there, it may add columns.
+            pg_sys::NodeTag::T_ViewStmt => {
+                let view = &*statement.cast::<pg_sys::ViewStmt>();
+                view.replace.then_some(view.view)
+            }
+            _ => None,
+        };
+        relation
+            .and_then(|relation| guard::named(relation))
+            .map_or_else(Vec::new, catalog::with_heirs)
+            .into_iter()
+            .map(|relation| pg_sys::get_rel_type_id(relation))
+            .filter(|kind| *kind != pg_sys::InvalidOid)
+            .collect()
+    }
+}
+
+unsafe fn redefined_by_name(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     use pg_sys::{NodeTag as Tag, ObjectType as Kind};
     // SAFETY: the tag says what the pointer may be cast to, and the kind of object what names it.
     unsafe {
@@ -36,12 +81,6 @@ pub unsafe fn redefined(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
         let names = match (*statement).type_ {
             Tag::T_AlterDomainStmt => (*statement.cast::<pg_sys::AlterDomainStmt>()).typeName,
             Tag::T_AlterEnumStmt => (*statement.cast::<pg_sys::AlterEnumStmt>()).typeName,
-            Tag::T_AlterTableStmt => {
-                let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
-                return (alter.objtype == Kind::OBJECT_TYPE)
-                    .then(|| of_relation(alter.relation))
-                    .flatten();
-            }
             Tag::T_RenameStmt => {
                 let rename = &*statement.cast::<pg_sys::RenameStmt>();
                 match rename.renameType {
@@ -85,26 +124,30 @@ const USERS: &std::ffi::CStr = c"
     FROM used JOIN pg_catalog.pg_class c ON c.oid = used.objid
     WHERE used.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relkind IN ('r', 'p')";
 
-/// The tables of the group that use the type.
-pub fn users(kind: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, UserError> {
-    let mut tables = latest::oids(USERS, &[vec![kind]], "the tables that use a type")?;
+/// The tables of the group that use one of the types.
+pub fn users(kinds: Vec<pg_sys::Oid>) -> Result<Vec<pg_sys::Oid>, UserError> {
+    if kinds.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tables = latest::oids(USERS, &[kinds], "the tables that use a type")?;
     tables.retain(|table| relation::is_strong(*table));
     Ok(tables)
 }
 
-/// Rows travel with the labels of their enum values, and renaming one locks no table: writers of this node, who may have rows with
-/// the old one on their way, are kept off here, as the lock of the group keeps off those of the others.
+/// Rows travel with the labels of their enum values and the attributes of their composite ones, and what changes these locks no table that
+/// has such: writers of this node, who may have rows with the old ones on their way, are kept off here, as the lock of the group keeps off
+/// those of the others.
 ///
 /// # Safety
 /// A valid utility statement.
 pub unsafe fn keep_writers_off(statement: *mut pg_sys::Node) -> Result<(), UserError> {
     // SAFETY: by contract; the locks are given back at the end of the transaction.
     unsafe {
-        if (*statement).type_ != pg_sys::NodeTag::T_AlterEnumStmt {
-            return Ok(());
+        let mut kinds = with_other_attributes(statement);
+        if (*statement).type_ == pg_sys::NodeTag::T_AlterEnumStmt {
+            kinds.extend(changed(statement));
         }
-        let Some(kind) = changed(statement) else { return Ok(()) };
-        for table in users(kind)? {
+        for table in users(kinds)? {
             pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
         }
     }

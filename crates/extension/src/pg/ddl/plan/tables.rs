@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::super::types;
 use super::temporary::{is_temporary_name, mixed};
 use super::{Need, reach, refuse_concurrent};
 use crate::errors::UserError;
@@ -87,10 +88,9 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             }
             // They look at every table that uses the type, or change what its rows travel with.
             Tag::T_AlterDomainStmt | Tag::T_AlterEnumStmt => {
-                if let Some(kind) = super::super::types::changed(statement) {
-                    for oid in super::super::types::users(kind)? {
-                        need.table(oid);
-                    }
+                let kind = types::changed(statement);
+                for oid in types::users(kind.into_iter().collect())? {
+                    need.table(oid);
                 }
             }
             Tag::T_DropOwnedStmt | Tag::T_ReassignOwnedStmt => {
@@ -100,8 +100,10 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             _ => {}
         }
         // Where a type of theirs were left out as it is, the next statement or row would meet another one.
-        if let Some(kind) = super::super::types::redefined(statement) {
-            need.of_group |= !super::super::types::users(kind)?.is_empty();
+        need.of_group |= !types::users(types::redefined(statement))?.is_empty();
+        // Their rows travel with the attributes that there are.
+        for oid in types::users(types::with_other_attributes(statement))? {
+            need.table(oid);
         }
     }
     Ok(())
