@@ -63,6 +63,8 @@ pub fn call(node: &'static NodeShared, service: Service, keys: Vec<LocalKey>) ->
         // The apply worker has not begun.
         return Err(errors::starting());
     }
+    // An append without a condition is done again by who repeats it.
+    let once = matches!(&service, Service::Append(append) if append.after.is_none());
     let mut body = BodyWriter::new();
     body.write(&Change::Service(Box::new(service)));
     let sealed = Sealed {
@@ -76,14 +78,14 @@ pub fn call(node: &'static NodeShared, service: Service, keys: Vec<LocalKey>) ->
     let id = submit::record_id(node, submitted.slot());
     let csn = submit::wait_for_decision(node, &submitted)?;
     let deadline = Instant::now() + submit::commit_timeout();
-    wait::applied(node, csn, deadline).map_err(|error| not_seen(error, csn, &id))?;
+    wait::applied(node, csn, deadline).map_err(|error| not_seen(error, csn, &id, once))?;
     xact::saw(csn);
     Ok(csn)
 }
 
-/// It is decided, but what came of it could not be waited for.
-fn not_seen(error: UserError, csn: u64, id: &str) -> UserError {
-    if error.code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE {
+/// It is decided, but what came of it could not be waited for. `once`: so whoever asked must not be told to ask again.
+fn not_seen(error: UserError, csn: u64, id: &str, once: bool) -> UserError {
+    if error.code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE && !once {
         return UserError {
             detail: format!(
                 "{} What was asked for stands in the shared log at CSN {csn}.",

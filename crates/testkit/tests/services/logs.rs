@@ -37,6 +37,37 @@ fn every_node_has_the_same_log() {
     assert_eq!(rounds, (1..=3 * EACH).collect::<Vec<_>>());
 }
 
+/// Its session gives way while it waits for the entry: with 40001 a client would append it again.
+#[test]
+fn who_gives_way_is_not_told_to_append_again() {
+    let cluster = CLUSTER.lease();
+    cluster.create_table("in_the_way", "CREATE TABLE in_the_way (id int PRIMARY KEY)");
+    for (sql, code, left) in [
+        ("SELECT synod.append('told_once', 'a')", "08007", "a"),
+        ("SELECT synod.append('told_once', 'b', 1)", "40001", "b"),
+    ] {
+        let mut client = cluster.client(0);
+        client.batch_execute("BEGIN; SELECT FROM in_the_way").unwrap();
+        let server = cluster.server(0);
+        let worker = server.pid_of("synod apply worker");
+        server.pause_process(worker);
+        cluster.client(1).batch_execute("TRUNCATE in_the_way").unwrap();
+        let error = std::thread::scope(|scope| {
+            let told = scope.spawn(|| client.batch_execute(sql));
+            // The entry is decided behind the TRUNCATE that its session is in the way of.
+            wait_until(Duration::from_secs(30), "the entry elsewhere", || {
+                let last = values(&mut cluster.client(1), "told_once");
+                last.last().is_some_and(|(_, value)| value == left).then_some(())
+            });
+            server.resume_process(worker);
+            told.join().unwrap().expect_err("the session is in the way")
+        });
+        assert_eq!(sqlstate(&error), Some(code), "{sql}: {error:?}");
+        drop(client);
+    }
+    assert_eq!(values(&mut cluster.client(0), "told_once").len(), 2);
+}
+
 #[test]
 fn an_entry_stays_when_its_transaction_rolls_back() {
     let cluster = CLUSTER.lease();
