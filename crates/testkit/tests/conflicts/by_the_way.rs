@@ -156,3 +156,49 @@ fn a_hot_row_with_triggers_never_conflicts_with_itself() {
     assert_eq!(v.get::<_, i32>(0), 160);
     assert_converged(&cluster, &["hot_watched"]);
 }
+
+/// A statement goes on with the function that its trigger had when it began, whatever becomes of the function meanwhile: also when a statement
+/// inside of it begins with the new one.
+#[test]
+fn a_trigger_keeps_its_function_while_that_is_altered() {
+    let cluster = CLUSTER.lease();
+    cluster.on_all(
+        "CREATE TABLE stamped (id int PRIMARY KEY, n int NOT NULL);
+         CREATE TABLE stamped_too (id int PRIMARY KEY, n int NOT NULL);
+         CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF tg_table_name = 'stamped' THEN
+                 PERFORM pg_advisory_xact_lock(77);
+                 UPDATE stamped_too SET n = n + 1;
+             END IF;
+             new.n := new.n + 10;
+             RETURN new;
+         END $$;
+         CREATE TRIGGER stamp BEFORE UPDATE ON stamped FOR EACH ROW EXECUTE FUNCTION stamp();
+         CREATE TRIGGER stamp BEFORE UPDATE ON stamped_too FOR EACH ROW EXECUTE FUNCTION stamp()",
+    );
+    cluster.replicate_together(&["stamped", "stamped_too"]);
+    let (mut client, mut blocker) = (cluster.client(0), cluster.client(0));
+    client
+        .batch_execute("INSERT INTO stamped VALUES (1, 0), (2, 0), (3, 0); INSERT INTO stamped_too VALUES (1, 0)")
+        .unwrap();
+    blocker.batch_execute("SELECT pg_advisory_lock(77)").unwrap();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(move || client.execute("UPDATE stamped SET n = n + 1", &[]));
+        wait_until(Duration::from_secs(20), "the trigger waits", || {
+            let waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory'";
+            blocker.query_opt(waits, &[]).unwrap()
+        });
+        for change in ["SECURITY DEFINER", "SET search_path = public, pg_temp"] {
+            blocker
+                .batch_execute(&format!("ALTER FUNCTION stamp() {change}"))
+                .unwrap();
+        }
+        blocker.batch_execute("SELECT pg_advisory_unlock(77)").unwrap();
+        assert_eq!(running.join().unwrap().expect("the server lives"), 3);
+    });
+    let rows = "SELECT sum(n)::int, (SELECT n FROM stamped_too) FROM stamped";
+    let row = cluster.client(1).query_one(rows, &[]).unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (33, 33));
+    assert_converged(&cluster, &["stamped", "stamped_too"]);
+}

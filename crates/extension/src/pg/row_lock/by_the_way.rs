@@ -36,8 +36,9 @@ struct Noted {
 }
 
 thread_local! {
-    /// The functions of triggers, by their oids.
-    static FUNCTIONS: RefCell<HashMap<pg_sys::Oid, TriggerFunction>> = RefCell::new(HashMap::new());
+    /// The functions of triggers that were replaced, by where each plan has its own: a trigger's may be altered while a plan runs, which goes
+    /// on with the one that it began with, and with what that one keeps there.
+    static FUNCTIONS: RefCell<HashMap<usize, TriggerFunction>> = RefCell::new(HashMap::new());
     static LAST: Cell<Option<Noted>> = const { Cell::new(None) };
 }
 
@@ -95,10 +96,21 @@ unsafe fn wrap(oid: pg_sys::Oid, function: *mut pg_sys::FmgrInfo, context: pg_sy
             .fn_addr
             .filter(|known| *known as usize != fire as *const () as usize);
         if let Some(known) = known {
-            FUNCTIONS.with_borrow_mut(|functions| functions.insert(oid, known));
+            let size = std::mem::size_of::<pg_sys::MemoryContextCallback>();
+            let end = pg_sys::MemoryContextAllocZero(context, size).cast::<pg_sys::MemoryContextCallback>();
+            (*end).func = Some(forget);
+            (*end).arg = function.cast();
+            pg_sys::MemoryContextRegisterResetCallback(context, end);
+            FUNCTIONS.with_borrow_mut(|functions| functions.insert(function as usize, known));
             (*function).fn_addr = Some(fire);
         }
     }
+}
+
+/// The plan goes, and what `wrap` replaced in it. Makes no call of the server.
+unsafe extern "C-unwind" fn forget(function: *mut std::ffi::c_void) {
+    // At the end of the process there may be nothing left to forget it in.
+    let _ = FUNCTIONS.try_with(|functions| functions.borrow_mut().remove(&(function as usize)));
 }
 
 /// In place of a trigger's function. Owns nothing that needs dropping: errors of the server pass through.
@@ -115,7 +127,7 @@ unsafe extern "C-unwind" fn fire(call: pg_sys::FunctionCallInfo) -> pg_sys::Datu
             if let Some(mode) = mode {
                 note((*data.tg_relation).rd_id, (*data.tg_trigtuple).t_self, mode);
             }
-            FUNCTIONS.with_borrow(|functions| functions.get(&(*(*call).flinfo).fn_oid).copied())
+            FUNCTIONS.with_borrow(|functions| functions.get(&((*call).flinfo as usize)).copied())
         });
         match function {
             Some(function) => function(call),
