@@ -17,6 +17,8 @@ mod inheritance;
 mod nested;
 #[path = "tables/rest.rs"]
 mod rest;
+#[path = "tables/shapes.rs"]
+mod shapes;
 
 /// The servers' own fsync does not matter here; without it, DDL is fast.
 static CLUSTER: SharedCluster = SharedCluster::new(Options {
