@@ -88,11 +88,20 @@ fn a_row_type_of_a_table_that_is_in_use_is_the_same_on_every_node() {
         let mut client = cluster.client(0);
         for (number, change) in changes.iter().enumerate() {
             let local = client.batch_execute(&format!("SET synod.ddl = local; {change}"));
-            synod_testkit::failed(change, local, &["0A000"]);
+            failed(change, local, &["0A000"]);
             client.batch_execute("RESET synod.ddl").unwrap();
             let insert =
                 format!("INSERT INTO {lives} SELECT {number}, p, ARRAY[p] FROM (SELECT NULL::{kind} AS p) AS s");
             cluster.client(1).batch_execute(&insert).unwrap();
+            // A row with the values as they are is on its way.
+            let mut writer = cluster.client(0);
+            writer
+                .batch_execute(&format!("BEGIN; UPDATE {lives} SET id = id WHERE id = {number}"))
+                .unwrap();
+            let early = client.batch_execute(&format!("SET lock_timeout = '300ms'; {change}"));
+            failed(change, early, &["55P03"]);
+            writer.batch_execute("COMMIT").unwrap();
+            client.batch_execute("RESET lock_timeout").unwrap();
             client.batch_execute(change).unwrap();
             client
                 .batch_execute(&format!(
