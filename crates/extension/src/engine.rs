@@ -293,17 +293,23 @@ impl<L: SharedLog> Engine<L> {
         }
     }
 
+    /// Publish how far the log is certified, and what follows from that. The order matters: `certified` comes behind what holds up to there.
+    fn publish_certified(&self) {
+        let node = self.node;
+        node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
+        self.publish_ddl_lock();
+        node.certified.store(self.certifier.position(), Ordering::SeqCst);
+        node.lasting_floor
+            .store(self.certifier.lasting_floor(), Ordering::SeqCst);
+    }
+
     /// Publish the figures for backends and views.
     fn publish(&mut self) {
         let status = self.log.status();
         let node = self.node;
         // When it goes back, at a start of this worker alone: before the lock does.
         node.certified.fetch_min(self.certifier.position(), Ordering::SeqCst);
-        node.last_commit.store(self.certifier.last_commit(), Ordering::SeqCst);
-        self.publish_ddl_lock();
-        node.certified.store(self.certifier.position(), Ordering::SeqCst);
-        node.lasting_floor
-            .store(self.certifier.lasting_floor(), Ordering::SeqCst);
+        self.publish_certified();
         node.chosen.store(status.chosen, Ordering::Relaxed);
         node.durable.store(status.durable, Ordering::Relaxed);
         node.proposed.store(status.proposed, Ordering::Relaxed);

@@ -43,14 +43,7 @@ impl<L: SharedLog> Engine<L> {
         }
         self.index.flush().map_err(|error| Stop::Files(error.to_string()))?;
         // The order matters: the index is readable, then `certified` moves, then successors are woken.
-        self.node
-            .last_commit
-            .store(self.certifier.last_commit(), Ordering::SeqCst);
-        self.publish_ddl_lock();
-        self.node.certified.store(self.certifier.position(), Ordering::SeqCst);
-        self.node
-            .lasting_floor
-            .store(self.certifier.lasting_floor(), Ordering::SeqCst);
+        self.publish_certified();
         for (previous, slot) in waiting {
             turn::announce(self.node, previous, slot);
         }

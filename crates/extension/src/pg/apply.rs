@@ -195,11 +195,11 @@ impl Applier {
         let target = match self.targets.entry(id) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let (table, _lock) = locked(id)?;
+                let (table, relation) = locked(id)?;
                 if table.needs_fixed_settings && self.settings.is_none() {
                     self.settings = Some(FixedSettings::for_values());
                 }
-                entry.insert(Target::open(table, self.state)?)
+                entry.insert(Target::open(table, relation, self.state)?)
             }
         };
         doing(target.table());
@@ -265,12 +265,12 @@ impl Applier {
     }
 }
 
-/// What is known of a table by its lock. A session of this node that changed its definition passes the turn on before it tells other
+/// A table, open with ROW EXCLUSIVE, and what is known of it by that lock. A session of this node that changed its definition passes the turn on before it tells other
 /// processes, and lets the table go only after that: what is known without the lock may be what the table was.
 fn locked(id: TableId) -> Result<(Rc<StrongTable>, Relation), ApplyError> {
     let unknown = || ApplyError::UnknownTable(id);
     let known = relation::by_id(id).ok_or_else(unknown)?;
-    let lock = Relation::open_locked(known.oid, pg_sys::RowExclusiveLock).ok_or_else(unknown)?;
+    let relation = Relation::open_locked(known.oid, pg_sys::RowExclusiveLock).ok_or_else(unknown)?;
     let table = relation::by_id(id).filter(|table| table.oid == known.oid);
-    Ok((table.ok_or_else(unknown)?, lock))
+    Ok((table.ok_or_else(unknown)?, relation))
 }

@@ -337,17 +337,6 @@ pub fn heirs(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     relatives(PG_INHERITS_BY_PARENT, ATTRIBUTE_PARENT, oid, ATTRIBUTE_CHILD)
 }
 
-/// It and those that inherit from it, however far away.
-pub fn with_heirs(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    let mut found = vec![oid];
-    let mut at = 0;
-    while let Some(next) = found.get(at).copied() {
-        found.extend(heirs(next));
-        at += 1;
-    }
-    found
-}
-
 /// What stands in the column `sought` of pg_inherits where `by`, the first of this index, is `oid`.
 fn relatives(index: pg_sys::Oid, by: i16, oid: pg_sys::Oid, sought: i16) -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();

@@ -262,15 +262,14 @@ pub fn copy_whole(table: StrongTable, client: &mut Client, whom: &str) -> Result
         }
         let row = line.read(&chunk);
         let mut forms = vec![Vec::new(); row.len()];
-        let given = table.columns.iter().zip(row.iter()).zip(&mut forms);
+        let given = row.iter().zip(&mut forms).enumerate();
         let values: Vec<Value<'_>> = given
-            .map(|((column, value), form)| as_given(column, value, form))
+            .map(|(at, (value, form))| match table.columns.get(at) {
+                Some(column) => as_given(column, value, form),
+                None => value,
+            })
             .collect();
-        if values.len() == row.len() {
-            filler.write(Row::new(&values)).map_err(misfit)?;
-        } else {
-            filler.write(row).map_err(misfit)?;
-        }
+        filler.write(Row::new(&values)).map_err(misfit)?;
     }
     filler.close();
     Ok(())

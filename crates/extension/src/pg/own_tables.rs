@@ -7,6 +7,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::guard::{named, stays_local};
+use super::replicable::STRONG_OF_OUR_OWN;
 use super::{capture, catalog, list, relcache, shmem};
 use crate::errors::UserError;
 
@@ -15,17 +16,14 @@ const SCHEMA: &str = "synod";
 /// Written without SQL, by apply workers and with the statement that replicates a table.
 const WRITTEN_BY_US: [&str; 3] = ["replicated_table", "log_entry", "sequence_range"];
 
-/// Written with SQL, and replicated like a user's.
-const STRONG: &str = "gapless";
-
 /// Before a statement writes a relation.
 pub fn check_write(oid: pg_sys::Oid) -> Result<(), UserError> {
     match named_own(oid) {
-        Some(name) if name != STRONG && shmem::my_node().is_some() => Err(UserError::new(
+        Some(name) if name != STRONG_OF_OUR_OWN && shmem::my_node().is_some() => Err(UserError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("cannot write table {SCHEMA}.{name} while this database is a member of a group"),
             "It says the same on every node, which only the shared log can change.",
-            "Named logs are written with synod.append and shortened with synod.trim_log.",
+            "Use the functions of the extension: a named log is written with synod.append and shortened with synod.trim_log.",
         )),
         _ => Ok(()),
     }
@@ -96,6 +94,6 @@ fn named_own(oid: pg_sys::Oid) -> Option<&'static str> {
         let schema = pg_sys::get_rel_namespace(oid);
         schema != pg_sys::InvalidOid && schema == pg_sys::get_namespace_oid(c"synod".as_ptr(), true)
     };
-    let mut names = WRITTEN_BY_US.into_iter().chain([STRONG]);
+    let mut names = WRITTEN_BY_US.into_iter().chain([STRONG_OF_OUR_OWN]);
     is_ours.then(|| names.find(|name| catalog::named(SCHEMA, name) == Some(oid)))?
 }

@@ -116,8 +116,12 @@ unsafe fn note(node: &pg_sys::LockRowsState) -> Result<(), UserError> {
                     _ => KeyMode::KeyShare,
                 };
                 let hash = identity_hash(&table, mark.curCtid)?;
-                let held = false;
-                capture::note_row_lock(table.oid, RowLock { hash, mode, held });
+                let lock = RowLock {
+                    hash,
+                    mode,
+                    held: false,
+                };
+                capture::note_row_lock(table.oid, lock);
             }
         }
     }

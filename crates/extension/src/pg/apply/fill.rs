@@ -10,6 +10,7 @@ use synod_change::Row;
 use super::error::ApplyError;
 use super::target::Target;
 use crate::pg::relation::StrongTable;
+use crate::pg::relcache::Relation;
 use crate::pg::row::Generated;
 use crate::pg::scratch::ActiveSnapshot;
 use crate::pg::teller::Columns;
@@ -24,13 +25,15 @@ pub struct Filler {
 impl Filler {
     /// Open the table, with ROW EXCLUSIVE kept to the end of the transaction.
     pub fn open(table: Rc<StrongTable>) -> Result<Self, ApplyError> {
+        let relation =
+            Relation::open_locked(table.oid, pg_sys::RowExclusiveLock).ok_or(ApplyError::UnknownTable(table.id))?;
         // Index expressions may look at tables.
         let snapshot = ActiveSnapshot::push();
         // SAFETY: inside a transaction; the state lives in the current memory context, which outlives the caller's rows.
         let state = unsafe { pg_sys::CreateExecutorState() };
         Ok(Self {
             state,
-            target: Target::open(table, state)?,
+            target: Target::open(table, relation, state)?,
             _snapshot: snapshot,
         })
     }

@@ -53,10 +53,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Open with ROW EXCLUSIVE, kept to the end of the transaction.
-    pub fn open(table: Rc<StrongTable>, state: *mut pg_sys::EState) -> Result<Self, ApplyError> {
-        let relation =
-            Relation::open_locked(table.oid, pg_sys::RowExclusiveLock).ok_or(ApplyError::UnknownTable(table.id))?;
+    /// Prepare a table that is open with ROW EXCLUSIVE, kept to the end of the transaction.
+    pub fn open(table: Rc<StrongTable>, relation: Relation, state: *mut pg_sys::EState) -> Result<Self, ApplyError> {
         let owner = Owner::to_become(&relation);
         // Expressions of indexes are simplified here.
         let _user = owner.map(AsOwner::enter);

@@ -12,7 +12,7 @@ use synod_change::DdlStatement;
 
 use super::{makes, plan, replay, types};
 use crate::pg::relcache::c_text;
-use crate::pg::{catalog, guard, list};
+use crate::pg::{catalog, guard, hierarchy, list};
 
 /// A part of an object of the catalogs: its class, its number, and the column's; 0: all of it.
 type Part = (pg_sys::Oid, pg_sys::Oid, i32);
@@ -289,7 +289,7 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt, code: PgSqlErrorCode) -> V
             return parts;
         };
         let commands = list::pointers::<pg_sys::AlterTableCmd>(statement.cmds);
-        for table in catalog::with_heirs(oid) {
+        for table in hierarchy::members(oid, pg_sys::NoLock) {
             for command in &commands {
                 let command = &**command;
                 match command.subtype {

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::errors::UserError;
-use crate::pg::{catalog, guard, latest, list, relation};
+use crate::pg::{guard, hierarchy, latest, list, relation};
 
 /// The domain, or the enum whose label changes, that a statement is about.
 ///
@@ -65,7 +65,7 @@ pub unsafe fn with_other_attributes(statement: *mut pg_sys::Node) -> Vec<pg_sys:
         };
         relation
             .and_then(|relation| guard::named(relation))
-            .map_or_else(Vec::new, catalog::with_heirs)
+            .map_or_else(Vec::new, |oid| hierarchy::members(oid, pg_sys::NoLock))
             .into_iter()
             .map(|relation| pg_sys::get_rel_type_id(relation))
             .filter(|kind| *kind != pg_sys::InvalidOid)
@@ -73,7 +73,11 @@ pub unsafe fn with_other_attributes(statement: *mut pg_sys::Node) -> Vec<pg_sys:
     }
 }
 
-unsafe fn redefined_by_name(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+/// The domain, enum or composite type whose definition or name the statement changes by naming it.
+///
+/// # Safety
+/// A valid utility statement.
+pub unsafe fn redefined_by_name(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     use pg_sys::{NodeTag as Tag, ObjectType as Kind};
     // SAFETY: the tag says what the pointer may be cast to, and the kind of object what names it.
     unsafe {

@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 use synod_change::KeyMode;
 
 use super::identity_hash;
-use crate::pg::capture::{self, RowLock, trigger};
+use crate::pg::capture::{self, RowLock, Tid, trigger};
 use crate::pg::protect::guarded;
 use crate::pg::{compat, list, relation};
 
@@ -32,7 +32,7 @@ struct Noted {
     command: pg_sys::CommandId,
     subtransaction: pg_sys::SubTransactionId,
     relation: pg_sys::Oid,
-    row: (u16, u16, u16),
+    row: Tid,
 }
 
 thread_local! {
@@ -184,9 +184,9 @@ fn note(relation: pg_sys::Oid, row: pg_sys::ItemPointerData, mode: KeyMode) {
         command,
         subtransaction,
         relation,
-        row: (row.ip_blkid.bi_hi, row.ip_blkid.bi_lo, row.ip_posid),
+        row: Tid::new(row),
     });
-    if row.ip_posid == 0 || LAST.get() == noted {
+    if Tid::new(row).is_none() || LAST.get() == noted {
         return;
     }
     let Some(table) = relation::by_oid(relation) else {
@@ -196,8 +196,8 @@ fn note(relation: pg_sys::Oid, row: pg_sys::ItemPointerData, mode: KeyMode) {
         // Of a table without a key: it would have to stand for the row as a whole, which no write of it needs.
         Ok(None) if !table.keys.iter().any(|key| key.identity) => {}
         Ok(hash) => {
-            let held = true;
-            capture::note_row_lock(relation, RowLock { hash, mode, held });
+            let lock = RowLock { hash, mode, held: true };
+            capture::note_row_lock(relation, lock);
         }
         Err(error) => error.raise(),
     }

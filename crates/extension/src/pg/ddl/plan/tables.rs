@@ -100,9 +100,11 @@ pub unsafe fn of(statement: *mut pg_sys::Node, need: &mut Need) -> Result<(), Us
             _ => {}
         }
         // Where a type of theirs were left out as it is, the next statement or row would meet another one.
-        need.of_group |= !types::users(types::redefined(statement))?.is_empty();
+        let kind = types::redefined_by_name(statement);
+        need.of_group |= !types::users(kind.into_iter().collect())?.is_empty();
         // Their rows travel with the attributes that there are.
         for oid in types::users(types::with_other_attributes(statement))? {
+            need.of_group = true;
             need.table(oid);
         }
     }
